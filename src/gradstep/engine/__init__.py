@@ -1,0 +1,1 @@
+"""Engines: how a rule is run over the tensors of a group."""

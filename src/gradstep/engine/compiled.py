@@ -1,0 +1,111 @@
+"""Hand a rule's graph to torch.compile: one compiled function over all tensors of a group.
+
+The numbers are worked out on the host and go in as 0-dim tensors, so that changing them compiles
+nothing anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.engine.host import host_function, row_numbers
+from gradstep.engine.update import Update
+from gradstep.rule.graph import Graph
+from gradstep.rule.operations import OPERATIONS
+
+
+def graph_function(graph: Graph, numbers: Sequence[Any]) -> Callable[..., tuple[Tensor, ...]]:
+    """A function of weight, gradient, states and numbers, in torch's operations.
+
+    Returns:
+        a function that returns the new weight and the new states.
+    """
+    inputs = [graph.weight, graph.gradient, *(before for _, before, _ in graph.states), *numbers]
+    places = {id(node): i for i, node in enumerate(inputs)}
+    work: list[tuple[int, Any, tuple[int, ...]]] = []
+    constants: dict[int, float] = {}
+    for node in graph.order:
+        if node.operation == "constant":
+            places[id(node)] = len(inputs) + len(places)
+            constants[places[id(node)]] = float(node.value or 0.0)
+    for node in graph.order:
+        if node.per_element and id(node) not in places:
+            places[id(node)] = len(inputs) + len(places)
+            arguments = tuple(places[id(a)] for a in node.arguments)
+            work.append((places[id(node)], OPERATIONS[node.operation].tensor, arguments))
+    outputs = [places[id(node)] for node in graph.outputs()]
+    where = OPERATIONS["where"].tensor
+    count = len(inputs)
+
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        known: dict[int, Any] = dict(enumerate(values[:count]))
+        known.update(constants)
+        for place, operation, arguments in work:
+            given = [known[a] for a in arguments]
+            if operation is where and given[0].dtype is not torch.bool:
+                given[0] = given[0] != 0
+            known[place] = operation(*given)
+        return tuple(known[o] for o in outputs)
+
+    return function
+
+
+class CompiledPart:
+    """The tensors of a group that one function of torch.compile updates."""
+
+    def __init__(self, graph: Graph, number_names: Sequence[str]) -> None:
+        nodes = row_numbers(graph)
+        self._numbers = host_function(nodes, ("step", "first", *number_names))
+        function = graph_function(graph, nodes)
+
+        def update_all(
+            weights: list[Tensor],
+            gradients: list[Tensor],
+            states: list[list[Tensor]],
+            rows: list[list[Tensor]],
+        ) -> None:
+            for weight, gradient, own, row in zip(weights, gradients, states, rows, strict=True):
+                narrow = weight.dtype in (torch.bfloat16, torch.float16)
+                given = [weight, gradient, *own]
+                if narrow:
+                    given = [t.float() for t in given]
+                new_weight, *new_states = function(*given, *row)
+                for old, new in zip(own, new_states, strict=True):
+                    old.copy_(new)
+                weight.copy_(new_weight)
+
+        self._update_all = torch.compile(update_all)
+
+    def launch(self, updates: Sequence[Update], values: Sequence[float]) -> Callable[[], None]:
+        """Work out the numbers, and return what makes the step."""
+        made: dict[tuple[Any, ...], list[Tensor]] = {}
+        rows = []
+        for u in updates:
+            step = 0.0 if u.step is None else float(u.step)
+            key = (step + 1.0, u.first, u.weight.device)
+            if key not in made:
+                numbers = self._numbers(step + 1.0, float(u.first), *values)
+                made[key] = [torch.tensor(n, dtype=torch.float64) for n in numbers]
+            rows.append(made[key])
+
+        def make_step() -> None:
+            with torch.no_grad():
+                self._update_all(
+                    [_real(u.weight) for u in updates],
+                    [_real(u.gradient) for u in updates],
+                    [[_real(s) for s in u.states.values()] for u in updates],
+                    rows,
+                )
+                for u in updates:
+                    if u.step is not None:
+                        u.step += 1
+
+        return make_step
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

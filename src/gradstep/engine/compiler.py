@@ -1,0 +1,130 @@
+"""Compile LLVM code for this machine's CPU, or take it from the cache, and make it callable.
+
+LLVM comes with numba, as llvmlite. ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` choose another CPU
+to compile for, as they do in numba. Nothing here allows LLVM to change a result: no fast-math and
+no contraction.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from gradstep.engine import cache
+
+_lock = threading.RLock()
+_functions: dict[str, dict[str, Any]] = {}
+_session: dict[str, Any] = {}
+
+
+def _renew_lock() -> None:
+    # A fork may have happened while another thread held it.
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def cpu() -> tuple[str, str]:
+    """Name and features of the CPU that kernels are compiled for."""
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        same = "NUMBA_CPU_NAME" not in os.environ
+        features = llvm.get_host_cpu_features().flatten() if same else ""
+    return name, features
+
+
+def functions(code: str, signatures: Mapping[str, tuple[int, bool]]) -> dict[str, Any]:
+    """The machine code of functions, ready to be called with 64-bit integers.
+
+    A call lets go of Python's global lock.
+
+    Args:
+        code: a module of LLVM's intermediate language, which defines them.
+        signatures: name -> how many 64-bit integers it takes, and whether it returns one.
+    """
+    cpu_name, features = cpu()
+    key = cache.digest(
+        code, cpu_name, features, llvmlite.__version__, ".".join(map(str, llvm.llvm_version_info))
+    )
+    with _lock:
+        known = _functions.get(key)
+        if known is None:
+            image = cache.read(key)
+            library = None
+            if image is not None:
+                try:
+                    library = _link(image, key, signatures)
+                except RuntimeError:  # whole, but not what this machine can load
+                    library = None
+            if library is None:
+                image = _compile(code, cpu_name, features)
+                library = _link(image, key + "'", signatures)
+                cache.write(key, image)
+            known = {}
+            for name, (arguments, returns) in signatures.items():
+                result = ctypes.c_int64 if returns else None
+                kind = ctypes.CFUNCTYPE(result, *[ctypes.c_int64] * arguments)
+                known[name] = kind(library[name])
+            _functions[key] = known
+    return known
+
+
+def assembly(code: str) -> str:
+    """The assembly text of a module as compiled for :func:`cpu`."""
+    cpu_name, features = cpu()
+    module, machine = _optimised(code, cpu_name, features)
+    return str(machine.emit_assembly(module))
+
+
+def _machine(cpu_name: str, features: str) -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(
+        cpu=cpu_name, features=features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
+    )
+
+
+def _optimised(code: str, cpu_name: str, features: str) -> tuple[Any, Any]:
+    machine = _machine(cpu_name, features)
+    module = llvm.parse_assembly(code)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = True
+    options.loop_interleaving = True
+    options.loop_unrolling = True
+    llvm.create_pass_builder(machine, options).getModulePassManager().run(
+        module, llvm.create_pass_builder(machine, options)
+    )
+    return module, machine
+
+
+def _compile(code: str, cpu_name: str, features: str) -> bytes:
+    module, machine = _optimised(code, cpu_name, features)
+    return bytes(machine.emit_object(module))
+
+
+def _link(image: bytes, name: str, symbols: Iterable[str]) -> Any:
+    if "jit" not in _session:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        _session["jit"] = llvm.create_lljit_compiler()
+        _session["libraries"] = []
+    builder = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
+    for symbol in symbols:
+        builder.export_symbol(symbol)
+    library = builder.link(_session["jit"], name)
+    _session["libraries"].append(library)  # the code lives as long as the process
+    return library

@@ -1,0 +1,250 @@
+"""One generated kernel over all dense CPU tensors of one group and storage type: one pass."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from gradstep.engine import compiler, threads
+from gradstep.engine.guard import make_guard
+from gradstep.engine.host import host_function
+from gradstep.engine.kernel import write_kernel
+from gradstep.engine.steps import StepCounts
+from gradstep.engine.update import Update, is_dense, layout
+from gradstep.rule.graph import Graph
+from gradstep.rule.settle import settle
+
+#: How a weight's dtype is stored, and how many stored numbers an element has.
+STORAGE: dict[torch.dtype, tuple[str, int]] = {
+    torch.float32: ("float32", 1),
+    torch.float64: ("float64", 1),
+    torch.bfloat16: ("bfloat16", 1),
+    torch.float16: ("float16", 1),
+    torch.complex64: ("float32", 2),
+    torch.complex128: ("float64", 2),
+}
+
+#: Elements a chunk. Below this a tensor is one piece of work.
+CHUNK = 1 << 15
+
+#: Elements a step from which more than one thread is worth its while. Handing work to another
+#: thread takes 30 to 60 µs here, which is what one thread needs for about 200,000 elements of Adam.
+PARALLEL = 1 << 18
+
+_data_ptr = Tensor.data_ptr
+
+
+def unfit(update: Update) -> str | None:
+    """Why a weight cannot be updated by a kernel; None if it can."""
+    weight, gradient = update.weight, update.gradient
+    if weight.device.type != "cpu":
+        return f"it is on {weight.device}"
+    if type(weight) not in (Tensor, torch.nn.Parameter):
+        return f"it is a {type(weight).__name__}"
+    if weight.dtype not in STORAGE:
+        return f"it is {weight.dtype}"
+    if weight.layout is not torch.strided or not is_dense(weight):
+        return "its elements do not fill a stretch of memory"
+    if weight.is_conj() or weight.is_neg():
+        return "it is a lazy conjugate or negative"
+    if torch.is_inference(weight):
+        return "it was made in inference mode"
+    if gradient.layout is not torch.strided:
+        return f"its gradient is {gradient.layout}"
+    if any(type(t) is not Tensor for t in (gradient, *update.states.values())):
+        return "its gradient or state is a tensor subclass"
+    if any(s.is_conj() or s.is_neg() for s in update.states.values()):
+        return "its state is a lazy conjugate or negative"
+    return None
+
+
+def overlapping(updates: Sequence[Update]) -> set[int]:
+    """Positions of the updates whose written tensors share memory with another tensor of a step."""
+    spans = []
+    for position, update in enumerate(updates):
+        for tensor, written in (
+            (update.weight, True),
+            (update.gradient, False),
+            *((s, True) for s in update.states.values()),
+        ):
+            if tensor.numel() and tensor.layout is torch.strided:
+                reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+                start = tensor.data_ptr()
+                end = start + (reach + 1) * tensor.element_size()
+                spans.append((start, end, written, position))
+    spans.sort()
+    found: set[int] = set()
+    open_spans: list[tuple[int, int, bool, int]] = []
+    for span in spans:
+        open_spans = [o for o in open_spans if o[1] > span[0]]
+        for other in open_spans:
+            if other[2] or span[2]:
+                found |= {other[3], span[3]}
+        open_spans.append(span)
+    return found
+
+
+class FusedKernel:
+    """The machine code of one graph and storage type, and what works out its numbers."""
+
+    def __init__(self, graph: Graph, storage: str, number_names: Sequence[str]) -> None:
+        settled = settle(graph)
+        half_instructions = "+f16c" in compiler.cpu()[1].split(",")
+        text = write_kernel(settled, storage, half_instructions)
+        self.update = compiler.functions(text.code, {"update": (7, False)})["update"]
+        self.numbers = host_function(text.numbers, ("step", "first", *number_names))
+
+
+class FusedPart:
+    """The tensors of a group that one kernel updates.
+
+    Made from updates that were checked; :meth:`launch` runs for them and, after a look at type,
+    dtype, device, sizes and strides of every tensor, for those that take their places later.
+    """
+
+    def __init__(self, kernel: FusedKernel, updates: Sequence[Update]) -> None:
+        first = updates[0]
+        stored_numbers = STORAGE[first.weight.dtype][1]
+        self.kernel = kernel
+        self.weights = [u.weight for u in updates]
+        self.state_names = tuple(first.states)
+        self._states_of = itemgetter(*self.state_names) if self.state_names else None
+        self._relaid = [i for i, u in enumerate(updates) if not _as_stored(u.gradient, u.weight)]
+        self._step_counts: StepCounts | None = None
+        if first.step is not None:
+            dtype = str(first.step.dtype).removeprefix("torch.")
+            self._step_counts = StepCounts(len(updates), dtype)
+        self._guard = make_guard(self.flat(updates))
+        self._chunks = array("q")
+        self.elements = 0
+        for position, update in enumerate(updates):
+            stored = update.weight.numel() * stored_numbers
+            for start in range(0, stored, CHUNK):
+                self._chunks.extend((position, start, min(CHUNK, stored - start)))
+            self.elements += stored
+
+    def _flat(
+        self,
+        gradients: Sequence[Tensor],
+        entries: Sequence[Mapping[str, Any]],
+        steps: Sequence[Tensor | None],
+    ) -> list[Any]:
+        flat: list[Any] = [*self.weights, *gradients]
+        if self._states_of is not None:
+            rows = map(self._states_of, entries)
+            flat += rows if len(self.state_names) == 1 else chain.from_iterable(rows)
+        if self._step_counts is not None:
+            flat += steps
+        return flat
+
+    def fits(
+        self, gradients: Sequence[Tensor], entries: Sequence[Mapping[str, Any]]
+    ) -> list[Any] | None:
+        """All tensors of the step in the kernel's order, if each is as it was when checked.
+
+        Args:
+            gradients: one a weight, in the order of the updates.
+            entries: one mapping a weight, which holds its states and its ``"step"``, by name.
+        """
+        try:
+            steps = () if self._step_counts is None else [e["step"] for e in entries]
+            flat = self._flat(gradients, entries, steps)
+        except (KeyError, TypeError):
+            return None
+        return flat if self._guard(*flat) else None
+
+    def flat(self, updates: Sequence[Update]) -> list[Any]:
+        """The same for updates that the caller has just checked."""
+        return self._flat(
+            [u.gradient for u in updates],
+            [u.states for u in updates],
+            [u.step for u in updates],
+        )
+
+    def launch(
+        self, flat: list[Any], values: Sequence[float], firsts: Sequence[bool] | None = None
+    ) -> Callable[[], None]:
+        """Do all that may fail, and return what makes the step.
+
+        Args:
+            flat: from :meth:`fits` or :meth:`flat`.
+            values: the numbers, in the order of ``number_names``.
+            firsts: for each weight whether its states are new; None for none.
+        """
+        n = len(self.weights)
+        for i in self._relaid:
+            with torch.no_grad():
+                flat[n + i] = torch.empty_like(self.weights[i]).copy_(flat[n + i])
+        pointers = array("q", map(_data_ptr, flat))
+        address = pointers.buffer_info()[0]
+        steps_at = 8 * n * (2 + len(self.state_names))
+        step_counts, numbers = self._step_counts, self.kernel.numbers
+        equal, counts = True, array("d", (0.0,))
+        if step_counts is not None:
+            equal, counts = step_counts.read(address + steps_at)
+        if equal and (firsts is None or len(set(firsts)) == 1):
+            row_distance = 0
+            rows = array("d", numbers(counts[0] + 1.0, firsts is not None and firsts[0], *values))
+        else:
+            known: dict[tuple[float, bool], tuple[float, ...]] = {}
+            rows = array("d")
+            for i in range(n):
+                step = counts[0 if step_counts is None else i] + 1.0
+                key = (step, firsts is not None and firsts[i])
+                if key not in known:
+                    known[key] = numbers(*key, *values)
+                rows.extend(known[key])
+            row_distance = len(rows) // n
+        chunks = self._chunks
+        counter = array("q", (0,))
+        arguments = (
+            address,
+            n,
+            chunks.buffer_info()[0],
+            len(chunks) // 3,
+            rows.buffer_info()[0],
+            row_distance,
+            counter.buffer_info()[0],
+        )
+        kernel, weights, elements = self.kernel.update, self.weights, self.elements
+
+        # The default argument keeps everything that the kernel reads and writes alive.
+        def make_step(_alive: Any = (flat, pointers, rows, counter, chunks)) -> None:
+            if elements < PARALLEL:
+                kernel(*arguments)
+            else:
+                count = min(torch.get_num_threads(), len(chunks) // 3)
+                threads.run(lambda: kernel(*arguments), count)
+            if step_counts is not None:
+                step_counts.advance(address + steps_at)
+            # Tell autograd that the weights were written, as torch's own operations do.
+            increment_version(weights)
+
+        return make_step
+
+
+def fused_kernel(
+    graph: Graph,
+    dtype: torch.dtype,
+    number_names: Sequence[str],
+    kernels: dict[Any, FusedKernel],
+) -> FusedKernel:
+    """The kernel for weights of a dtype, from ``kernels`` if it is there."""
+    storage = STORAGE[dtype][0]
+    if storage not in kernels:
+        kernels[storage] = FusedKernel(graph, storage, number_names)
+    return kernels[storage]
+
+
+def _as_stored(gradient: Tensor, weight: Tensor) -> bool:
+    """Whether a gradient's elements lie in memory as its weight's do."""
+    if gradient.is_conj() or gradient.is_neg():
+        return False
+    return weight.numel() < 2 or layout(gradient) == layout(weight)

@@ -1,0 +1,90 @@
+"""Arithmetic between numbers alone: done once a step, in float64, before any tensor is touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy
+
+from gradstep.rule.graph import Graph, Node, in_order
+from gradstep.rule.operations import OPERATIONS
+
+_INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "lt": "<", "le": "<=", "gt": ">",
+    "ge": ">=", "eq": "==", "ne": "!=",
+}  # fmt: skip
+
+#: For numbers that Python's own arithmetic refuses: IEEE's answers, inf and nan.
+_IEEE = {
+    "sqrt": numpy.sqrt,
+    "exp": numpy.exp,
+    "log": numpy.log,
+    "rsqrt": lambda x: 1 / numpy.sqrt(x),
+}
+
+
+def row_numbers(graph: Graph) -> tuple[Node, ...]:
+    """The number nodes that reach a tensor: what the host works out, a row a tensor."""
+    found: dict[int, Node] = {}
+    for node in graph.order:
+        if node.per_element:
+            for argument in node.arguments:
+                if not argument.per_element and argument.operation != "constant":
+                    found[id(argument)] = argument
+    return tuple(found.values())
+
+
+def host_function(
+    outputs: Sequence[Node], inputs: Sequence[str]
+) -> Callable[..., tuple[float, ...]]:
+    """A function from the numbers named ``inputs``, as floats, to the ``outputs``.
+
+    It is Python text made from the nodes: for Adam's four numbers a call takes about a
+    microsecond, where a walk over the nodes takes five. A division by zero, the root of a negative
+    number and an overflow give inf or nan, as they do on tensors.
+    """
+    lines = []
+    names: dict[int, str] = {}
+    for position, node in enumerate(in_order(outputs)):
+        if node.operation == "input":
+            names[id(node)] = str(node.value)
+            continue
+        if node.operation == "constant":
+            names[id(node)] = (
+                f"({node.value!r})"
+                if math.isfinite(float(node.value or 0))
+                else f"float('{node.value}')"
+            )
+            continue
+        arguments = [names[id(a)] for a in node.arguments]
+        if node.operation in _INFIX:
+            text = f"{arguments[0]} {_INFIX[node.operation]} {arguments[1]}"
+        elif node.operation == "neg":
+            text = f"-{arguments[0]}"
+        else:
+            text = f"_{node.operation}({', '.join(arguments)})"
+        names[id(node)] = f"n{position}"
+        lines.append(f"    n{position} = {text}\n")
+    result = "".join(f"{names[id(node)]}, " for node in outputs)
+    source = f"def numbers({', '.join(inputs)}):\n{''.join(lines)}    return ({result})\n"
+    plain = _compile(source, {})
+    ieee = _compile(source, _IEEE)
+
+    def numbers(*values: float) -> tuple[float, ...]:
+        try:
+            return plain(*values)
+        except (ArithmeticError, ValueError, TypeError):
+            with numpy.errstate(all="ignore"):
+                return tuple(float(n) for n in ieee(*map(numpy.float64, values)))
+
+    return numbers
+
+
+def _compile(source: str, changed: dict[str, Any]) -> Callable[..., tuple[float, ...]]:
+    namespace: dict[str, Any] = {
+        f"_{name}": changed.get(name, operation.number) for name, operation in OPERATIONS.items()
+    }
+    exec(source, namespace)
+    return namespace["numbers"]

@@ -1,0 +1,92 @@
+"""bfloat16 and float16 in registers: to and from float32.
+
+Written out in 32-bit integer arithmetic, which vectorises on every CPU. Where the CPU has
+instructions for float16 (F16C) they are used: the same bits, and on 20 M weights Adam took a third
+of the time. Rounding is to nearest, ties to even, as torch rounds; a nan becomes the standard one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+I16, I32, F32 = ir.IntType(16), ir.IntType(32), ir.FloatType()
+
+
+def _c(value: int) -> Any:
+    return ir.Constant(I32, value)
+
+
+def from_bfloat16(builder: ir.IRBuilder, bits: Any) -> Any:
+    """A bfloat16 is the upper half of a float32."""
+    return builder.bitcast(builder.shl(builder.zext(bits, I32), _c(16)), F32)
+
+
+def to_bfloat16(builder: ir.IRBuilder, value: Any) -> Any:
+    """Add half a unit, less one where the kept part is even, and cut."""
+    bits = builder.bitcast(value, I32)
+    odd = builder.and_(builder.lshr(bits, _c(16)), _c(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, _c(0x7FFF))), _c(16))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(is_nan, _c(0x7FC0), rounded), I16)
+
+
+def from_float16(builder: ir.IRBuilder, bits: Any) -> Any:
+    """Move exponent and fraction into place; tiny and infinite numbers need their own exponent."""
+    wide = builder.zext(bits, I32)
+    sign = builder.shl(builder.and_(wide, _c(0x8000)), _c(16))
+    magnitude = builder.and_(wide, _c(0x7FFF))
+    shifted = builder.shl(magnitude, _c(13))
+    normal = builder.add(shifted, _c((127 - 15) << 23))
+    special = builder.add(shifted, _c((255 - 31) << 23))
+    # A subnormal is a whole number of 2^-24: read as an integer, exact in float32.
+    tiny = builder.fmul(builder.sitofp(magnitude, F32), ir.Constant(F32, 2.0**-24))
+    is_special = builder.icmp_unsigned(">=", magnitude, _c(0x7C00))
+    is_tiny = builder.icmp_unsigned("<", magnitude, _c(0x0400))
+    result = builder.select(is_special, special, normal)
+    result = builder.select(is_tiny, builder.bitcast(tiny, I32), result)
+    return builder.bitcast(builder.or_(result, sign), F32)
+
+
+def to_float16(builder: ir.IRBuilder, value: Any) -> Any:
+    """Round in the integer for normal numbers, by a float32 addition for tiny ones."""
+    bits = builder.bitcast(value, I32)
+    sign = builder.lshr(builder.and_(bits, _c(0x80000000)), _c(16))
+    magnitude = builder.and_(bits, _c(0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(magnitude, _c(13)), _c(1))
+    rounding = builder.add(odd, _c(0xFFF - ((127 - 15) << 23)))
+    normal = builder.lshr(builder.add(magnitude, rounding), _c(13))
+    # 0.5 has the unit 2^-24 in its last place: the sum's last bits are the rounded subnormal.
+    half = ir.Constant(F32, 0.5)
+    lifted = builder.bitcast(builder.fadd(builder.bitcast(magnitude, F32), half), I32)
+    tiny = builder.sub(lifted, _c(0x3F000000))
+    is_tiny = builder.icmp_unsigned("<", magnitude, _c((127 - 14) << 23))
+    is_large = builder.icmp_unsigned(">=", magnitude, _c((127 + 16) << 23))
+    result = builder.select(is_large, _c(0x7C00), builder.select(is_tiny, tiny, normal))
+    is_nan = builder.icmp_unsigned(">", magnitude, _c(0x7F800000))
+    result = builder.select(is_nan, _c(0x7E00), result)
+    return builder.trunc(builder.or_(result, sign), I16)
+
+
+def from_float16_by_instruction(builder: ir.IRBuilder, bits: Any) -> Any:
+    """The CPU's own conversion."""
+    return builder.fpext(builder.bitcast(bits, ir.HalfType()), F32)
+
+
+def to_float16_by_instruction(builder: ir.IRBuilder, value: Any) -> Any:
+    """The CPU's own conversion, with the standard nan."""
+    bits = builder.bitcast(builder.fptrunc(value, ir.HalfType()), I16)
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    sign = builder.trunc(builder.lshr(builder.bitcast(value, I32), _c(16)), I16)
+    nan = builder.or_(builder.and_(sign, ir.Constant(I16, 0x8000)), ir.Constant(I16, 0x7E00))
+    return builder.select(is_nan, nan, bits)
+
+
+def conversions(storage: str, half_instructions: bool) -> tuple[Any, Any] | None:
+    """How to read and to write a storage type; None where it is worked in as it is stored."""
+    if storage == "bfloat16":
+        return from_bfloat16, to_bfloat16
+    if storage == "float16" and half_instructions:
+        return from_float16_by_instruction, to_float16_by_instruction
+    return (from_float16, to_float16) if storage == "float16" else None

@@ -1,0 +1,196 @@
+"""The plan of a step: which engine updates which tensor of a group, and with what kernel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.engine import eager
+from gradstep.engine.update import Update, check
+from gradstep.rule.definition import Rule
+from gradstep.rule.graph import Graph
+
+ENGINES = ("auto", "eager", "fused", "compile")
+
+_log = logging.getLogger("gradstep")
+
+#: What a step hands out: the part that writes, after all that may fail.
+Launch = Callable[[], None]
+
+
+class Plan:
+    """How one group's tensors are updated, for one graph.
+
+    :meth:`anew` checks every tensor with care and remembers; :meth:`again` takes the same tensors'
+    next gradients after a quick look. Both only read: what they return does the writing.
+
+    Attributes:
+        engines: after :meth:`anew`, the engine of each update, in their order.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        graph: Graph,
+        engine: str,
+        number_names: Sequence[str],
+        maximize: bool = False,
+        differentiable: bool = False,
+        kernels: dict[Any, Any] | None = None,
+    ) -> None:
+        self.rule = rule
+        self.graph = graph
+        self.engine = engine
+        self.number_names = tuple(number_names)
+        self.maximize = maximize
+        self.differentiable = differentiable
+        self.kernels = {} if kernels is None else kernels  # of this graph, shared between plans
+        self.engines: list[str] = []
+        self._fused: list[tuple[list[int], Any]] = []
+        self._compiled: Any = None
+
+    def again(
+        self,
+        gradients: Sequence[Tensor],
+        entries: Sequence[Mapping[str, Any]],
+        values: Sequence[float],
+    ) -> list[Launch] | None:
+        """The step for the weights of the last :meth:`anew`; None if it must be planned anew.
+
+        Args:
+            gradients: one a weight.
+            entries: one mapping a weight that holds its states, and its step count, by name.
+            values: lr and the numeric hyperparameters, in the order of ``number_names``.
+        """
+        if not self._fused:
+            return None
+        launches = []
+        for positions, part in self._fused:
+            if len(self._fused) > 1:
+                own_gradients = [gradients[i] for i in positions]
+                own_entries = [entries[i] for i in positions]
+            else:
+                own_gradients, own_entries = list(gradients), list(entries)
+            flat = part.fits(own_gradients, own_entries)
+            if flat is None:
+                return None
+            launches.append(part.launch(flat, values))
+        return launches
+
+    def anew(
+        self,
+        updates: Sequence[Update],
+        values: Sequence[float],
+        numbers: Mapping[str, Any],
+        entries: Sequence[dict[str, Any]],
+        said: set[str],
+    ) -> list[Launch]:
+        """Check everything, choose an engine for each weight, and return what makes the step.
+
+        Args:
+            updates: one a weight.
+            values: lr and the numeric hyperparameters as floats, in the order of ``number_names``.
+            numbers: lr and every hyperparameter by name, as given: tensors where they are.
+            entries: the states' own mappings, written by a differentiable step only.
+            said: reasons for eager steps that have been logged; added to.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: tensors that do not belong together, each naming
+                its parameter. Nothing has been changed then.
+        """
+        for update in updates:
+            check(update)
+        self.engines, ways = self._choose(updates, said)
+        chosen: dict[str, list[int]] = {}
+        for i, name in enumerate(self.engines):
+            chosen.setdefault(name, []).append(i)
+
+        launches: list[Launch] = []
+        self._fused = []
+        if "fused" in chosen:
+            launches += self._launch_fused(updates, chosen["fused"], values)
+            if len(chosen) > 1:
+                self._fused = []  # the others need a look with care at every step
+        if "compile" in chosen:
+            from gradstep.engine.compiled import CompiledPart
+
+            if self._compiled is None:
+                self._compiled = CompiledPart(self.graph, self.number_names)
+            ours = [updates[i] for i in chosen["compile"]]
+            launches.append(self._compiled.launch(ours, values))
+        for i in chosen.get("eager", ()):
+            launches.append(self._eager_launch(updates[i], numbers, entries[i], ways[i]))
+        return launches
+
+    def _eager_launch(
+        self, update: Update, numbers: Mapping[str, Any], entry: dict[str, Any], way: str | None
+    ) -> Launch:
+        if self.differentiable:
+            return lambda: eager.run_differentiable(
+                self.rule, update, numbers, self.maximize, entry
+            )
+        return lambda: eager.run(self.rule, update, numbers, self.maximize, way)
+
+    def _choose(
+        self, updates: Sequence[Update], said: set[str]
+    ) -> tuple[list[str], dict[int, str | None]]:
+        engines: list[str] = []
+        ways: dict[int, str | None] = {}
+        for i, update in enumerate(updates):
+            ways[i] = None
+            if update.gradient.is_sparse:
+                ways[i] = eager.sparse_way(self.rule, self.graph, update)
+            engines.append("eager" if self.differentiable else self.engine)
+            if engines[i] in ("eager", "compile") or torch.compiler.is_compiling():
+                if ways[i] is not None or torch.compiler.is_compiling():
+                    engines[i] = "eager"
+                continue
+            from gradstep.engine.fused import unfit
+
+            reason = unfit(update)
+            if reason is None:
+                engines[i] = "fused"
+                continue
+            plain = type(update.weight) in (Tensor, torch.nn.Parameter) and ways[i] is None
+            if self.engine == "auto" and plain and update.weight.device.type not in ("cpu", "meta"):
+                engines[i] = "compile"
+                continue
+            engines[i] = "eager"
+            self._say(update, reason, said)
+        fused = [i for i, name in enumerate(engines) if name == "fused"]
+        if fused:
+            from gradstep.engine.fused import overlapping
+
+            for position in overlapping([updates[i] for i in fused]):
+                # One after the other, as torch does it, or threads would race.
+                engines[fused[position]] = "eager"
+                self._say(updates[fused[position]], "it shares memory with another tensor", said)
+        return engines, ways
+
+    def _say(self, update: Update, reason: str, said: set[str]) -> None:
+        if reason not in said:
+            said.add(reason)
+            _log.warning("%s is updated by the eager engine: %s", update.name(), reason)
+
+    def _launch_fused(
+        self, updates: Sequence[Update], positions: Sequence[int], values: Sequence[float]
+    ) -> list[Launch]:
+        from gradstep.engine.fused import FusedPart, fused_kernel
+
+        by_kind: dict[Any, list[int]] = {}
+        for i in positions:
+            update = updates[i]
+            step_dtype = None if update.step is None else update.step.dtype
+            by_kind.setdefault((update.weight.dtype, step_dtype), []).append(i)
+        launches = []
+        for ours in by_kind.values():
+            own = [updates[i] for i in ours]
+            dtype = own[0].weight.dtype
+            part = FusedPart(fused_kernel(self.graph, dtype, self.number_names, self.kernels), own)
+            launches.append(part.launch(part.flat(own), values, [u.first for u in own]))
+            self._fused.append((ours, part))
+        return launches

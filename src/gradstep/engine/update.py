@@ -1,0 +1,128 @@
+"""One weight's step: what the optimizer hands to an engine, and the checks that come before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Update:
+    """All that one weight's step reads and writes.
+
+    Attributes:
+        weight: the parameter, which is written.
+        gradient: read only.
+        states: name -> tensor, which are written.
+        step: a tensor of one element, float32 or float64, that counts the weight's steps; None if
+            the rule does not count. It is raised by one.
+        first: whether the states are new.
+        name: gives the parameter's name, for messages.
+    """
+
+    weight: Tensor
+    gradient: Tensor
+    states: Mapping[str, Tensor]
+    step: Tensor | None
+    first: bool
+    name: Callable[[], str]
+
+
+def layout(tensor: Tensor) -> tuple[tuple[int, int], ...]:
+    """Sizes and strides of the dimensions that have more than one element: the order in memory."""
+    return tuple(
+        (size, stride)
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        if size != 1
+    )
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, each place once, in whatever order."""
+    if tensor.numel() < 2:
+        return True
+    expected = 1
+    for size, stride in sorted(layout(tensor), key=lambda pair: pair[1]):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def describe(tensor: Tensor) -> str:
+    """Dtype, shape and device, in words."""
+    shape = "×".join(map(str, tensor.shape)) or "0-dim"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape} on {tensor.device}"
+
+
+def check(update: Update) -> None:
+    """Raise unless weight, gradient and states belong together. Changes nothing.
+
+    Raises:
+        TypeError: a state that is no tensor, or a dtype that cannot be updated.
+        ValueError: a gradient or state of another shape, dtype, device or layout than the weight.
+    """
+    weight = update.weight
+    if not (weight.is_floating_point() or weight.is_complex()):
+        raise TypeError(
+            f"{update.name()} holds {describe(weight)}; only floating-point and complex weights "
+            "can follow a gradient. Leave it out of the optimizer."
+        )
+    _compare(update, "gradient", update.gradient)
+    for state_name, state in update.states.items():
+        if not isinstance(state, Tensor):
+            raise TypeError(
+                f"state {state_name!r} of {update.name()} is a {type(state).__name__}, not a "
+                f"tensor. Expected {describe(weight)}. Load a checkpoint, or delete the "
+                "parameter's entry in optimizer.state to start it anew."
+            )
+        _compare(update, f"state {state_name!r}", state)
+        if (
+            type(state) is Tensor
+            and is_dense(weight)
+            and layout(state) != layout(weight)
+            and weight.numel() > 1
+        ):
+            raise ValueError(
+                f"state {state_name!r} of {update.name()} has strides {tuple(state.stride())}; its "
+                f"weight has {tuple(weight.stride())}. Lay it out alike: "
+                "torch.empty_like(weight).copy_(state)."
+            )
+    step = update.step
+    if step is not None and not (
+        isinstance(step, Tensor)
+        and step.numel() == 1
+        and step.dtype in (torch.float32, torch.float64)
+    ):
+        found = describe(step) if isinstance(step, Tensor) else f"a {type(step).__name__}"
+        raise TypeError(
+            f"state 'step' of {update.name()} is {found}. Expected a tensor of one float32 "
+            "number: torch.tensor(float(step))."
+        )
+
+
+def _compare(update: Update, what: str, tensor: Any) -> None:
+    weight = update.weight
+    if (
+        tensor.shape == weight.shape
+        and tensor.dtype == weight.dtype
+        and tensor.device == weight.device
+    ):
+        return
+    if tensor.shape != weight.shape:
+        remedy = (
+            "Was the parameter's data replaced? Build the optimizer after the model has its final "
+            "shape."
+        )
+    elif tensor.dtype != weight.dtype:
+        remedy = "Was the model converted after the last step? Convert the optimizer's state too."
+    else:
+        remedy = "Move both to one device before the optimizer is built."
+    raise ValueError(
+        f"{what} of {update.name()} is {describe(tensor)}; its weight is {describe(weight)}. "
+        + remedy
+    )

@@ -1,0 +1,473 @@
+"""``gradstep.Optimizer``: a torch.optim.Optimizer that runs any rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import is_, itemgetter
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+
+from gradstep.checkpoint import checked_state
+from gradstep.engine.plan import ENGINES, Launch, Plan
+from gradstep.engine.update import Update, describe, is_dense, layout
+from gradstep.rule.definition import Interval, Rule, check_number, is_number
+from gradstep.rule.trace import trace
+
+#: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
+#: otherwise here, as ``{"beta1": ("betas", 0)}``.
+Places = Mapping[str, tuple[str, int]]
+
+
+class GroupRun:
+    """What is known of one parameter group from its last step: numbers, graph and plans."""
+
+    def __init__(self, group: dict[str, Any]) -> None:
+        self.group = group
+        self.raw: tuple[Any, ...] | None = None
+        self.numbers: dict[str, Any] = {}
+        self.values: tuple[float, ...] = ()
+        self.flags: tuple[Any, ...] | None = None
+        self.graph: Any = None
+        self.plans: dict[tuple[bool, ...], tuple[list[Tensor], Plan]] = {}
+        self.kernels: dict[Any, Any] = {}
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Updates weights with their gradients, by any rule or chain of rules.
+
+    A :class:`torch.optim.Optimizer` in every way: parameter groups, hooks, schedulers,
+    checkpoints. A step is all or nothing: everything is checked before the first write.
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs, or dicts that define parameter groups, as
+            torch.optim takes them. Floating-point or complex, of any shape.
+        rule: what :func:`gradstep.rule` or :func:`gradstep.chain` returned.
+        lr: the learning rate, a number of 0 or more, or a tensor of one element. Default: 1e-3.
+        engine: ``"fused"`` is one generated kernel a group, for dense tensors on the CPU;
+            ``"eager"`` runs the rule as it is written, anywhere; ``"compile"`` hands it to
+            torch.compile; ``"auto"``, the default, takes the fused engine on the CPU and
+            torch.compile elsewhere. What an engine cannot do is done eagerly, and logged once.
+        maximize: climb instead of descend. Default: False.
+        differentiable: let autograd record the step. Default: False.
+        hyperparameters: other values than the rule's defaults, by name.
+
+    Raises:
+        TypeError: no rule, no tensors, an unknown hyperparameter, or one of the wrong type.
+        ValueError: no parameters, one parameter in two groups, a hyperparameter out of range, an
+            unknown engine.
+        RuleError: a rule that cannot be traced, with its line and what to write instead.
+
+    Example::
+
+        @gradstep.rule
+        def heavy_ball(g, velocity, *, momentum=0.9):
+            velocity = momentum * velocity + g
+            return velocity, velocity
+
+        optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
+    """
+
+    _places: ClassVar[Places] = {}
+    #: Whether states exist from construction on (as in torch's Adagrad) or from the first step.
+    _states_at_construction = False
+
+    def __init__(
+        self,
+        params: Any,
+        rule: Rule,
+        lr: float | Tensor = 1e-3,
+        *,
+        engine: str = "auto",
+        maximize: bool = False,
+        differentiable: bool = False,
+        **hyperparameters: Any,
+    ) -> None:
+        if not isinstance(rule, Rule):
+            found = getattr(rule, "__name__", repr(rule))
+            raise TypeError(
+                f"Optimizer takes a rule; got {found}. Put @gradstep.rule above the function."
+            )
+        if hyperparameters:
+            rule = rule(**hyperparameters)
+        for taken in ("params", "lr", "maximize", "differentiable", "param_names"):
+            if taken in rule.hyperparameters:
+                raise TypeError(
+                    f"rule {rule.name}: {taken} means something else in a group. Rename it."
+                )
+        defaults = {
+            "lr": lr,
+            **rule.hyperparameters,
+            "maximize": maximize,
+            "differentiable": differentiable,
+        }
+        self._begin(params, rule, defaults, engine)
+
+    def _begin(self, params: Any, rule: Rule, defaults: dict[str, Any], engine: str) -> None:
+        """Set up; for subclasses with an argument list of their own."""
+        if engine not in ENGINES:
+            raise ValueError(f"Invalid engine: {engine!r}; choose one of {', '.join(ENGINES)}")
+        self.rule = rule
+        self.engine = engine
+        self._prepare_reading()
+        self._check_numbers(defaults)
+        super().__init__(params, defaults)
+        for run in map(self._run, range(len(self.param_groups))):
+            self._resolve(run)  # a rule that cannot be traced is found here
+
+    def _prepare_reading(self) -> None:
+        rule = self.rule
+        keys = ["lr", *(self._places.get(n, (n,))[0] for n in rule.hyperparameters), "maximize"]
+        self._group_keys = tuple(dict.fromkeys(keys))
+        self._read_group = itemgetter(*self._group_keys)
+        numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
+        self._number_names = ("lr", *numeric)
+        self._flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
+        self._runs: dict[int, GroupRun] = {}
+        self._layouts: dict[Tensor, Any] = {}
+        self._said: set[str] = set()
+
+    # The step.
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every weight that has a gradient.
+
+        Args:
+            closure: computes the loss anew and returns it; called first, with gradients enabled.
+
+        Returns:
+            the closure's loss, or None.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: a gradient, state or hyperparameter that does not
+                fit, named. Weights and states are as they were.
+        """
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        ):
+            return self._step_with_hooks(*(() if closure is None else (closure,)))
+        return self._step(closure)
+
+    # torch wraps every step() that has no such mark, in a profiler's record that costs 7 µs a step
+    # even while no profiler runs. The wrapper is used here when there is something for it to do.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        launches: list[Launch] = []
+        for index in range(len(self.param_groups)):
+            launches += self._plan_group(self._run(index))
+        for launch in launches:
+            launch()
+        return loss
+
+    _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
+
+    def _run(self, index: int) -> GroupRun:
+        group = self.param_groups[index]
+        run = self._runs.get(index)
+        if run is None or run.group is not group:
+            run = self._runs[index] = GroupRun(group)
+        return run
+
+    def _plan_group(self, run: GroupRun) -> list[Launch]:
+        group = run.group
+        try:
+            # Equal floats need no second look; tensors and lists may change inside.
+            unchanged = run.raw is not None and self._read_group(group) == run.raw
+        except Exception:
+            unchanged = False
+        if not unchanged:
+            self._resolve(run)
+        params = group["params"]
+        gradients = [p.grad for p in params]
+        mask = tuple([g is not None for g in gradients])
+        if not all(mask):
+            params = [p for p, has in zip(params, mask, strict=True) if has]
+            gradients = [g for g in gradients if g is not None]
+        if not params:
+            return []
+        entries: list[Any] = list(map(self.state.get, params))
+        known = run.plans.get(mask)
+        if known is not None and all(map(is_, params, known[0])):
+            launches = known[1].again(gradients, entries, run.values)
+            if launches is not None:
+                return launches
+        return self._plan_anew(run, mask, params, gradients)
+
+    def _plan_anew(
+        self,
+        run: GroupRun,
+        mask: tuple[bool, ...],
+        params: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+    ) -> list[Launch]:
+        group = run.group
+        if len({id(p) for p in params}) != len(params):
+            twice = next(i for i, p in enumerate(params) if any(p is q for q in params[:i]))
+            raise ValueError(
+                f"{self._name_of(params[twice])} stands twice in one parameter group, and would be "
+                "updated twice. Give each parameter once."
+            )
+        updates, prepared = [], []
+        for p, gradient in zip(params, gradients, strict=True):
+            entry = dict(self.state.get(p, {}))
+            first = self._fill_entry(p, entry, group, run.numbers, gradient)
+            self._follow_layout(p, entry, run)
+            names = [name for name, _, _ in run.graph.states]
+            step = entry["step"] if "step" in self.rule.inputs else None
+            update = Update(p, gradient, {n: entry[n] for n in names}, step, first, self._namer(p))
+            updates.append(update)
+            prepared.append(entry)
+        plan = run.plans.get(mask, (None, None))[1]
+        if plan is None or plan.graph is not run.graph:
+            plan = Plan(
+                self.rule,
+                run.graph,
+                self.engine,
+                self._number_names,
+                bool(group["maximize"]),
+                bool(group.get("differentiable", False)),
+                run.kernels,
+            )
+        # A differentiable step puts new tensors into the entries that the optimizer will hold.
+        entries = [
+            self.state[p] if p in self.state else e for p, e in zip(params, prepared, strict=True)
+        ]
+        launches = plan.anew(updates, run.values, run.numbers, entries, self._said)
+        if len(run.plans) > 16:  # patterns of missing gradients that will hardly come back
+            run.plans.clear()
+
+        def install() -> None:
+            for p, entry, held in zip(params, prepared, entries, strict=True):
+                held.update(entry)
+                if held:
+                    self.state[p] = held
+                self._layouts[p] = layout(p) if p.layout is torch.strided else None
+            run.plans[mask] = (list(params), plan)
+
+        return [install, *launches]
+
+    # Numbers.
+
+    def _look_up(self, group: Mapping[str, Any], name: str) -> Any:
+        place = self._places.get(name)
+        if place is None:
+            return group[name]
+        key, index = place
+        pair = group[key]
+        wanted = 1 + max(i for k, i in self._places.values() if k == key)
+        if not isinstance(pair, tuple | list) or len(pair) != wanted:
+            raise ValueError(f"Invalid {key}: {pair!r}; expected {wanted} numbers")
+        return pair[index]
+
+    def _check_numbers(self, group: Mapping[str, Any]) -> None:
+        check_number("lr", group["lr"], Interval(0.0))
+        for name in self.rule.hyperparameters:
+            spoken = None
+            if name in self._places:
+                key, index = self._places[name]
+                spoken = f"{key.removesuffix('s')} parameter at index {index}"
+            self.rule.check(name, self._look_up(group, name), spoken)
+        for flag in ("maximize", "differentiable"):
+            if not isinstance(group.get(flag, False), bool):
+                raise TypeError(f"Invalid {flag} value: {group[flag]!r}; expected True or False")
+
+    def _resolve(self, run: GroupRun) -> None:
+        """Read a group's numbers and flags, check them, and trace the rule if flags are new."""
+        group = run.group
+        self._check_numbers(group)
+        raw = self._read_group(group)
+        numbers = {n: self._look_up(group, n) for n in self.rule.hyperparameters}
+        flags = (*(numbers[n] for n in self._flag_names), group["maximize"])
+        floats = {
+            n: _number(v)
+            for n, v in (("lr", group["lr"]), *numbers.items())
+            if n in self._number_names
+        }
+        plain = {**numbers, **floats}
+        if run.graph is None or run.flags != flags or not run.graph.holds_for(plain):
+            run.graph = trace(self.rule, plain, bool(group["maximize"]))
+            run.flags = flags
+            run.plans, run.kernels = {}, {}
+        run.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}
+        run.values = tuple(floats[n] for n in self._number_names)
+        settled = all(isinstance(v, int | float | str | bool | tuple | None) for v in raw)
+        inside = all(isinstance(v, int | float) for t in raw if isinstance(t, tuple) for v in t)
+        run.raw = raw if settled and inside else None
+
+    # States.
+
+    def _fill_entry(
+        self,
+        p: Tensor,
+        entry: dict[str, Any],
+        group: Mapping[str, Any],
+        numbers: Mapping[str, Any],
+        gradient: Tensor | None,
+    ) -> bool:
+        """Add the states that are missing, and tell whether all were."""
+        fresh = True
+        if "step" in self.rule.inputs and entry.get("step") is None:
+            on_device = group.get("capturable") or group.get("fused")
+            dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+            entry["step"] = torch.zeros(
+                (),
+                dtype=torch.float32 if group.get("fused") else dtype,
+                device=p.device if on_device else "cpu",
+            )
+        for name, state in self.rule.states.items():
+            if not state.exists(numbers):
+                continue
+            if entry.get(name) is not None:
+                fresh = False
+                continue
+            like = torch.preserve_format
+            with torch.no_grad():
+                if state.start == "weight":
+                    entry[name] = p.detach().clone(memory_format=like)
+                elif state.start == "gradient" and gradient is not None:
+                    entry[name] = torch.empty_like(p, memory_format=like).copy_(gradient).detach()
+                else:
+                    value = numbers[state.value] if isinstance(state.value, str) else state.value
+                    value = float(value)
+                    start = complex(value, value) if p.is_complex() else value
+                    entry[name] = torch.full_like(p, start, requires_grad=False, memory_format=like)
+        return fresh
+
+    def _follow_layout(self, p: Tensor, entry: dict[str, Any], run: GroupRun) -> None:
+        """Lay states out like their weight, if it was the weight that changed."""
+        if type(p) not in (Tensor, torch.nn.Parameter) or not is_dense(p):
+            return
+        now, before = layout(p), self._layouts.get(p)
+        if before == now:
+            return
+        for name in self.rule.states:
+            state = entry.get(name)
+            if (
+                type(state) is Tensor
+                and state.shape == p.shape
+                and state.dtype == p.dtype
+                and state.device == p.device
+                and layout(state) != now
+            ):
+                with torch.no_grad():
+                    entry[name] = torch.empty_like(p).copy_(state).detach()
+
+    # Parameters and groups.
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with options of its own.
+
+        Args:
+            param_group: a dict with ``"params"`` and any options that differ from the defaults.
+
+        Raises:
+            TypeError: integer parameters, or an option of the wrong type.
+            ValueError: a parameter without data (on the meta device) or in two groups, or an
+                option out of range. The optimizer is as it was.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            for p in group["params"]:
+                name = self._namer(p)
+                if p.device.type == "meta":
+                    raise ValueError(
+                        f"{name()} is on the meta device and has no data to update. Materialise it "
+                        "(module.to_empty(device=…)) before the optimizer is built."
+                    )
+                if not (p.is_floating_point() or p.is_complex()):
+                    raise TypeError(
+                        f"{name()} holds {describe(p)}; only floating-point and complex tensors "
+                        "can be optimized. Leave it out."
+                    )
+            self._check_numbers(group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        if self._states_at_construction:
+            numbers = {n: self._look_up(group, n) for n in self.rule.hyperparameters}
+            for p in group["params"]:
+                self._fill_entry(p, self.state[p], group, numbers, None)
+
+    def engines_used(self) -> dict[str, str]:
+        """The engine that updated each parameter at its last step: name -> engine."""
+        return {
+            self._name_of(p): name
+            for run in self._runs.values()
+            for params, plan in run.plans.values()
+            for p, name in zip(params, plan.engines, strict=True)
+        }
+
+    def _namer(self, p: Tensor) -> Callable[[], str]:
+        return lambda: self._name_of(p)
+
+    def _name_of(self, p: Tensor) -> str:
+        for number, group in enumerate(self.param_groups):
+            for position, q in enumerate(group["params"]):
+                if q is p:
+                    names = group.get("param_names")
+                    if names:
+                        return str(names[position])
+                    return f"parameter {position} of group {number} (shape {tuple(p.shape)})"
+        return f"a parameter of shape {tuple(p.shape)}"
+
+    # Checkpoints.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rule": self.rule, "engine": self.engine}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        loading = "defaults" not in state
+        if loading:
+            state = {**state, "state": checked_state(self, state)}
+        super().__setstate__(state)
+        self._prepare_reading()
+        if loading:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.layout is torch.strided:
+                        self._layouts[p] = layout(p)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint: of this class, or of torch.optim's class of the same name.
+
+        Raises:
+            ValueError: a checkpoint of another model or rule, or an incomplete one; says what was
+                found and expected. The optimizer is as it was.
+        """
+        if not self._optimizer_load_state_dict_pre_hooks:
+            for key in ("state", "param_groups"):
+                if not isinstance(state_dict, Mapping) or key not in state_dict:
+                    raise ValueError(
+                        f"the checkpoint has no {key!r}: it is cut short, or not the state_dict() "
+                        "of an optimizer"
+                    )
+        super().load_state_dict(state_dict)
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter with the name that messages use."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                yield self._name_of(p), p
+
+
+def _number(value: Any) -> float:
+    return float(value.detach().item() if isinstance(value, Tensor) else value)
+
+
+def _as_given(value: Any) -> Any:
+    """Numbers as floats; flags, and tensors that autograd follows, as they are."""
+    if isinstance(value, Tensor):
+        return value if value.requires_grad else _number(value)
+    return float(value) if is_number(value) else value

@@ -1,0 +1,420 @@
+"""What a rule is: a plain function on tensors, its states and its hyperparameters."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, overload
+
+from torch import Tensor
+
+from gradstep.rule.language import NewWeight
+from gradstep.rule.symbol import RuleError
+
+#: Keyword-only arguments that the optimizer gives a rule, where it names them.
+INPUTS: dict[str, str] = {
+    "w": "the weight before the step",
+    "step": "the weight's own step count, 1 at its first",
+    "lr": "the learning rate of the weight's group",
+    "first": "true at the weight's first step with this state",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The values that a hyperparameter may take: from ``low``, included, to ``high``.
+
+    ``high`` itself is allowed only where it is infinite.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value and (value < self.high or self.high == math.inf)
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"at least {self.low:g} and below {self.high:g}"
+        return f"at least {self.low:g}" if self.low > -math.inf else "a number"
+
+
+#: Annotations for hyperparameters: ``beta1: Decay = 0.9``.
+Decay = Annotated[float, Interval(0, 1)]
+NonNegative = Annotated[float, Interval(0)]
+
+
+@dataclass(frozen=True)
+class State:
+    """How a state tensor starts.
+
+    Attributes:
+        start: ``"zeros"``, ``"full"``, ``"weight"`` or ``"gradient"``.
+        value: for ``"full"``: the constant, or the name of the hyperparameter that gives it.
+        when: the hyperparameter that must be true or other than 0 for the state to exist; None
+            for always.
+    """
+
+    start: str = "zeros"
+    value: float | str = 0.0
+    when: str | None = None
+
+    def exists(self, values: Mapping[str, Any]) -> bool:
+        """Whether the state exists with these hyperparameters."""
+        return self.when is None or bool(values[self.when] != 0)
+
+    def words(self) -> str:
+        """How it starts, in words."""
+        start = {
+            "zeros": "0",
+            "full": str(self.value),
+            "weight": "a copy of the weight",
+            "gradient": "a copy of the first gradient",
+        }[self.start]
+        return start if self.when is None else f"{start}; kept only with {self.when}"
+
+
+def zeros(when: str | None = None) -> Any:
+    """A state that starts as zeros: the default, named to give the condition ``when``."""
+    return State("zeros", 0.0, when)
+
+
+def full(value: float | str, when: str | None = None) -> Any:
+    """A state that starts with a constant, or with the value of the hyperparameter of that name."""
+    return State("full", value, when)
+
+
+def copy_of_weight(when: str | None = None) -> Any:
+    """A state that starts as a copy of the weight."""
+    return State("weight", 0.0, when)
+
+
+def copy_of_gradient(when: str | None = None) -> Any:
+    """A state that starts as a copy of the first gradient."""
+    return State("gradient", 0.0, when)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule. Made by :func:`rule` from a function, or by :func:`chain` from rules.
+
+    Attributes:
+        name: the function's name.
+        states: name -> how it starts, in the order of the arguments.
+        hyperparameters: name -> default.
+        intervals: name -> allowed values, for numbers.
+        inputs: which of ``w step lr first`` it names.
+        sparse: ``"rows"`` if a step with a zero gradient changes nothing, so that for a sparse
+            gradient only the rows that it names need a step; None otherwise.
+        function: the function itself, for a single rule.
+        stages: the rules of a chain, each with the names that its states and hyperparameters have
+            in the chain.
+    """
+
+    name: str
+    states: Mapping[str, State]
+    hyperparameters: Mapping[str, Any]
+    intervals: Mapping[str, Interval]
+    inputs: frozenset[str]
+    sparse: str | None = None
+    function: Callable[..., Any] | None = field(default=None, repr=False)
+    stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        if self.function is not None:
+            return inspect.getdoc(self.function)
+        return "In order: " + ", ".join(stage.name for stage, _ in self.stages) + "."
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """With a gradient: run the function. Without: the same rule with other defaults.
+
+        ``adam(g, exp_avg, exp_avg_sq, step=1)`` returns ``(direction, exp_avg, exp_avg_sq)``;
+        ``adam(beta1=0.8)`` returns a rule.
+
+        Raises:
+            TypeError: a keyword that is no hyperparameter of the rule.
+            ValueError: a number outside of its interval.
+        """
+        if arguments:
+            if self.function is None:
+                raise TypeError(f"{self.name} is a chain: call run(), or give it to an optimizer")
+            return self.function(*arguments, **{**self.hyperparameters, **keywords})
+        for name in keywords:
+            if name not in self.hyperparameters:
+                raise TypeError(
+                    f"{self.name} has no hyperparameter {name!r}; it has: "
+                    + (", ".join(self.hyperparameters) or "none")
+                )
+        changed = {**self.hyperparameters, **keywords}
+        for name in keywords:
+            self.check(name, changed[name])
+        return replace(self, hyperparameters=changed)
+
+    def check(self, name: str, value: Any, spoken: str | None = None) -> None:
+        """Raise unless ``value`` is allowed for the hyperparameter ``name``.
+
+        ``spoken`` is what a message calls it.
+
+        Raises:
+            TypeError: not a number where the default is one, not a boolean where it is one.
+            ValueError: nan, or outside of the interval.
+        """
+        default = self.hyperparameters[name]
+        if not is_number(default):
+            if isinstance(default, bool) and not isinstance(value, bool):
+                raise TypeError(f"Invalid {name} value: {value!r}; {self.name} takes True or False")
+            return
+        check_number(name, value, self.intervals.get(name, Interval()), spoken)
+
+    def run(
+        self, g: Any, states: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Run the rule as it is written.
+
+        Args:
+            g: the gradient.
+            states: name -> tensor, for the states that exist.
+            inputs: ``w step lr first`` and every hyperparameter, by name.
+
+        Returns:
+            the direction (or a ``NewWeight``), and the new states by name.
+
+        Raises:
+            RuleError: the function returned another number of values than it has states.
+        """
+        if self.function is None:
+            return self._run_stages(g, states, inputs)
+        names = [*self.hyperparameters, *self.inputs]
+        result = self.function(
+            g, *(states.get(name) for name in self.states), **{n: inputs[n] for n in names}
+        )
+        values = result if isinstance(result, tuple) else (result,)
+        if len(values) != 1 + len(self.states):
+            wanted = ", ".join(["direction", *self.states])
+            raise RuleError(
+                f"rule {self.name} returned {len(values)} value(s) and must return "
+                f"{1 + len(self.states)}: {wanted}. End it with: return {wanted}"
+            )
+        new_states = dict(zip(self.states, values[1:], strict=True))
+        for name, value in new_states.items():
+            if (value is None) != (states.get(name) is None):
+                found = "None for" if value is None else "a value for the absent"
+                raise RuleError(
+                    f"rule {self.name} returned {found} state {name}. "
+                    f"Return its new value where it exists, and None where it is None."
+                )
+        return values[0], {n: v for n, v in new_states.items() if v is not None}
+
+    def _run_stages(
+        self, g: Any, states: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        new_states: dict[str, Any] = {}
+        direction = g
+        for stage, names in self.stages:
+            own_states = {n: states.get(names[n]) for n in stage.states}
+            own_inputs = {n: inputs[n] for n in stage.inputs}
+            own_inputs.update({n: inputs[names[n]] for n in stage.hyperparameters})
+            if isinstance(direction, NewWeight):
+                raise RuleError(
+                    f"{stage.name} follows a rule that sets the weight outright. "
+                    "Such a rule can only stand last in a chain."
+                )
+            direction, changed = stage.run(direction, own_states, own_inputs)
+            new_states.update({names[n]: value for n, value in changed.items()})
+        return direction, new_states
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle by name, as functions are: the module's own rule, with its defaults changed."""
+        if self.function is None:
+            return chain, tuple(stage for stage, _ in self.stages)
+        module, name = self.function.__module__, self.function.__qualname__
+        return _rule_by_name, (module, name, dict(self.hyperparameters))
+
+    def __deepcopy__(self, memo: Any) -> Rule:
+        return self
+
+
+def _rule_by_name(module: str, name: str, hyperparameters: Mapping[str, Any]) -> Rule:
+    import importlib
+
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        if part == "<locals>":
+            raise TypeError(f"rule {name} of {module} is inside a function: move it to the module")
+        found = getattr(found, part)
+    if not isinstance(found, Rule):
+        raise TypeError(f"{module}.{name} is no longer a rule")
+    return replace(found, hyperparameters={**found.hyperparameters, **hyperparameters})
+
+
+def is_number(value: Any) -> bool:
+    """True for what is dynamic: int, float or a tensor, but no bool."""
+    return isinstance(value, int | float | Tensor) and not isinstance(value, bool)
+
+
+#: How torch.optim begins its messages about these; kept, since people search for them.
+_SPOKEN = {"lr": "learning rate", "eps": "epsilon value"}
+
+
+def check_number(name: str, value: Any, interval: Interval, spoken: str | None = None) -> None:
+    """Raise unless ``value`` is a number, a one-element tensor included, within the interval.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: a tensor of several elements, nan, or outside of the interval.
+    """
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"Tensor {name} must be 1-element; got shape {tuple(value.shape)}")
+        if value.device.type == "meta":
+            return
+        value = value.item()
+    spoken = spoken or _SPOKEN.get(name, f"{name} value")
+    if not is_number(value) and not hasattr(value, "__float__"):
+        raise TypeError(
+            f"Invalid {spoken}: {value!r} is a {type(value).__name__}; {name} takes a number"
+        )
+    if isinstance(value, bool) or float(value) not in interval:
+        raise ValueError(f"Invalid {spoken}: {value}; {name} must be {interval}")
+
+
+@overload
+def rule(function: Callable[..., Any], /) -> Rule: ...
+@overload
+def rule(*, sparse: str | None = None) -> Callable[[Callable[..., Any]], Rule]: ...
+
+
+def rule(function: Callable[..., Any] | None = None, /, *, sparse: str | None = None) -> Any:
+    """Make an update rule of a function.
+
+    The function's first argument is the gradient; further positional arguments are state
+    tensors (zeros of the weight's shape, unless a default such as ``full(1.0)`` or
+    ``zeros(when="centered")`` says otherwise); keyword-only arguments are ``w`` (the weight),
+    ``step`` (1 at the weight's first), ``lr`` and ``first`` where it names them, and
+    hyperparameters with their defaults. It returns the direction (the weight becomes
+    ``w − lr · direction``), then the new states in order, and changes nothing in place::
+
+        @gradstep.rule
+        def heavy_ball(g, velocity, *, momentum=0.9):
+            velocity = momentum * velocity + g
+            return velocity, velocity
+
+    Args:
+        function: the function.
+        sparse: ``"rows"`` if a zero gradient changes nothing, so that for a sparse gradient only
+            the rows it names are updated.
+
+    Raises:
+        RuleError: a signature that is no rule's: no gradient, ``*args``, ``**kwargs``, or a
+            hyperparameter without default.
+    """
+    if function is None:
+        return lambda f: rule_from(f, sparse)
+    return rule_from(function, sparse)
+
+
+def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
+    """The :class:`Rule` of a function, read off its signature."""
+    name = function.__name__
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    keyword_only = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if len(positional) + len(keyword_only) != len(parameters):
+        raise RuleError(f"rule {name} has *args or **kwargs. Name every state and hyperparameter.")
+    if not positional:
+        raise RuleError(f"rule {name} takes no gradient. Its first argument is the gradient.")
+    if positional[0].default is not inspect.Parameter.empty:
+        raise RuleError(
+            f"rule {name}: its first argument, {positional[0].name}, is the gradient and takes no "
+            "default. Put hyperparameters behind a *."
+        )
+    states: dict[str, State] = {}
+    for p in positional[1:]:
+        if p.name in INPUTS:
+            raise RuleError(f"rule {name}: {p.name} is {INPUTS[p.name]}. Put it behind the *.")
+        start = State() if p.default is inspect.Parameter.empty else p.default
+        if not isinstance(start, State):
+            raise RuleError(
+                f"rule {name}: the state {p.name} has the default {p.default!r}. Say how it starts "
+                f"with zeros(), full({p.default!r}), copy_of_weight() or copy_of_gradient(); or, "
+                "if it is a hyperparameter, put it behind a *."
+            )
+        states[p.name] = start
+    hyperparameters: dict[str, Any] = {}
+    inputs = {p.name for p in keyword_only if p.name in INPUTS}
+    for p in keyword_only:
+        if p.name in INPUTS:
+            continue
+        if p.default is inspect.Parameter.empty:
+            raise RuleError(
+                f"rule {name}: the hyperparameter {p.name} has no default. Give it one."
+            )
+        if not (p.default is None or is_number(p.default) or isinstance(p.default, bool | str)):
+            raise RuleError(
+                f"rule {name}: the hyperparameter {p.name} is a {type(p.default).__name__}. "
+                "A hyperparameter is a number (dynamic), or a bool or str (a flag)."
+            )
+        hyperparameters[p.name] = p.default
+    for state_name, state in states.items():
+        for needed in (state.when, state.value if isinstance(state.value, str) else None):
+            if needed is not None and needed not in hyperparameters:
+                raise RuleError(
+                    f"rule {name}: the state {state_name} depends on {needed!r}, which is no "
+                    "hyperparameter of it."
+                )
+    hints = typing.get_type_hints(function, include_extras=True)
+    intervals = {
+        n: extra
+        for n in hyperparameters
+        for extra in getattr(hints.get(n), "__metadata__", ())
+        if isinstance(extra, Interval)
+    }
+    return Rule(
+        name, states, hyperparameters, intervals, frozenset(inputs), sparse, function=function
+    )
+
+
+def chain(*rules: Rule) -> Rule:
+    """Rules in a row: the direction that one returns is the gradient of the next.
+
+    A chain is again a rule, traced and fused as one. A state or hyperparameter keeps its name
+    where it is the only one of that name, and gets its rule's name in front (and a number, where
+    the same rule stands twice) where it is not.
+
+    Raises:
+        TypeError: something that is no rule.
+        ValueError: no rules at all.
+    """
+    if not rules:
+        raise ValueError("chain() needs at least one rule")
+    for r in rules:
+        if not isinstance(r, Rule):
+            raise TypeError(
+                f"chain() takes rules; got {r!r}. Is a decorator @gradstep.rule missing?"
+            )
+    owned = [[*r.states, *r.hyperparameters] for r in rules]
+    labels: list[str] = []
+    for r in rules:
+        same = sum(earlier.name == r.name for earlier in rules[: len(labels)])
+        labels.append(r.name if same == 0 else f"{r.name}{same + 1}")
+    stages: list[tuple[Rule, dict[str, str]]] = []
+    states: dict[str, State] = {}
+    hyperparameters: dict[str, Any] = {}
+    intervals: dict[str, Interval] = {}
+    for r, label, own in zip(rules, labels, owned, strict=True):
+        names = {n: n if sum(n in o for o in owned) == 1 else f"{label}_{n}" for n in own}
+        stages.append((r, names))
+        for n, state in r.states.items():
+            value = names[state.value] if isinstance(state.value, str) else state.value
+            when = None if state.when is None else names[state.when]
+            states[names[n]] = replace(state, value=value, when=when)
+        hyperparameters.update({names[n]: d for n, d in r.hyperparameters.items()})
+        intervals.update({names[n]: i for n, i in r.intervals.items()})
+    inputs = frozenset().union(*(r.inputs for r in rules))
+    sparse = "rows" if all(r.sparse == "rows" for r in rules) else None
+    name = "chain(" + ", ".join(labels) + ")"
+    return Rule(name, states, hyperparameters, intervals, inputs, sparse, stages=tuple(stages))

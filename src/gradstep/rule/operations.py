@@ -1,0 +1,109 @@
+"""The operations of the little language: on Python numbers, on torch tensors, and as text.
+
+The table is the single place that knows what an operation means. The tracer records its names,
+the kernels translate them, the explanations print and evaluate them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation.
+
+    Attributes:
+        number: on Python floats (and NumPy float64 where IEEE's inf and nan are wanted).
+        tensor: on torch tensors, mixed with numbers.
+        text: a template with one ``{}`` an argument.
+        precedence: how tightly the text binds: 1 comparison, 2 sum, 3 product, 4 sign, 5 power, 9
+            function or name.
+        boolean: the result is a truth value.
+    """
+
+    number: Callable[..., Any]
+    tensor: Callable[..., Tensor]
+    text: str
+    precedence: int = 9
+    boolean: bool = False
+
+
+def _lerp_number(start: float, end: float, weight: float) -> float:
+    return (
+        start + weight * (end - start) if abs(weight) < 0.5 else end - (end - start) * (1 - weight)
+    )
+
+
+def _lerp_tensor(start: Any, end: Any, weight: Any) -> Tensor:
+    if isinstance(start, Tensor) and isinstance(end, Tensor):
+        if isinstance(weight, Tensor):
+            weight = weight.to(start.dtype)
+        return torch.lerp(start, end, weight)
+    return start + weight * (end - start)
+
+
+def _sign(x: float) -> float:
+    return float((x > 0) - (x < 0))
+
+
+def _as_tensor(x: Any, like: Tensor) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.full_like(like, x)
+
+
+def _extreme_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def of(a: Any, b: Any) -> Tensor:
+        like = a if isinstance(a, Tensor) else b
+        return function(_as_tensor(a, like), _as_tensor(b, like))
+
+    return of
+
+
+def _extreme_number(choose: Callable[[float, float], float]) -> Callable[..., float]:
+    return lambda a, b: a if math.isnan(a) else b if math.isnan(b) else choose(a, b)
+
+
+def _where_tensor(condition: Any, a: Any, b: Any) -> Tensor:
+    if not isinstance(condition, Tensor):
+        return a if condition else b
+    return torch.where(condition, a, b)
+
+
+def _power_number(base: Any, exponent: Any) -> Any:
+    result = base**exponent
+    return math.nan if isinstance(result, complex) else result
+
+
+OPERATIONS: dict[str, Operation] = {
+    "add": Operation(lambda a, b: a + b, lambda a, b: a + b, "{} + {}", 2),
+    "sub": Operation(lambda a, b: a - b, lambda a, b: a - b, "{} − {}", 2),
+    "mul": Operation(lambda a, b: a * b, lambda a, b: a * b, "{}·{}", 3),
+    "div": Operation(lambda a, b: a / b, lambda a, b: a / b, "{} / {}", 3),
+    "neg": Operation(lambda a: -a, lambda a: -a, "−{}", 4),
+    "pow": Operation(_power_number, torch.pow, "{}^{}", 5),
+    "sqrt": Operation(math.sqrt, torch.sqrt, "√({})"),
+    "rsqrt": Operation(lambda a: 1 / math.sqrt(a), torch.rsqrt, "1/√({})"),
+    "abs": Operation(abs, torch.abs, "|{}|"),
+    "sign": Operation(_sign, torch.sign, "sign({})"),
+    "exp": Operation(math.exp, torch.exp, "exp({})"),
+    "log": Operation(math.log, torch.log, "log({})"),
+    "lerp": Operation(_lerp_number, _lerp_tensor, "lerp({}, {}, {})"),
+    "maximum": Operation(_extreme_number(max), _extreme_tensor(torch.maximum), "max({}, {})"),
+    "minimum": Operation(_extreme_number(min), _extreme_tensor(torch.minimum), "min({}, {})"),
+    "where": Operation(lambda c, a, b: a if c else b, _where_tensor, "({} ? {} : {})"),
+    "lt": Operation(lambda a, b: a < b, lambda a, b: a < b, "{} < {}", 1, True),
+    "le": Operation(lambda a, b: a <= b, lambda a, b: a <= b, "{} ≤ {}", 1, True),
+    "gt": Operation(lambda a, b: a > b, lambda a, b: a > b, "{} > {}", 1, True),
+    "ge": Operation(lambda a, b: a >= b, lambda a, b: a >= b, "{} ≥ {}", 1, True),
+    "eq": Operation(lambda a, b: a == b, lambda a, b: a == b, "{} = {}", 1, True),
+    "ne": Operation(lambda a, b: a != b, lambda a, b: a != b, "{} ≠ {}", 1, True),
+    "and": Operation(lambda a, b: bool(a) & bool(b), lambda a, b: a & b, "{} and {}", 0, True),
+    "or": Operation(lambda a, b: bool(a) | bool(b), lambda a, b: a | b, "{} or {}", 0, True),
+    "not": Operation(lambda a: not a, lambda a: ~a, "not {}", 0, True),
+}

@@ -1,0 +1,202 @@
+"""Trace a rule: run its function once on symbols and keep what it does as a graph."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+from gradstep.rule.definition import Rule, is_number
+from gradstep.rule.graph import Graph, Node, in_order
+from gradstep.rule.language import NewWeight
+from gradstep.rule.operations import OPERATIONS
+from gradstep.rule.symbol import RuleError, Symbol, calling_frame, refuse
+
+
+class Recorder:
+    """Makes the nodes of one trace, equal ones once, and keeps the questions that were asked."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+        self.questions: dict[str, bool] = {}
+        self._known: dict[tuple[Any, ...], Symbol] = {}
+
+    def input(self, name: str, per_element: bool) -> Symbol:
+        """The node of an input, by name."""
+        return self._make("input", (), per_element, False, name)
+
+    def constant(self, value: float) -> Symbol:
+        """The node of a number in the rule's text."""
+        return self._make("constant", (), False, False, float(value))
+
+    def record(self, operation: str, *arguments: Any) -> Any:
+        """The node of an operation on nodes and plain numbers."""
+        nodes = tuple(self._node(a) for a in arguments)
+        self._name_variables()
+        if operation == "pow" and nodes[0].per_element and nodes[1].operation == "constant":
+            # Whole powers as products: exact where pow() is not, and it vectorises.
+            if nodes[1].value == 2.0:
+                operation, nodes = "mul", (nodes[0], nodes[0])
+            elif nodes[1].value == 0.5:
+                operation, nodes = "sqrt", nodes[:1]
+        takes_booleans = operation in ("and", "or", "not")
+        for position, node in enumerate(nodes):
+            wanted = takes_booleans or (operation == "where" and position == 0)
+            if node.boolean and not wanted:
+                refuse(
+                    "calculates with the outcome of a comparison.", "Write where(condition, 1, 0)."
+                )
+            if wanted and node.per_element and not node.boolean:
+                refuse("takes a number for a truth value.", "Write a comparison such as x != 0.")
+        return self._make(
+            operation,
+            nodes,
+            any(n.per_element for n in nodes),
+            OPERATIONS[operation].boolean,
+            None,
+        )
+
+    def ask(self, symbol: Symbol) -> bool:
+        """Answer ``nonzero(hyperparameter)`` with the present value, and remember the question."""
+        if symbol.operation != "input" or symbol.value not in self.values:
+            refuse(
+                "asks nonzero() of something other than a hyperparameter.",
+                "Only a hyperparameter's being 0 may choose a kernel; write where(…) for the rest.",
+            )
+        name = str(symbol.value)
+        self.questions[name] = bool(self.values[name] != 0)
+        return self.questions[name]
+
+    def _node(self, value: Any) -> Symbol:
+        if isinstance(value, Symbol):
+            if value.recorder is not self:
+                refuse(
+                    "uses a value of an earlier trace.", "A rule may not keep values between calls."
+                )
+            return value
+        if value is None:
+            refuse(
+                "calculates with None: a state that does not exist with these flags.",
+                "Ask first: if state is not None:",
+            )
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                refuse(
+                    "uses a tensor that is no argument of the rule.",
+                    "Make it a state, or a number with .item().",
+                )
+            value = value.item()
+        if not isinstance(value, int | float):
+            refuse(
+                f"calculates with a {type(value).__name__}.", "A rule has tensors and numbers only."
+            )
+        return self.constant(value)
+
+    def _make(
+        self,
+        operation: str,
+        nodes: tuple[Node, ...],
+        per_element: bool,
+        boolean: bool,
+        value: float | str | None,
+    ) -> Symbol:
+        # repr() tells 0.0 from -0.0 and makes nan equal to itself.
+        key = (operation, *map(id, nodes), repr(value))
+        symbol = self._known.get(key)
+        if symbol is None:
+            frame = calling_frame()
+            line = frame.f_lineno if frame is not None else 0
+            symbol = Symbol(operation, nodes, per_element, boolean, value, None, line)
+            symbol.recorder = self
+            self._known[key] = symbol
+        return symbol
+
+    def _name_variables(self) -> None:
+        frame = calling_frame()
+        if frame is not None:
+            name_nodes(frame)
+
+
+def name_nodes(frame: FrameType) -> None:
+    """Give each node that a variable of ``frame`` holds that variable's name, if it has none."""
+    for variable, value in frame.f_locals.items():
+        if isinstance(value, Symbol) and value.name is None and value.operation != "constant":
+            value.name = variable
+
+
+def trace(rule: Rule, values: Mapping[str, Any], maximize: bool = False) -> Graph:
+    """The graph of a rule, with flags as they are in ``values`` and numbers left open.
+
+    Args:
+        rule: the rule.
+        values: every hyperparameter's present value, by name. Flags are taken as they are;
+            numbers only answer the rule's ``nonzero`` questions.
+        maximize: the first stage turns the gradient's sign.
+
+    Raises:
+        RuleError: the function cannot be traced, or returns something else than it declares.
+    """
+    recorder = Recorder(values)
+    gradient = recorder.input("g", True)
+    weight = recorder.input("w", True)
+    states = {n: recorder.input(n, True) for n, s in rule.states.items() if s.exists(values)}
+    inputs: dict[str, Any] = {n: recorder.input(n, False) for n in ("step", "lr", "first")}
+    inputs["w"] = weight
+    for name, default in rule.hyperparameters.items():
+        number = is_number(default)
+        inputs[name] = recorder.input(name, False) if number else values[name]
+
+    functions = {id(f.__code__) for f in _functions(rule)}
+
+    def on_return(frame: FrameType, event: str, argument: Any) -> None:
+        # The last variables have no later operation to be found by.
+        if event == "return" and id(frame.f_code) in functions:
+            name_nodes(frame)
+
+    before = sys.getprofile()
+    sys.setprofile(on_return)
+    try:
+        direction, new_states = rule.run(-gradient if maximize else gradient, states, inputs)
+    finally:
+        sys.setprofile(before)
+
+    if isinstance(direction, NewWeight):
+        new_weight = _tensor(rule, "new weight", direction.weight)
+        direction = None
+    else:
+        direction = _tensor(rule, "direction", direction)
+        new_weight = weight - inputs["lr"] * direction
+        new_weight.name = "w"
+    after = tuple((n, states[n], _tensor(rule, n, new_states[n])) for n in states)
+    return Graph(
+        rule_name=rule.name,
+        gradient=gradient,
+        weight=weight,
+        direction=direction,
+        new_weight=new_weight,
+        states=after,
+        questions=tuple(recorder.questions.items()),
+        order=in_order([new_weight, *(a for _, _, a in after)]),
+    )
+
+
+def _functions(rule: Rule) -> list[Any]:
+    if rule.function is not None:
+        return [rule.function]
+    return [f for stage, _ in rule.stages for f in _functions(stage)]
+
+
+def _tensor(rule: Rule, name: str, value: Any) -> Any:
+    if isinstance(value, Symbol) and value.per_element and not value.boolean:
+        return value
+    if isinstance(value, Symbol):
+        found = "the outcome of a comparison" if value.boolean else "a number"
+    else:
+        found = f"{value!r}"
+    raise RuleError(
+        f"rule {rule.name} returned {found} for its {name}, which must be a tensor of the weight's "
+        "shape. For a constant, write where(g == g, constant, constant) or 0 * g + constant."
+    )

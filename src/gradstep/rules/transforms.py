@@ -1,0 +1,34 @@
+"""Stages: small rules that stand before or behind another in a chain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradstep.rule import NonNegative, clamp, rule
+
+
+@rule
+def decay_weights(g: Any, *, w: Any, weight_decay: NonNegative = 0.01) -> Any:
+    """Adds a share of the weight to the direction.
+
+    Before another rule it is an L2 penalty; behind it, the decoupled decay of AdamW.
+
+    Hyperparameters:
+        weight_decay: the share of the weight that is added.
+
+    Paper:
+        Loshchilov & Hutter 2017, "Decoupled weight decay regularization", arXiv:1711.05101.
+    """
+    return g + weight_decay * w
+
+
+@rule
+def clip_by_value(g: Any, *, limit: NonNegative = 1.0) -> Any:
+    """Keeps every element of the direction between −limit and limit.
+
+    Hyperparameters:
+        limit: the largest size that an element may have.
+
+    Agrees with torch.nn.utils.clip_grad_value_, but leaves the gradient itself as it is.
+    """
+    return clamp(g, -limit, limit)
