@@ -173,7 +173,8 @@ def _move(weight: Tensor, direction: Any, lr: Any) -> Tensor:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    # autograd hands out gradients that are lazy conjugates; what is written is never one.
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _like(value: Tensor, old: Tensor) -> Tensor:

@@ -54,9 +54,10 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def describe(tensor: Tensor) -> str:
-    """Dtype, shape and device, in words."""
+    """Dtype, shape, device, and the layout if it is no common one, in words."""
     shape = "×".join(map(str, tensor.shape)) or "0-dim"
-    return f"{str(tensor.dtype).removeprefix('torch.')} {shape} on {tensor.device}"
+    kind = "" if tensor.layout is torch.strided else f"{tensor.layout} ".removeprefix("torch.")
+    return f"{kind}{str(tensor.dtype).removeprefix('torch.')} {shape} on {tensor.device}"
 
 
 def check(update: Update) -> None:
@@ -72,6 +73,7 @@ def check(update: Update) -> None:
             f"{update.name()} holds {describe(weight)}; only floating-point and complex weights "
             "can follow a gradient. Leave it out of the optimizer."
         )
+    _check_writable(update.name(), weight)
     _compare(update, "gradient", update.gradient)
     for state_name, state in update.states.items():
         if not isinstance(state, Tensor):
@@ -81,6 +83,11 @@ def check(update: Update) -> None:
                 "parameter's entry in optimizer.state to start it anew."
             )
         _compare(update, f"state {state_name!r}", state)
+        if state.layout is not weight.layout:
+            raise ValueError(
+                f"state {state_name!r} of {update.name()} is {state.layout}; its weight is "
+                f"{weight.layout}. Lay it out alike: torch.empty_like(weight).copy_(state)."
+            )
         if (
             type(state) is Tensor
             and is_dense(weight)
@@ -92,16 +99,41 @@ def check(update: Update) -> None:
                 f"weight has {tuple(weight.stride())}. Lay it out alike: "
                 "torch.empty_like(weight).copy_(state)."
             )
+        _check_writable(f"state {state_name!r} of {update.name()}", state)
     step = update.step
     if step is not None and not (
         isinstance(step, Tensor)
+        and step.layout is torch.strided
         and step.numel() == 1
         and step.dtype in (torch.float32, torch.float64)
+        and step.device.type in ("cpu", weight.device.type)
     ):
         found = describe(step) if isinstance(step, Tensor) else f"a {type(step).__name__}"
         raise TypeError(
             f"state 'step' of {update.name()} is {found}. Expected a tensor of one float32 "
             "number: torch.tensor(float(step))."
+        )
+
+
+def _check_writable(what: str, tensor: Tensor) -> None:
+    """Raise for a tensor that torch would refuse to write, which is too late within a step."""
+    if tensor.layout is torch.strided and any(
+        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    ):
+        raise ValueError(
+            f"{what} is an expanded tensor, {describe(tensor)} with strides "
+            f"{tuple(tensor.stride())}: several elements share one place in memory, and a step "
+            "would write it more than once. Give each its own: clone() it."
+        )
+    if tensor.is_conj():
+        raise ValueError(
+            f"{what} is the lazy conjugate of another tensor and cannot be written as reals. "
+            "Make it a tensor of its own: resolve_conj()."
+        )
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"{what} was made in inference mode, and torch lets nobody write it outside. "
+            "clone() it."
         )
 
 
@@ -113,15 +145,20 @@ def _compare(update: Update, what: str, tensor: Any) -> None:
         and tensor.device == weight.device
     ):
         return
-    if tensor.shape != weight.shape:
+    if what == "gradient":
+        remedy = (
+            "Was the parameter's data replaced after the backward pass? Call zero_grad() and "
+            "backward() again, or set the parameter's .grad to None."
+        )
+    elif tensor.shape != weight.shape:
         remedy = (
             "Was the parameter's data replaced? Build the optimizer after the model has its final "
-            "shape."
+            "shape, or delete the parameter's entry in optimizer.state to start it anew."
         )
     elif tensor.dtype != weight.dtype:
         remedy = "Was the model converted after the last step? Convert the optimizer's state too."
     else:
-        remedy = "Move both to one device before the optimizer is built."
+        remedy = "Was the model moved after the last step? Move the optimizer's state too."
     raise ValueError(
         f"{what} of {update.name()} is {describe(tensor)}; its weight is {describe(weight)}. "
         + remedy

@@ -1,4 +1,4 @@
-"""What a traced rule is: nodes, each one operation, and the graph of one rule with its flags set."""
+"""A traced rule: nodes, each one operation, and the graph of one rule with its flags set."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Graph:
         direction: what the rule returned first; None where it set the weight outright.
         new_weight: the weight after the step.
         states: for each active state its name, its node before and its node after the step.
-        questions: what the rule asked with ``nonzero``: (hyperparameter, answer) pairs. The graph
-            holds as long as the answers do.
+        questions: what the rule asked with ``nonzero``, and what its states' existence depends on:
+            (hyperparameter, answer) pairs. The graph holds as long as the answers do.
     """
 
     rule_name: str

@@ -143,6 +143,9 @@ def trace(rule: Rule, values: Mapping[str, Any], maximize: bool = False) -> Grap
     gradient = recorder.input("g", True)
     weight = recorder.input("w", True)
     states = {n: recorder.input(n, True) for n, s in rule.states.items() if s.exists(values)}
+    for state in rule.states.values():
+        if state.when is not None:  # a state that comes or goes makes another kernel too
+            recorder.questions[state.when] = state.exists(values)
     inputs: dict[str, Any] = {n: recorder.input(n, False) for n in ("step", "lr", "first")}
     inputs["w"] = weight
     for name, default in rule.hyperparameters.items():
