@@ -163,12 +163,19 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for launch in self.plan():
+            launch()
+        return loss
+
+    def plan(self) -> list[Launch]:
+        """All of a step that reads: check everything, and return what will write, in order.
+
+        For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
+        """
         launches: list[Launch] = []
         for index in range(len(self.param_groups)):
             launches += self._plan_group(self._run(index))
-        for launch in launches:
-            launch()
-        return loss
+        return launches
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 
@@ -240,9 +247,7 @@ class Optimizer(torch.optim.Optimizer):
                 run.kernels,
             )
         # A differentiable step puts new tensors into the entries that the optimizer will hold.
-        entries = [
-            self.state[p] if p in self.state else e for p, e in zip(params, prepared, strict=True)
-        ]
+        entries = [self.state.get(p, e) for p, e in zip(params, prepared, strict=True)]
         launches = plan.anew(updates, run.values, run.numbers, entries, self._said)
         if len(run.plans) > 16:  # patterns of missing gradients that will hardly come back
             run.plans.clear()

@@ -67,14 +67,14 @@ def write(name: str, content: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
         with os.fdopen(handle, "wb") as file:
             file.write(_MAGIC + hashlib.sha256(content).digest() + content)
-        os.replace(temporary, folder / f"{name}.o")
+        Path(temporary).replace(folder / f"{name}.o")
         temporary = None
     except (OSError, RuntimeError):
         pass
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                Path(temporary).unlink()
 
 
 def _is_ours(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -98,7 +98,7 @@ class FusedKernel:
         settled = settle(graph)
         half_instructions = "+f16c" in compiler.cpu()[1].split(",")
         text = write_kernel(settled, storage, half_instructions)
-        self.update = compiler.functions(text.code, {"update": (7, False)})["update"]
+        self.update = compiler.functions(text.code, {"update": (8, False)})["update"]
         self.numbers = host_function(text.numbers, ("step", "first", *number_names))
 
 
@@ -114,63 +114,55 @@ class FusedPart:
         stored_numbers = STORAGE[first.weight.dtype][1]
         self.kernel = kernel
         self.weights = [u.weight for u in updates]
-        self.state_names = tuple(first.states)
-        self._states_of = itemgetter(*self.state_names) if self.state_names else None
         self._relaid = [i for i, u in enumerate(updates) if not _as_stored(u.gradient, u.weight)]
-        self._step_counts: StepCounts | None = None
+        names = tuple(first.states)
+        self.step_counts: StepCounts | None = None
         if first.step is not None:
             dtype = str(first.step.dtype).removeprefix("torch.")
-            self._step_counts = StepCounts(len(updates), dtype)
+            self.step_counts = StepCounts(len(updates), dtype, len(names))
+            names += ("step",)
+        self.row_width = len(names)
+        self._row_of = itemgetter(*names) if names else None
+        self._none_empty = all(u.weight.numel() for u in updates)
         self._guard = make_guard(self.flat(updates))
-        self._chunks = array("q")
+        self.chunks = array("q")
         self.elements = 0
         for position, update in enumerate(updates):
             stored = update.weight.numel() * stored_numbers
             for start in range(0, stored, CHUNK):
-                self._chunks.extend((position, start, min(CHUNK, stored - start)))
+                self.chunks.extend((position, start, min(CHUNK, stored - start)))
             self.elements += stored
 
-    def _flat(
-        self,
-        gradients: Sequence[Tensor],
-        entries: Sequence[Mapping[str, Any]],
-        steps: Sequence[Tensor | None],
-    ) -> list[Any]:
+    def flat(self, updates: Sequence[Update]) -> list[Any]:
+        """All tensors of a step in the kernel's order, for updates that the caller has checked."""
+        entries = [{**u.states, "step": u.step} for u in updates]
+        return self._flat([u.gradient for u in updates], entries)
+
+    def _flat(self, gradients: Sequence[Tensor], entries: Sequence[Mapping[str, Any]]) -> list[Any]:
         flat: list[Any] = [*self.weights, *gradients]
-        if self._states_of is not None:
-            rows = map(self._states_of, entries)
-            flat += rows if len(self.state_names) == 1 else chain.from_iterable(rows)
-        if self._step_counts is not None:
-            flat += steps
+        if self._row_of is not None:
+            rows = map(self._row_of, entries)
+            flat += rows if self.row_width == 1 else chain.from_iterable(rows)
         return flat
 
     def fits(
         self, gradients: Sequence[Tensor], entries: Sequence[Mapping[str, Any]]
     ) -> list[Any] | None:
-        """All tensors of the step in the kernel's order, if each is as it was when checked.
+        """The same for tensors that took their places, if each is as it was when checked.
 
         Args:
             gradients: one a weight, in the order of the updates.
             entries: one mapping a weight, which holds its states and its ``"step"``, by name.
         """
         try:
-            steps = () if self._step_counts is None else [e["step"] for e in entries]
-            flat = self._flat(gradients, entries, steps)
+            flat = self._flat(gradients, entries)
         except (KeyError, TypeError):
             return None
         return flat if self._guard(*flat) else None
 
-    def flat(self, updates: Sequence[Update]) -> list[Any]:
-        """The same for updates that the caller has just checked."""
-        return self._flat(
-            [u.gradient for u in updates],
-            [u.states for u in updates],
-            [u.step for u in updates],
-        )
-
     def launch(
         self, flat: list[Any], values: Sequence[float], firsts: Sequence[bool] | None = None
-    ) -> Callable[[], None]:
+    ) -> FusedLaunch:
         """Do all that may fail, and return what makes the step.
 
         Args:
@@ -183,12 +175,16 @@ class FusedPart:
             with torch.no_grad():
                 flat[n + i] = torch.empty_like(self.weights[i]).copy_(flat[n + i])
         pointers = array("q", map(_data_ptr, flat))
-        address = pointers.buffer_info()[0]
-        steps_at = 8 * n * (2 + len(self.state_names))
-        step_counts, numbers = self._step_counts, self.kernel.numbers
+        if self._none_empty and 0 in pointers:
+            raise ValueError(
+                "a weight, gradient or state of this step has no memory: its storage was resized "
+                "to nothing. Bring it back before the step."
+            )
+        rows_at = pointers.buffer_info()[0] + 16 * n
+        step_counts, numbers = self.step_counts, self.kernel.numbers
         equal, counts = True, array("d", (0.0,))
         if step_counts is not None:
-            equal, counts = step_counts.read(address + steps_at)
+            equal, counts = step_counts.read(rows_at)
         if equal and (firsts is None or len(set(firsts)) == 1):
             row_distance = 0
             rows = array("d", numbers(counts[0] + 1.0, firsts is not None and firsts[0], *values))
@@ -202,32 +198,57 @@ class FusedPart:
                     known[key] = numbers(*key, *values)
                 rows.extend(known[key])
             row_distance = len(rows) // n
-        chunks = self._chunks
-        counter = array("q", (0,))
-        arguments = (
-            address,
-            n,
-            chunks.buffer_info()[0],
-            len(chunks) // 3,
+        return FusedLaunch(self, flat, pointers, rows, row_distance)
+
+
+class FusedLaunch:
+    """One step of a :class:`FusedPart`, with everything checked and worked out.
+
+    Holds on to all memory that the kernel reads and writes.
+    """
+
+    __slots__ = ("_arguments", "_counter", "_kept", "_part")
+
+    def __init__(
+        self,
+        part: FusedPart,
+        flat: list[Any],
+        pointers: array[int],
+        rows: array[float],
+        row_distance: int,
+    ) -> None:
+        self._part = part
+        self._kept = (flat, pointers, rows)
+        self._counter = array("q", (0,))
+        self._arguments = (
+            pointers.buffer_info()[0],
+            len(part.weights),
+            part.row_width,
+            part.chunks.buffer_info()[0],
+            len(part.chunks) // 3,
             rows.buffer_info()[0],
             row_distance,
-            counter.buffer_info()[0],
+            self._counter.buffer_info()[0],
         )
-        kernel, weights, elements = self.kernel.update, self.weights, self.elements
 
-        # The default argument keeps everything that the kernel reads and writes alive.
-        def make_step(_alive: Any = (flat, pointers, rows, counter, chunks)) -> None:
-            if elements < PARALLEL:
-                kernel(*arguments)
-            else:
-                count = min(torch.get_num_threads(), len(chunks) // 3)
-                threads.run(lambda: kernel(*arguments), count)
-            if step_counts is not None:
-                step_counts.advance(address + steps_at)
-            # Tell autograd that the weights were written, as torch's own operations do.
-            increment_version(weights)
+    def __call__(self) -> None:
+        """Make the step: weights, states and step counts."""
+        part = self._part
+        self.run_kernel()
+        if part.step_counts is not None:
+            part.step_counts.advance(self._arguments[0] + 16 * len(part.weights))
+        # Tell autograd that the weights were written, as torch's own operations do.
+        increment_version(part.weights)
 
-        return make_step
+    def run_kernel(self) -> None:
+        """The pass over memory alone."""
+        part, update, arguments = self._part, self._part.kernel.update, self._arguments
+        self._counter[0] = 0
+        if part.elements < PARALLEL:
+            update(*arguments)
+        else:
+            count = min(torch.get_num_threads(), len(part.chunks) // 3)
+            threads.run(lambda: update(*arguments), count)
 
 
 def fused_kernel(

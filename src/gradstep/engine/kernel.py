@@ -7,14 +7,15 @@ and which thread takes which chunk changes no bit of the result.
 
 ``update`` takes these arguments, all 64 bits wide:
 
-1. pointers: for each of n tensors its weight; then for each its gradient; then for each its states
-   in a row.
+1. pointers: for each of n tensors its weight; then for each its gradient; then for each a row of
+   its states and, where steps are counted, its count.
 2. n, the number of tensors.
-3. chunks: for each chunk a tensor, a first element and a number of elements.
-4. the number of chunks.
-5. numbers: float64, a row a tensor, or one row for all.
-6. the distance of two rows, in numbers: 0 where there is one row for all.
-7. counter: the next chunk that nobody has taken.
+3. the length of such a row.
+4. chunks: for each chunk a tensor, a first element and a number of elements.
+5. the number of chunks.
+6. numbers: float64, a row a tensor, or one row for all.
+7. the distance of two rows of numbers: 0 where there is one row for all.
+8. counter: the next chunk that nobody has taken.
 """
 
 from __future__ import annotations
@@ -282,9 +283,13 @@ class ElementCode:
 
 def _write_update(module: ir.Module, chunk: ir.Function, columns: int, item_bytes: int) -> None:
     function = ir.Function(
-        module, ir.FunctionType(VOID, [POINTER, I64, POINTER, I64, POINTER, I64, POINTER]), "update"
+        module,
+        ir.FunctionType(VOID, [POINTER, I64, I64, POINTER, I64, POINTER, I64, POINTER]),
+        "update",
     )
-    pointers, tensors, chunks, chunk_count, numbers, row_distance, counter = function.args
+    pointers, tensors, row_width, chunks, chunk_count, numbers, row_distance, counter = (
+        function.args
+    )
     entry = function.append_basic_block("entry")
     take = function.append_basic_block("take")
     work = function.append_basic_block("work")
@@ -311,7 +316,7 @@ def _write_update(module: ir.Module, chunk: ir.Function, columns: int, item_byte
     offset = builder.mul(start, ir.Constant(I64, item_bytes))
     state_row = plus(
         builder.mul(tensors, ir.Constant(I64, 2)),
-        builder.mul(tensor, ir.Constant(I64, columns - 2)),
+        builder.mul(tensor, row_width),
     )
     places = [tensor, plus(tensors, tensor)]
     places += [plus(state_row, ir.Constant(I64, k)) for k in range(columns - 2)]

@@ -68,14 +68,12 @@ class Plan:
         """
         if not self._fused:
             return None
-        launches = []
+        launches: list[Launch] = []
         for positions, part in self._fused:
-            if len(self._fused) > 1:
-                own_gradients = [gradients[i] for i in positions]
-                own_entries = [entries[i] for i in positions]
+            if len(self._fused) == 1:
+                flat = part.fits(gradients, entries)
             else:
-                own_gradients, own_entries = list(gradients), list(entries)
-            flat = part.fits(own_gradients, own_entries)
+                flat = part.fits([gradients[i] for i in positions], [entries[i] for i in positions])
             if flat is None:
                 return None
             launches.append(part.launch(flat, values))
@@ -186,7 +184,7 @@ class Plan:
             update = updates[i]
             step_dtype = None if update.step is None else update.step.dtype
             by_kind.setdefault((update.weight.dtype, step_dtype), []).append(i)
-        launches = []
+        launches: list[Launch] = []
         for ours in by_kind.values():
             own = [updates[i] for i in ours]
             dtype = own[0].weight.dtype

@@ -18,21 +18,26 @@ POINTER = ir.PointerType()
 
 
 def _code(stored: Any) -> str:
-    """``read_steps(pointers, n, out)`` writes the counts as float64 and returns 1 if all are equal;
-    ``advance_steps(pointers, n)`` raises each by one."""
+    """``read_steps(rows, n, width, place, out)`` writes the counts as float64 and returns 1 if all
+    are equal; ``advance_steps(rows, n, width, place)`` raises each by one.
+
+    ``rows`` are n rows of ``width`` addresses, in which the count's stands at ``place``."""
     module = ir.Module(name="gradstep_steps")
-    reader = ir.Function(module, ir.FunctionType(I64, [POINTER, I64, POINTER]), "read_steps")
-    pointers, count, out = reader.args
+    reader = ir.Function(
+        module, ir.FunctionType(I64, [POINTER, I64, I64, I64, POINTER]), "read_steps"
+    )
+    rows, count, width, position, out = reader.args
     entry, loop, done = (reader.append_basic_block(n) for n in ("entry", "loop", "done"))
     builder = ir.IRBuilder(entry)
     zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
 
-    def place(pointers: Any, index: Any) -> Any:
-        address = builder.load(builder.gep(pointers, [index], source_etype=I64), typ=I64)
+    def place(index: Any) -> Any:
+        at = builder.add(builder.mul(index, width), position)
+        address = builder.load(builder.gep(rows, [at], source_etype=I64), typ=I64)
         return builder.inttoptr(address, POINTER)
 
     def read(index: Any) -> Any:
-        value = builder.load(place(pointers, index), typ=stored)
+        value = builder.load(place(index), typ=stored)
         return value if stored is F64 else builder.fpext(value, F64)
 
     first = read(zero)
@@ -52,15 +57,17 @@ def _code(stored: Any) -> str:
     builder.position_at_end(done)
     builder.ret(still_equal)
 
-    advancer = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, I64]), "advance_steps")
-    pointers, count = advancer.args
+    advancer = ir.Function(
+        module, ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, I64]), "advance_steps"
+    )
+    rows, count, width, position = advancer.args
     entry, loop, done = (advancer.append_basic_block(n) for n in ("entry", "loop", "done"))
     builder = ir.IRBuilder(entry)
     builder.branch(loop)
     builder.position_at_end(loop)
     index = builder.phi(I64)
     index.add_incoming(zero, entry)
-    address = place(pointers, index)
+    address = place(index)
     raised = builder.fadd(builder.load(address, typ=stored), ir.Constant(stored, 1.0))
     builder.store(raised, address)
     following = builder.add(index, one)
@@ -74,21 +81,23 @@ def _code(stored: Any) -> str:
 class StepCounts:
     """Reads and raises ``count`` step counts of one stored type, ``"float32"`` or ``"float64"``.
 
-    ``pointers`` is where their addresses lie, 64 bits each.
+    Their addresses lie in ``count`` rows of 64-bit addresses, in which ``place`` others stand
+    before them; ``rows`` is where the rows lie.
     """
 
-    def __init__(self, count: int, stored: str) -> None:
+    def __init__(self, count: int, stored: str, place: int) -> None:
         code = _code(F32 if stored == "float32" else F64)
-        known = functions(code, {"read_steps": (3, True), "advance_steps": (2, False)})
+        known = functions(code, {"read_steps": (5, True), "advance_steps": (4, False)})
         self._read, self._advance = known["read_steps"], known["advance_steps"]
-        self._count = count
+        self._count, self._width, self._place = count, place + 1, place
 
-    def read(self, pointers: int) -> tuple[bool, array[float]]:
+    def read(self, rows: int) -> tuple[bool, array[float]]:
         """Whether all counts are equal, and the counts."""
         counts = array("d", bytes(8 * self._count))
-        equal = self._read(pointers, self._count, counts.buffer_info()[0])
+        out = counts.buffer_info()[0]
+        equal = self._read(rows, self._count, self._width, self._place, out)
         return bool(equal), counts
 
-    def advance(self, pointers: int) -> None:
+    def advance(self, rows: int) -> None:
         """Raise every count by one."""
-        self._advance(pointers, self._count)
+        self._advance(rows, self._count, self._width, self._place)

@@ -100,7 +100,7 @@ def clamp(x: Any, low: Any, high: Any) -> Any:
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """``a`` where the condition holds, else ``b``: for each element, or for a number at each step."""
+    """``a`` where the condition holds, else ``b``: for each element, or a number at each step."""
     return _apply("where", condition, a, b)
 
 
