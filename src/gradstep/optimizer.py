@@ -29,7 +29,7 @@ class GroupRun:
         self.raw: tuple[Any, ...] | None = None
         self.numbers: dict[str, Any] = {}
         self.values: tuple[float, ...] = ()
-        self.flags: tuple[Any, ...] | None = None
+        self.flags: list[Any] | None = None
         self.graph: Any = None
         self.plans: dict[tuple[bool, ...], tuple[list[Tensor], Plan]] = {}
         self.kernels: dict[Any, Any] = {}
@@ -119,7 +119,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _prepare_reading(self) -> None:
         rule = self.rule
-        keys = ["lr", *(self._places.get(n, (n,))[0] for n in rule.hyperparameters), "maximize"]
+        keys = ["lr", *(self._places.get(n, (n,))[0] for n in rule.hyperparameters)]
+        keys += ["maximize", "differentiable"]
         self._group_keys = tuple(dict.fromkeys(keys))
         self._read_group = itemgetter(*self._group_keys)
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
@@ -293,7 +294,8 @@ class Optimizer(torch.optim.Optimizer):
         self._check_numbers(group)
         raw = self._read_group(group)
         numbers = {n: self._look_up(group, n) for n in self.rule.hyperparameters}
-        flags = (*(numbers[n] for n in self._flag_names), group["maximize"])
+        flags = [numbers[n] for n in self._flag_names]
+        flags += [group["maximize"], group["differentiable"]]
         floats = {
             n: _number(v)
             for n, v in (("lr", group["lr"]), *numbers.items())
@@ -337,7 +339,7 @@ class Optimizer(torch.optim.Optimizer):
                 fresh = False
                 continue
             like = torch.preserve_format
-            with torch.no_grad():
+            with torch.no_grad(), torch.inference_mode(False):
                 if state.start == "weight":
                     entry[name] = p.detach().clone(memory_format=like)
                 elif state.start == "gradient" and gradient is not None:
@@ -381,7 +383,15 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: a parameter without data (on the meta device) or in two groups, or an
                 option out of range. The optimizer is as it was.
         """
-        super().add_param_group(param_group)
+        before = [p for group in self.param_groups for p in group["params"]]
+        try:
+            super().add_param_group(param_group)
+        except ValueError as error:
+            given = param_group["params"] if isinstance(param_group["params"], list) else []
+            twice = [self._name_of(p) for p in before if any(p is q for q in given)]
+            if twice and "more than one" in str(error):
+                raise ValueError(f"{error}: {', '.join(twice)}. Give each once.") from None
+            raise
         group = self.param_groups[-1]
         try:
             for p in group["params"]:

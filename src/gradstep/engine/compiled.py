@@ -108,4 +108,7 @@ class CompiledPart:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    if tensor.is_complex():
+        return torch.view_as_real(tensor.resolve_conj())
+    # A 0-dim float32 tensor would become float64 beside a number, which is 0-dim float64.
+    return tensor.view(1) if tensor.dim() == 0 else tensor

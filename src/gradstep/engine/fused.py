@@ -58,7 +58,8 @@ def unfit(update: Update) -> str | None:
         return "it was made in inference mode"
     if gradient.layout is not torch.strided:
         return f"its gradient is {gradient.layout}"
-    if any(type(t) is not Tensor for t in (gradient, *update.states.values())):
+    counts = () if update.step is None else (update.step,)
+    if any(type(t) is not Tensor for t in (gradient, *update.states.values(), *counts)):
         return "its gradient or state is a tensor subclass"
     if any(s.is_conj() or s.is_neg() for s in update.states.values()):
         return "its state is a lazy conjugate or negative"
@@ -113,6 +114,7 @@ class FusedPart:
         first = updates[0]
         stored_numbers = STORAGE[first.weight.dtype][1]
         self.kernel = kernel
+        self._names = [u.name for u in updates]
         self.weights = [u.weight for u in updates]
         self._relaid = [i for i, u in enumerate(updates) if not _as_stored(u.gradient, u.weight)]
         names = tuple(first.states)
@@ -124,7 +126,12 @@ class FusedPart:
         self.row_width = len(names)
         self._row_of = itemgetter(*names) if names else None
         self._none_empty = all(u.weight.numel() for u in updates)
-        self._guard = make_guard(self.flat(updates))
+        entries = [{**u.states, "step": u.step} for u in updates]
+        flat = self._flat([u.gradient for u in updates], entries)
+        pointers = self._locate(flat)
+        self._addresses = self._written(pointers)
+        self._checked = (flat, pointers)
+        self._guard = make_guard(flat)
         self.chunks = array("q")
         self.elements = 0
         for position, update in enumerate(updates):
@@ -133,10 +140,10 @@ class FusedPart:
                 self.chunks.extend((position, start, min(CHUNK, stored - start)))
             self.elements += stored
 
-    def flat(self, updates: Sequence[Update]) -> list[Any]:
-        """All tensors of a step in the kernel's order, for updates that the caller has checked."""
-        entries = [{**u.states, "step": u.step} for u in updates]
-        return self._flat([u.gradient for u in updates], entries)
+    def located(self) -> tuple[list[Any], array[int]]:
+        """All tensors of the checked updates in the kernel's order, and where they lie; once."""
+        checked, self._checked = self._checked, ([], array("q"))  # gradients are not kept alive
+        return checked
 
     def _flat(self, gradients: Sequence[Tensor], entries: Sequence[Mapping[str, Any]]) -> list[Any]:
         flat: list[Any] = [*self.weights, *gradients]
@@ -147,8 +154,11 @@ class FusedPart:
 
     def fits(
         self, gradients: Sequence[Tensor], entries: Sequence[Mapping[str, Any]]
-    ) -> list[Any] | None:
+    ) -> tuple[list[Any], array[int]] | None:
         """The same for tensors that took their places, if each is as it was when checked.
+
+        What is written must also lie where it lay: two weights that have come to share memory
+        must not be taken for strangers.
 
         Args:
             gradients: one a weight, in the order of the updates.
@@ -158,15 +168,22 @@ class FusedPart:
             flat = self._flat(gradients, entries)
         except (KeyError, TypeError):
             return None
-        return flat if self._guard(*flat) else None
+        if not self._guard(*flat):
+            return None
+        pointers = self._locate(flat)
+        return (flat, pointers) if self._written(pointers) == self._addresses else None
 
     def launch(
-        self, flat: list[Any], values: Sequence[float], firsts: Sequence[bool] | None = None
+        self,
+        flat: list[Any],
+        pointers: array[int],
+        values: Sequence[float],
+        firsts: Sequence[bool] | None = None,
     ) -> FusedLaunch:
         """Do all that may fail, and return what makes the step.
 
         Args:
-            flat: from :meth:`fits` or :meth:`flat`.
+            flat, pointers: from :meth:`fits` or :meth:`located`.
             values: the numbers, in the order of ``number_names``.
             firsts: for each weight whether its states are new; None for none.
         """
@@ -174,12 +191,7 @@ class FusedPart:
         for i in self._relaid:
             with torch.no_grad():
                 flat[n + i] = torch.empty_like(self.weights[i]).copy_(flat[n + i])
-        pointers = array("q", map(_data_ptr, flat))
-        if self._none_empty and 0 in pointers:
-            raise ValueError(
-                "a weight, gradient or state of this step has no memory: its storage was resized "
-                "to nothing. Bring it back before the step."
-            )
+            pointers[n + i] = flat[n + i].data_ptr()
         rows_at = pointers.buffer_info()[0] + 16 * n
         step_counts, numbers = self.step_counts, self.kernel.numbers
         equal, counts = True, array("d", (0.0,))
@@ -199,6 +211,26 @@ class FusedPart:
                 rows.extend(known[key])
             row_distance = len(rows) // n
         return FusedLaunch(self, flat, pointers, rows, row_distance)
+
+    def _locate(self, flat: list[Any]) -> array[int]:
+        pointers = array("q", map(_data_ptr, flat))
+        if self._none_empty and 0 in pointers:
+            self._refuse_missing_memory(flat)
+        return pointers
+
+    def _written(self, pointers: array[int]) -> array[int]:
+        n = len(self.weights)
+        return pointers[:n] + pointers[2 * n :]
+
+    def _refuse_missing_memory(self, flat: list[Any]) -> None:
+        place = next(i for i, tensor in enumerate(flat) if tensor.data_ptr() == 0)
+        n = len(self.weights)
+        owner = place % n if place < 2 * n else (place - 2 * n) // self.row_width
+        what = "weight" if place < n else "gradient" if place < 2 * n else "state"
+        raise ValueError(
+            f"the {what} of {self._names[owner]()} has no memory: its storage was resized to "
+            "nothing. Bring it back before the step."
+        )
 
 
 class FusedLaunch:

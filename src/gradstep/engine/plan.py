@@ -71,12 +71,14 @@ class Plan:
         launches: list[Launch] = []
         for positions, part in self._fused:
             if len(self._fused) == 1:
-                flat = part.fits(gradients, entries)
+                found = part.fits(gradients, entries)
             else:
-                flat = part.fits([gradients[i] for i in positions], [entries[i] for i in positions])
-            if flat is None:
+                found = part.fits(
+                    [gradients[i] for i in positions], [entries[i] for i in positions]
+                )
+            if found is None:
                 return None
-            launches.append(part.launch(flat, values))
+            launches.append(part.launch(*found, values))
         return launches
 
     def anew(
@@ -189,6 +191,6 @@ class Plan:
             own = [updates[i] for i in ours]
             dtype = own[0].weight.dtype
             part = FusedPart(fused_kernel(self.graph, dtype, self.number_names, self.kernels), own)
-            launches.append(part.launch(part.flat(own), values, [u.first for u in own]))
+            launches.append(part.launch(*part.located(), values, [u.first for u in own]))
             self._fused.append((ours, part))
         return launches
