@@ -1,0 +1,188 @@
+"""The pictures of a run: how it learned, what the first layer looks for, what it gets wrong.
+
+Each function returns a matplotlib figure and writes nothing; :func:`png` makes bytes of one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy
+from torch import Tensor
+
+from gradstep.lab.optimizers import CHOICES
+from gradstep.lab.training import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, which people who do not see red and green apart can tell.
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1"]
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+_GREY = "#666666"
+_GREEN = "#00745A"
+_RED = "#B8420A"
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def draw_curves(records: Sequence[Record]) -> Figure:
+    """Train loss and test accuracy against the epoch, all optimizers in one picture.
+
+    Both axes widen towards the end of learning, where the differences are small: the loss is on a
+    logarithmic scale, and so is what the accuracy lacks to 100 %.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    figure = _figure(11, 4.6)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    names = list(dict.fromkeys(record["optimizer"] for record in records))
+    for name in names:
+        own = [record for record in records if record["optimizer"] == name]
+        style = _style(name, len(own))
+        epochs = [record["epoch"] for record in own]
+        accuracies = [100 * record["test_accuracy"] for record in own]
+        label = f"{name}: {accuracies[-1]:.1f} %"
+        loss_axes.plot(epochs, [record["train_loss"] for record in own], **style)
+        accuracy_axes.plot(epochs, accuracies, label=label, **style)
+
+    loss_axes.set_title("Loss while learning")
+    loss_axes.set_ylabel("mean cross-entropy of an epoch")
+    loss_axes.set_yscale("log")
+    loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    loss_axes.yaxis.set_minor_formatter(NullFormatter())
+    accuracy_axes.set_title("Test images read correctly")
+    lowest = min(100 * record["test_accuracy"] for record in records)
+    accuracy_axes.set_yscale("function", functions=(_stretched, _unstretched))
+    accuracy_axes.set_ylim(max(0, lowest - 0.15 * (100 - lowest) - 0.2), 100.02)
+    accuracy_axes.set_yticks([tick for tick in _ACCURACY_TICKS if tick >= lowest - 5])
+    accuracy_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    accuracy_axes.legend(title="after the last epoch", loc="lower right", framealpha=0.9)
+    for axes in (loss_axes, accuracy_axes):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+_ACCURACY_TICKS = (0, 20, 40, 60, 70, 80, 85, 90, 92, 94, 96, 97, 98, 99, 99.5, 100)
+_LEAST_ERROR = 0.5  # per cent, added so that 100 % has a place on the scale
+
+
+def _stretched(accuracy: Any) -> Any:
+    return -numpy.log(numpy.maximum(100 + _LEAST_ERROR - accuracy, 1e-3))
+
+
+def _unstretched(height: Any) -> Any:
+    return 100 + _LEAST_ERROR - numpy.exp(-height)
+
+
+def draw_filters(before: Tensor, after: Mapping[str, Tensor]) -> Figure:
+    """The first layer's kernels, ``(6, 1, 5, 5)``: a row before, a row after for each optimizer.
+
+    A row has one scale of its own: its largest weight, by absolute value, is full colour.
+    """
+    rows = {"before": before} | {
+        ("after" if len(after) == 1 else f"after {name}"): kernels
+        for name, kernels in after.items()
+    }
+    columns = len(before)
+    figure = _figure(1.25 * columns + 2.4, 1.3 * len(rows) + 1.0)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for number, axes in enumerate(grid[0]):
+        axes.set_title(f"kernel {number}", fontsize=9, color=_GREY)
+    for axes_row, (label, kernels) in zip(grid, rows.items(), strict=True):
+        largest = float(kernels.abs().max())
+        for axes, kernel in zip(axes_row, kernels, strict=True):
+            picture = axes.imshow(kernel[0], cmap="RdBu_r", vmin=-largest, vmax=largest)
+            _frame(axes)
+        axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=10)
+        bar = figure.colorbar(picture, ax=list(axes_row), fraction=0.025, pad=0.015)
+        bar.set_ticks([-largest, 0, largest])
+        bar.ax.set_yticklabels([f"−{largest:.2f}", "0", f"{largest:.2f}"], fontsize=8)
+        bar.outline.set_linewidth(0.4)
+    figure.suptitle("conv1: the six 5×5 kernels (red adds, blue takes away)", fontsize=11)
+    return figure
+
+
+def draw_mistakes(images: Tensor, labels: Tensor, scores: Mapping[str, Tensor]) -> Figure:
+    """The test images that are read wrong, the surest mistakes first.
+
+    ``images`` is ``(n, 1, 32, 32)``, ``labels`` ``(n,)``, and ``scores`` has for each optimizer's
+    name its network's scores ``(n, 10)``. One optimizer gets up to four rows, several get one
+    row each.
+    """
+    mistakes = {name: _mistakes(own, labels) for name, own in scores.items()}
+    most_rows = 4 if len(scores) == 1 else 1
+    columns = min(10, max(5, *map(len, mistakes.values()), 0))
+    rows = [min(most_rows, -(-len(wrong) // columns)) for wrong in mistakes.values()]
+
+    # All measures in inches.
+    cell_width, cell_height, side, title_height, margin = 1.0, 1.32, 0.86, 0.42, 0.15
+    width = columns * cell_width + 2 * margin
+    height = sum(rows) * cell_height + len(rows) * title_height + margin
+    figure = _figure(width, height, layout=None)
+    top = height
+    for (name, wrong), row_count in zip(mistakes.items(), rows, strict=True):
+        shown = wrong[: row_count * columns]
+        title = f"{name}: {len(wrong):,} of {len(labels):,} test images read wrong"
+        if len(shown) < len(wrong):
+            title += f"; the {len(shown)} surest"
+        figure.text(margin / width, (top - 0.3) / height, title, fontsize=11)
+        top -= title_height
+        for number, (place, answer) in enumerate(shown):
+            left = margin + number % columns * cell_width + (cell_width - side) / 2
+            bottom = top - number // columns * cell_height - 0.2 - side
+            axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+            axes.imshow(images[place, 0], cmap="gray_r", interpolation="nearest")
+            _frame(axes)
+            axes.set_title(f"says {answer}", fontsize=10, color=_RED, pad=2)
+            axes.set_xlabel(f"is {int(labels[place])}", fontsize=10, color=_GREEN, labelpad=2)
+        top -= row_count * cell_height
+    return figure
+
+
+def _mistakes(scores: Tensor, labels: Tensor) -> list[tuple[int, int]]:
+    """Place and wrong answer of each mistake, the surest first."""
+    sureness, answers = scores.double().softmax(1).max(1)
+    wrong = (answers != labels).nonzero().flatten()
+    wrong = wrong[sureness[wrong].argsort(descending=True, stable=True)]
+    return [(int(place), int(answers[place])) for place in wrong]
+
+
+def _style(name: str, epochs: int) -> dict[str, Any]:
+    place = list(CHOICES).index(name) % len(_COLOURS)
+    return {
+        "color": _COLOURS[place],
+        "marker": _MARKERS[place],
+        "markersize": 4,
+        "markevery": max(1, -(-epochs // 20)),
+        "linewidth": 1.6,
+    }
+
+
+def _figure(width: float, height: float, layout: Any = "constrained") -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _frame(axes: Any) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.4)
+        spine.set_color(_GREY)

@@ -1,0 +1,218 @@
+"""The training loop.
+
+For each batch of images, each network says what it sees, is told how wrong it was, and has its
+weights moved a little against the gradient. :func:`learn` below is that, line by line; the rest
+of the file repeats it and keeps count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from gradstep.lab.dataset import Dataset, shifted
+from gradstep.lab.lenet import LeNet
+from gradstep.lab.optimizers import make_optimizer
+from gradstep.lab.settings import Settings
+
+#: What is known of one optimizer after one epoch, as it stands in ``metrics.jsonl``.
+Record = dict[str, Any]
+
+
+@dataclass
+class Tally:
+    """What one learner did in an epoch so far. Times are in seconds."""
+
+    images: int = 0
+    right: int = 0
+    loss_sum: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the images so far."""
+        return self.loss_sum / self.images
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images so far whose highest score was the right one."""
+        return self.right / self.images
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+    @property
+    def step_share(self) -> float:
+        """The share of the time that ``optimizer.step()`` took."""
+        return self.step_seconds / self.seconds
+
+
+@dataclass
+class Learner:
+    """A network and the optimizer that teaches it."""
+
+    name: str
+    lr: float
+    model: LeNet
+    optimizer: torch.optim.Optimizer
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass
+class Training:
+    """All that changes while a run goes on, and so all that a checkpoint must hold."""
+
+    learners: list[Learner]
+    random: torch.Generator
+    epoch: int = 0
+    records: list[Record] = field(default_factory=list)
+
+
+def learn(learner: Learner, images: Tensor, labels: Tensor) -> None:
+    """Learn from one batch: the whole of deep learning in five lines."""
+    start = perf_counter()
+    scores = learner.model(images)  # what does the network see?
+    loss = cross_entropy(scores, labels)  # how wrong is that?
+    learner.optimizer.zero_grad()  # forget the gradient of the batch before
+    loss.backward()  # how does the loss change with each weight?
+    before_step = perf_counter()
+    learner.optimizer.step()  # weight -= lr * gradient, or what the optimizer has in its place
+    end = perf_counter()
+
+    tally = learner.tally
+    tally.images += len(labels)
+    tally.right += count_right(scores, labels)
+    tally.loss_sum += loss.item() * len(labels)
+    tally.steps += 1
+    tally.seconds += end - start
+    tally.step_seconds += end - before_step
+
+
+def count_right(scores: Tensor, labels: Tensor) -> int:
+    """How many of the scores ``(n, 10)`` are highest at the label ``(n,)``."""
+    return int((scores.argmax(1) == labels).sum())
+
+
+def batches(
+    data: Dataset, batch_size: int, shift: int, random: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All training images once, in random order, each moved at random, a batch at a time."""
+    order = torch.randperm(len(data.train_labels), generator=random)
+    for chosen in order.split(batch_size):
+        images = shifted(data.train_images[chosen], shift, data.background, random)
+        yield images, data.train_labels[chosen]
+
+
+def batch_count(data: Dataset, batch_size: int) -> int:
+    """How many batches an epoch has; the last may be smaller than the others."""
+    return -(-len(data.train_labels) // batch_size)
+
+
+def train_epoch(
+    training: Training,
+    data: Dataset,
+    settings: Settings,
+    after_batch: Callable[[list[Learner]], None],
+) -> list[Record]:
+    """Teach every learner the same batches, side by side; return a record for each."""
+    epoch = training.epoch + 1
+    for learner in training.learners:
+        learner.tally = Tally()
+        for group in learner.optimizer.param_groups:
+            group["lr"] = learner.lr * settings.lr_decay ** (epoch - 1)
+
+    start = perf_counter()
+    for images, labels in batches(data, settings.batch_size, settings.shift, training.random):
+        making = perf_counter() - start
+        for learner in training.learners:
+            learn(learner, images, labels)
+            learner.tally.seconds += making  # alone, each would have to make the batch itself
+        after_batch(training.learners)
+        start = perf_counter()
+
+    records = [epoch_record(epoch, learner, data) for learner in training.learners]
+    training.records += records
+    training.epoch = epoch
+    return records
+
+
+def epoch_record(epoch: int, learner: Learner, data: Dataset) -> Record:
+    """Test the learner, and put that together with what it did in the epoch.
+
+    ``train_loss`` and ``train_accuracy`` are means over the epoch's batches as they passed, while
+    the weights were still moving; ``test_loss`` and ``test_accuracy`` are of the weights at its
+    end. Accuracies and ``step_share`` are from 0 to 1.
+    """
+    tally = learner.tally
+    test_loss, test_accuracy = evaluate(learner.model, data.test_images, data.test_labels)
+    return {
+        "epoch": epoch,
+        "optimizer": learner.name,
+        "lr": learner.optimizer.param_groups[0]["lr"],
+        "train_loss": tally.loss,
+        "train_accuracy": tally.accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "steps": tally.steps,
+        "seconds": tally.seconds,
+        "step_seconds": tally.step_seconds,
+        "images_per_second": tally.images_per_second,
+        "step_share": tally.step_share,
+    }
+
+
+#: The fields of a record that a second run of the same settings does not repeat.
+TIMES = frozenset({"seconds", "step_seconds", "images_per_second", "step_share"})
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """The scores ``(n, 10)`` for the images, computed in pieces that fit the cache."""
+    model.eval()
+    scores = torch.cat([model(piece) for piece in images.split(500)])
+    model.train()
+    return scores
+
+
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean loss and share of right answers."""
+    scores = predict(model, images)
+    return cross_entropy(scores, labels).item(), count_right(scores, labels) / len(labels)
+
+
+def initial_model(seed: int) -> LeNet:
+    """The LeNet that every learner of a run with this seed begins with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LeNet()
+
+
+def begin_training(settings: Settings) -> Training:
+    """Every learner at its start: the same weights, no batch seen."""
+    learners = []
+    for name, lr in zip(settings.optimizers, settings.lrs, strict=True):
+        model = initial_model(settings.seed)
+        learners.append(Learner(name, lr, model, make_optimizer(name, model.parameters(), lr)))
+    torch.manual_seed(settings.seed)
+    return Training(learners, torch.Generator().manual_seed(settings.seed))
+
+
+def warm_up(settings: Settings) -> None:
+    """Take one step on a network that is then thrown away.
+
+    The first step of an optimizer compiles its kernel or fetches it from the disk; that second
+    shall not count as the time of a step.
+    """
+    for name, lr in zip(settings.optimizers, settings.lrs, strict=True):
+        model = initial_model(0)
+        learner = Learner(name, lr, model, make_optimizer(name, model.parameters(), lr))
+        learn(learner, torch.zeros(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))
