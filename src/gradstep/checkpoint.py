@@ -21,6 +21,39 @@ _BOOKKEEPING = {
 }  # fmt: skip
 
 
+def check_outline(state_dict: Any) -> None:
+    """Raise unless this looks like an optimizer's state_dict(): before torch takes it apart.
+
+    Raises:
+        ValueError: says what is missing or of the wrong kind.
+    """
+
+    def wrong(what: str) -> ValueError:
+        return ValueError(
+            f"the checkpoint {what}: it is cut short, or not the state_dict() of an optimizer"
+        )
+
+    if not isinstance(state_dict, Mapping):
+        raise wrong(f"is a {type(state_dict).__name__}")
+    for key in ("state", "param_groups"):
+        if key not in state_dict:
+            raise wrong(f"has no {key!r}")
+    state, groups = state_dict["state"], state_dict["param_groups"]
+    if not isinstance(state, Mapping):
+        raise wrong(f"has a {type(state).__name__} as its 'state'")
+    for key, entry in state.items():
+        if not isinstance(entry, Mapping):
+            raise wrong(f"has a {type(entry).__name__} as the state of parameter {key}")
+    if not isinstance(groups, list | tuple):
+        raise wrong(f"has a {type(groups).__name__} as its 'param_groups'")
+    for number, group in enumerate(groups):
+        if not isinstance(group, Mapping):
+            raise wrong(f"has a {type(group).__name__} as its group {number}")
+        for key in ("params", "lr"):
+            if key not in group:
+                raise wrong(f"has no {key!r} in its group {number}")
+
+
 def checked_state(optimizer: Optimizer, loaded: Mapping[str, Any]) -> dict[Any, Any]:
     """The loaded states, each complete, of its parameter's shape, and laid out like it.
 
@@ -71,8 +104,8 @@ def _checked_entry(
         )
     checked: dict[str, Any] = {}
     for key, value in entry.items():
-        if key == "step":
-            checked[key] = _step(value, name)
+        if key == "step" or optimizer.rule.states[key].start == "number":
+            checked[key] = _number(value, key, name)
             continue
         if not isinstance(value, Tensor):
             raise TypeError(
@@ -90,12 +123,12 @@ def _checked_entry(
     return checked
 
 
-def _step(value: Any, name: str) -> Tensor:
-    """A step count as a tensor: older checkpoints hold it as an int or float."""
+def _number(value: Any, key: str, name: str) -> Tensor:
+    """A number as a tensor: older checkpoints hold step counts as int or float."""
     if isinstance(value, Tensor) and value.numel() == 1:
         known = value.dtype in (torch.float32, torch.float64)
         return value if known else value.to(torch.float32)
     if isinstance(value, int | float):
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         return torch.tensor(float(value), dtype=dtype)
-    raise ValueError(f"the checkpoint's step of {name} is {value!r}, not a number")
+    raise ValueError(f"the checkpoint's {key} of {name} is {value!r}, not a number")

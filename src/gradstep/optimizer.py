@@ -231,9 +231,9 @@ class Optimizer(torch.optim.Optimizer):
             entry = dict(self.state.get(p, {}))
             first = self._fill_entry(p, entry, group, run.numbers, gradient)
             self._follow_layout(p, entry, run)
-            names = [name for name, _, _ in run.graph.states]
-            step = entry["step"] if "step" in self.rule.inputs else None
-            update = Update(p, gradient, {n: entry[n] for n in names}, step, first, self._namer(p))
+            states = {n: entry[n] for n, _, _ in run.graph.states}
+            numbers = {n: entry[n] for n in self._number_states(run.numbers)}
+            update = Update(p, gradient, states, numbers, first, self._namer(p))
             updates.append(update)
             prepared.append(entry)
         plan = run.plans.get(mask, (None, None))[1]
@@ -314,6 +314,12 @@ class Optimizer(torch.optim.Optimizer):
 
     # States.
 
+    def _number_states(self, numbers: Mapping[str, Any]) -> list[str]:
+        """The states that are one number a parameter, the step count last."""
+        states = self.rule.states.items()
+        own = [n for n, s in states if s.start == "number" and s.exists(numbers)]
+        return own + ["step"] * ("step" in self.rule.inputs)
+
     def _fill_entry(
         self,
         p: Tensor,
@@ -324,16 +330,18 @@ class Optimizer(torch.optim.Optimizer):
     ) -> bool:
         """Add the states that are missing, and tell whether all were."""
         fresh = True
-        if "step" in self.rule.inputs and entry.get("step") is None:
-            on_device = group.get("capturable") or group.get("fused")
-            dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-            entry["step"] = torch.zeros(
-                (),
-                dtype=torch.float32 if group.get("fused") else dtype,
-                device=p.device if on_device else "cpu",
-            )
+        on_device = group.get("capturable") or group.get("fused")
+        double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+        for name in self._number_states(numbers):
+            if entry.get(name) is None:
+                value = 0.0 if name == "step" else self.rule.states[name].value
+                entry[name] = torch.tensor(
+                    float(numbers[value] if isinstance(value, str) else value),
+                    dtype=torch.float64 if double else torch.float32,
+                    device=p.device if on_device else "cpu",
+                )
         for name, state in self.rule.states.items():
-            if not state.exists(numbers):
+            if not state.exists(numbers) or state.start == "number":
                 continue
             if entry.get(name) is not None:
                 fresh = False
@@ -412,6 +420,7 @@ class Optimizer(torch.optim.Optimizer):
             raise
         if self._states_at_construction:
             numbers = {n: self._look_up(group, n) for n in self.rule.hyperparameters}
+            numbers["lr"] = group["lr"]
             for p in group["params"]:
                 self._fill_entry(p, self.state[p], group, numbers, None)
 

@@ -59,7 +59,12 @@ class CompiledPart:
 
     def __init__(self, graph: Graph, number_names: Sequence[str]) -> None:
         nodes = row_numbers(graph)
-        self._numbers = host_function(nodes, ("step", "first", *number_names))
+        own = [before for _, before, _ in graph.numbers]
+        names = ("step", "first", *(str(node.value) for node in own), *number_names)
+        after = [node for _, _, node in graph.numbers]
+        self._numbers = host_function([*nodes, *after], names)
+        self._count = len(nodes)
+        self._own_names = [name for name, _, _ in graph.numbers]
         function = graph_function(graph, nodes)
 
         def update_all(
@@ -83,14 +88,16 @@ class CompiledPart:
     def launch(self, updates: Sequence[Update], values: Sequence[float]) -> Callable[[], None]:
         """Work out the numbers, and return what makes the step."""
         made: dict[tuple[Any, ...], list[Tensor]] = {}
-        rows = []
+        rows, after = [], []
         for u in updates:
-            step = 0.0 if u.step is None else float(u.step)
-            key = (step + 1.0, u.first, u.weight.device)
+            step = float(u.numbers["step"]) + 1.0 if "step" in u.numbers else 1.0
+            key = (step, float(u.first), *(float(u.numbers[n]) for n in self._own_names))
             if key not in made:
-                numbers = self._numbers(step + 1.0, float(u.first), *values)
+                numbers = self._numbers(*key, *values)
                 made[key] = [torch.tensor(n, dtype=torch.float64) for n in numbers]
-            rows.append(made[key])
+            rows.append(made[key][: self._count])
+            new = dict(zip(self._own_names, made[key][self._count :], strict=True))
+            after.append({**new, "step": torch.tensor(step)})
 
         def make_step() -> None:
             with torch.no_grad():
@@ -100,9 +107,9 @@ class CompiledPart:
                     [[_real(s) for s in u.states.values()] for u in updates],
                     rows,
                 )
-                for u in updates:
-                    if u.step is not None:
-                        u.step += 1
+                for u, new in zip(updates, after, strict=True):
+                    for name, number in u.numbers.items():
+                        number.copy_(new[name])
 
         return make_step
 

@@ -25,7 +25,10 @@ def sparse_way(rule: Rule, graph: Graph, update: Update) -> str:
     Raises:
         RuntimeError: the rule is not linear in the gradient and says nothing of rows.
     """
-    decays = graph.direction is None or graph.weight in in_order([graph.direction])
+    # A node's == makes another node, so `in` will not do.
+    decays = graph.direction is None or any(
+        node is graph.weight for node in in_order([graph.direction])
+    )
     if rule.sparse == "rows":
         if decays:
             raise RuntimeError(
@@ -87,13 +90,12 @@ def run(
         sparse: for a sparse gradient, the answer of :func:`sparse_way`.
     """
     with torch.no_grad():
-        if update.step is not None:
-            update.step += 1
         weight, gradient, states = update.weight, update.gradient, update.states
         if sparse == "sparse":
-            inputs = {**numbers, "w": weight, "first": update.first, "step": 0.0}
+            inputs = {**numbers, "w": weight, "first": update.first, "step": _next_step(update)}
             direction, _ = rule.run(-gradient if maximize else gradient, {}, inputs)
             weight.add_(direction, alpha=-float(inputs["lr"]))
+            _write_numbers(update, {})
             return
         rows: Any = ...
         if sparse == "rows":
@@ -106,9 +108,10 @@ def run(
         new_weight, new_states = _evaluate(
             rule, _real(weight), _real(gradient), real_states, update, numbers, maximize
         )
-        for name, value in new_states.items():
-            _real(update.states[name])[rows] = value.to(real_states[name].dtype)
+        for name, real_state in real_states.items():
+            _real(update.states[name])[rows] = new_states[name].to(real_state.dtype)
         _real(update.weight)[rows] = new_weight.to(_real(weight).dtype)
+        _write_numbers(update, new_states)
 
 
 def run_differentiable(
@@ -118,24 +121,24 @@ def run_differentiable(
 
     New states replace the old ones in ``entry``, since autograd still needs the old ones.
     """
-    if update.step is not None:
-        if update.step.requires_grad:
+    for name, number in update.numbers.items():
+        if number.requires_grad:
             raise RuntimeError(
-                f"`requires_grad` is not supported for `step` of {update.name()} in "
+                f"`requires_grad` is not supported for `{name}` of {update.name()} in "
                 "differentiable mode"
             )
-        with torch.no_grad():
-            update.step += 1
     # The copy is what autograd keeps: the weight itself is written below.
     weight = _real(update.weight.clone())
     states = {n: _real(s.clone()) for n, s in update.states.items()}
     new_weight, new_states = _evaluate(
         rule, weight, _real(update.gradient), states, update, numbers, maximize
     )
-    for name, value in new_states.items():
-        old = update.states[name]
-        entry[name] = _like(value.to(old.real.dtype if old.is_complex() else old.dtype), old)
+    for name, old in update.states.items():
+        real_dtype = old.real.dtype if old.is_complex() else old.dtype
+        entry[name] = _like(new_states[name].to(real_dtype), old)
     _real(update.weight).copy_(new_weight)
+    with torch.no_grad():
+        _write_numbers(update, new_states)
 
 
 def _evaluate(
@@ -146,21 +149,33 @@ def _evaluate(
     update: Update,
     numbers: Mapping[str, Any],
     maximize: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Any]]:
     narrow = weight.dtype in (torch.bfloat16, torch.float16)
     if narrow:  # worked out in float32, as the kernels do
         weight, gradient = weight.float(), gradient.float()
         states = {n: s.float() for n, s in states.items()}
     inputs = {**numbers, "w": weight, "first": update.first}
-    inputs["step"] = 0.0 if update.step is None else update.step.item()
+    inputs["step"] = _next_step(update)
+    own = {n: float(t) for n, t in update.numbers.items() if n != "step"}
     gradient = -gradient if maximize else gradient
     try:
-        direction, new_states = rule.run(gradient, states, inputs)
+        direction, new_states = rule.run(gradient, {**states, **own}, inputs)
     except ArithmeticError:  # Python refuses 1/0 between numbers; IEEE has inf and nan
         ieee = {n: numpy.float64(v) if type(v) is float else v for n, v in inputs.items()}
         with numpy.errstate(all="ignore"):
-            direction, new_states = rule.run(gradient, states, ieee)
+            exact = {n: numpy.float64(v) for n, v in own.items()}
+            direction, new_states = rule.run(gradient, {**states, **exact}, ieee)
     return _move(weight, direction, inputs["lr"]), new_states
+
+
+def _next_step(update: Update) -> float:
+    """The count of the step that is being made."""
+    return float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0
+
+
+def _write_numbers(update: Update, new_states: Mapping[str, Any]) -> None:
+    for name, number in update.numbers.items():
+        number.fill_(_next_step(update) if name == "step" else float(new_states[name]))
 
 
 def _move(weight: Tensor, direction: Any, lr: Any) -> Tensor:

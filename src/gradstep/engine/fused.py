@@ -16,9 +16,9 @@ from gradstep.engine import compiler, threads
 from gradstep.engine.guard import make_guard
 from gradstep.engine.host import host_function
 from gradstep.engine.kernel import write_kernel
-from gradstep.engine.steps import StepCounts
+from gradstep.engine.number_states import NumberStates
 from gradstep.engine.update import Update, is_dense, layout
-from gradstep.rule.graph import Graph
+from gradstep.rule.graph import Graph, Node
 from gradstep.rule.settle import settle
 
 #: How a weight's dtype is stored, and how many stored numbers an element has.
@@ -58,9 +58,11 @@ def unfit(update: Update) -> str | None:
         return "it was made in inference mode"
     if gradient.layout is not torch.strided:
         return f"its gradient is {gradient.layout}"
-    counts = () if update.step is None else (update.step,)
-    if any(type(t) is not Tensor for t in (gradient, *update.states.values(), *counts)):
+    others = (gradient, *update.states.values(), *update.numbers.values())
+    if any(type(t) is not Tensor for t in others):
         return "its gradient or state is a tensor subclass"
+    if len({number.dtype for number in update.numbers.values()}) > 1:
+        return "its number states are of several dtypes"
     if any(s.is_conj() or s.is_neg() for s in update.states.values()):
         return "its state is a lazy conjugate or negative"
     return None
@@ -92,6 +94,10 @@ def overlapping(updates: Sequence[Update]) -> set[int]:
     return found
 
 
+#: The count of the step that is being made, as a number of the row.
+STEP = Node("input", value="step")
+
+
 class FusedKernel:
     """The machine code of one graph and storage type, and what works out its numbers."""
 
@@ -100,7 +106,13 @@ class FusedKernel:
         half_instructions = "+f16c" in compiler.cpu()[1].split(",")
         text = write_kernel(settled, storage, half_instructions)
         self.update = compiler.functions(text.code, {"update": (8, False)})["update"]
-        self.numbers = host_function(text.numbers, ("step", "first", *number_names))
+        own = [name for name, _, _ in graph.numbers]
+        after = [node for _, _, node in graph.numbers]
+        # A row is what the kernel reads, then the new number states, then the step count.
+        self.row = host_function(
+            [*text.numbers, *after, STEP], (*own, "step", "first", *number_names)
+        )
+        self.read_by_kernel = len(text.numbers)
 
 
 class FusedPart:
@@ -117,16 +129,16 @@ class FusedPart:
         self._names = [u.name for u in updates]
         self.weights = [u.weight for u in updates]
         self._relaid = [i for i, u in enumerate(updates) if not _as_stored(u.gradient, u.weight)]
-        names = tuple(first.states)
-        self.step_counts: StepCounts | None = None
-        if first.step is not None:
-            dtype = str(first.step.dtype).removeprefix("torch.")
-            self.step_counts = StepCounts(len(updates), dtype, len(names))
-            names += ("step",)
+        names = (*first.states, *first.numbers)
         self.row_width = len(names)
         self._row_of = itemgetter(*names) if names else None
+        self.counts = "step" in first.numbers
+        self.number_states: NumberStates | None = None
+        if first.numbers:
+            dtype = str(next(iter(first.numbers.values())).dtype).removeprefix("torch.")
+            self.number_states = NumberStates(len(updates), len(names), len(first.numbers), dtype)
         self._none_empty = all(u.weight.numel() for u in updates)
-        entries = [{**u.states, "step": u.step} for u in updates]
+        entries = [{**u.states, **u.numbers} for u in updates]
         flat = self._flat([u.gradient for u in updates], entries)
         pointers = self._locate(flat)
         self._addresses = self._written(pointers)
@@ -193,22 +205,24 @@ class FusedPart:
                 flat[n + i] = torch.empty_like(self.weights[i]).copy_(flat[n + i])
             pointers[n + i] = flat[n + i].data_ptr()
         rows_at = pointers.buffer_info()[0] + 16 * n
-        step_counts, numbers = self.step_counts, self.kernel.numbers
-        equal, counts = True, array("d", (0.0,))
-        if step_counts is not None:
-            equal, counts = step_counts.read(rows_at)
-        if equal and (firsts is None or len(set(firsts)) == 1):
-            row_distance = 0
-            rows = array("d", numbers(counts[0] + 1.0, firsts is not None and firsts[0], *values))
+        make_row, states = self.kernel.row, self.number_states
+        numbers = array("d") if states is None else states.read(rows_at)
+        width = len(numbers) // n
+        start, alike = numbers[:width], n == 1 or firsts is None or len(set(firsts)) == 1
+        if alike and numbers == start * n:
+            first = firsts is not None and firsts[0]
+            rows, row_distance = array("d", make_row(*self._given(start), first, *values)), 0
         else:
-            known: dict[tuple[float, bool], tuple[float, ...]] = {}
+            made: dict[tuple[Any, ...], tuple[float, ...]] = {}
             rows = array("d")
             for i in range(n):
-                step = counts[0 if step_counts is None else i] + 1.0
-                key = (step, firsts is not None and firsts[i])
-                if key not in known:
-                    known[key] = numbers(*key, *values)
-                rows.extend(known[key])
+                key = (
+                    *self._given(numbers[width * i : width * (i + 1)]),
+                    bool(firsts and firsts[i]),
+                )
+                if key not in made:
+                    made[key] = make_row(*key, *values)
+                rows.extend(made[key])
             row_distance = len(rows) // n
         return FusedLaunch(self, flat, pointers, rows, row_distance)
 
@@ -221,6 +235,13 @@ class FusedPart:
     def _written(self, pointers: array[int]) -> array[int]:
         n = len(self.weights)
         return pointers[:n] + pointers[2 * n :]
+
+    def _given(self, numbers: array[float]) -> Sequence[float]:
+        """Number states and the count of this step, for the row's function."""
+        if not self.counts:
+            return (*numbers, 1.0)
+        numbers[-1] += 1.0
+        return numbers
 
     def _refuse_missing_memory(self, flat: list[Any]) -> None:
         place = next(i for i, tensor in enumerate(flat) if tensor.data_ptr() == 0)
@@ -267,8 +288,11 @@ class FusedLaunch:
         """Make the step: weights, states and step counts."""
         part = self._part
         self.run_kernel()
-        if part.step_counts is not None:
-            part.step_counts.advance(self._arguments[0] + 16 * len(part.weights))
+        if part.number_states is not None:
+            pointers_at, n, _, _, _, rows_at, row_distance, _ = self._arguments
+            part.number_states.write(
+                pointers_at + 16 * n, rows_at + 8 * part.kernel.read_by_kernel, row_distance
+            )
         # Tell autograd that the weights were written, as torch's own operations do.
         increment_version(part.weights)
 

@@ -12,17 +12,9 @@ from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.operations import OPERATIONS
 
 _INFIX = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "lt": "<", "le": "<=", "gt": ">",
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">",
     "ge": ">=", "eq": "==", "ne": "!=",
 }  # fmt: skip
-
-#: For numbers that Python's own arithmetic refuses: IEEE's answers, inf and nan.
-_IEEE = {
-    "sqrt": numpy.sqrt,
-    "exp": numpy.exp,
-    "log": numpy.log,
-    "rsqrt": lambda x: 1 / numpy.sqrt(x),
-}
 
 
 def row_numbers(graph: Graph) -> tuple[Node, ...]:
@@ -69,22 +61,21 @@ def host_function(
         lines.append(f"    n{position} = {text}\n")
     result = "".join(f"{names[id(node)]}, " for node in outputs)
     source = f"def numbers({', '.join(inputs)}):\n{''.join(lines)}    return ({result})\n"
-    plain = _compile(source, {})
-    ieee = _compile(source, _IEEE)
+    made = _compile(source)
 
     def numbers(*values: float) -> tuple[float, ...]:
         try:
-            return plain(*values)
-        except (ArithmeticError, ValueError, TypeError):
+            return made(*values)
+        except ArithmeticError:  # 1/0 or an overflow, which Python refuses
             with numpy.errstate(all="ignore"):
-                return tuple(float(n) for n in ieee(*map(numpy.float64, values)))
+                return tuple(float(n) for n in made(*map(numpy.float64, values)))
 
     return numbers
 
 
-def _compile(source: str, changed: dict[str, Any]) -> Callable[..., tuple[float, ...]]:
+def _compile(source: str) -> Callable[..., tuple[float, ...]]:
     namespace: dict[str, Any] = {
-        f"_{name}": changed.get(name, operation.number) for name, operation in OPERATIONS.items()
+        f"_{name}": operation.number for name, operation in OPERATIONS.items()
     }
     exec(source, namespace)
     return namespace["numbers"]

@@ -186,6 +186,9 @@ class ElementCode:
         function = module.globals.get(full_name) or ir.Function(module, kind, full_name)
         return self.builder.call(function, arguments)
 
+    def _stored(self, a: Any) -> Any:
+        return a
+
     def _add(self, a: Any, b: Any) -> Any:
         return self.builder.fadd(a, b)
 

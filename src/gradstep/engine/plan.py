@@ -184,8 +184,8 @@ class Plan:
         by_kind: dict[Any, list[int]] = {}
         for i in positions:
             update = updates[i]
-            step_dtype = None if update.step is None else update.step.dtype
-            by_kind.setdefault((update.weight.dtype, step_dtype), []).append(i)
+            number_dtypes = tuple(t.dtype for t in update.numbers.values())
+            by_kind.setdefault((update.weight.dtype, number_dtypes), []).append(i)
         launches: list[Launch] = []
         for ours in by_kind.values():
             own = [updates[i] for i in ours]

@@ -17,9 +17,9 @@ class Update:
     Attributes:
         weight: the parameter, which is written.
         gradient: read only.
-        states: name -> tensor, which are written.
-        step: a tensor of one element, float32 or float64, that counts the weight's steps; None if
-            the rule does not count. It is raised by one.
+        states: name -> tensor of the weight's shape, which are written.
+        numbers: name -> tensor of one element, float32 or float64, which are written: states that
+            are one number, and ``"step"``, which counts the weight's steps, if the rule counts.
         first: whether the states are new.
         name: gives the parameter's name, for messages.
     """
@@ -27,7 +27,7 @@ class Update:
     weight: Tensor
     gradient: Tensor
     states: Mapping[str, Tensor]
-    step: Tensor | None
+    numbers: Mapping[str, Tensor]
     first: bool
     name: Callable[[], str]
 
@@ -100,19 +100,19 @@ def check(update: Update) -> None:
                 "torch.empty_like(weight).copy_(state)."
             )
         _check_writable(f"state {state_name!r} of {update.name()}", state)
-    step = update.step
-    if step is not None and not (
-        isinstance(step, Tensor)
-        and step.layout is torch.strided
-        and step.numel() == 1
-        and step.dtype in (torch.float32, torch.float64)
-        and step.device.type in ("cpu", weight.device.type)
-    ):
-        found = describe(step) if isinstance(step, Tensor) else f"a {type(step).__name__}"
-        raise TypeError(
-            f"state 'step' of {update.name()} is {found}. Expected a tensor of one float32 "
-            "number: torch.tensor(float(step))."
-        )
+    for number_name, number in update.numbers.items():
+        if not (
+            isinstance(number, Tensor)
+            and number.layout is torch.strided
+            and number.numel() == 1
+            and number.dtype in (torch.float32, torch.float64)
+            and number.device.type in ("cpu", weight.device.type)
+        ):
+            found = describe(number) if isinstance(number, Tensor) else f"a {type(number).__name__}"
+            raise TypeError(
+                f"state {number_name!r} of {update.name()} is {found}. Expected a tensor of one "
+                f"float32 number: torch.tensor(float({number_name}))."
+            )
 
 
 def _check_writable(what: str, tensor: Tensor) -> None:

@@ -5,11 +5,13 @@ from gradstep.rule.definition import (
     Interval,
     NonNegative,
     Rule,
+    Share,
     State,
     chain,
     copy_of_gradient,
     copy_of_weight,
     full,
+    number,
     rule,
     zeros,
 )
@@ -27,6 +29,7 @@ from gradstep.rule.language import (
     rsqrt,
     sign,
     sqrt,
+    stored,
     where,
 )
 from gradstep.rule.symbol import RuleError
@@ -37,6 +40,7 @@ __all__ = [
     "NonNegative",
     "Rule",
     "RuleError",
+    "Share",
     "State",
     "abs",
     "chain",
@@ -51,11 +55,13 @@ __all__ = [
     "minimum",
     "new_weight",
     "nonzero",
+    "number",
     "pow",
     "rsqrt",
     "rule",
     "sign",
     "sqrt",
+    "stored",
     "where",
     "zeros",
 ]

@@ -27,33 +27,40 @@ INPUTS: dict[str, str] = {
 class Interval:
     """The values that a hyperparameter may take: from ``low``, included, to ``high``.
 
-    ``high`` itself is allowed only where it is infinite.
+    ``high`` itself belongs to it where ``closed``.
     """
 
     low: float = -math.inf
     high: float = math.inf
+    closed: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value and (value < self.high or self.high == math.inf)
+        if self.closed or self.high == math.inf:
+            return self.low <= value <= self.high
+        return self.low <= value < self.high
 
     def __str__(self) -> str:
         if self.high < math.inf:
-            return f"at least {self.low:g} and below {self.high:g}"
+            end = "at most" if self.closed else "below"
+            return f"at least {self.low:g} and {end} {self.high:g}"
         return f"at least {self.low:g}" if self.low > -math.inf else "a number"
 
 
 #: Annotations for hyperparameters: ``beta1: Decay = 0.9``.
 Decay = Annotated[float, Interval(0, 1)]
 NonNegative = Annotated[float, Interval(0)]
+Share = Annotated[float, Interval(0, 1, closed=True)]
 
 
 @dataclass(frozen=True)
 class State:
-    """How a state tensor starts.
+    """How a state starts.
 
     Attributes:
-        start: ``"zeros"``, ``"full"``, ``"weight"`` or ``"gradient"``.
-        value: for ``"full"``: the constant, or the name of the hyperparameter that gives it.
+        start: ``"zeros"``, ``"full"``, ``"weight"`` or ``"gradient"`` for a tensor of the weight's
+            shape; ``"number"`` for one number a weight tensor.
+        value: for ``"full"`` and ``"number"``: the constant, or the name of the hyperparameter
+            (or ``"lr"``) that gives it.
         when: the hyperparameter that must be true or other than 0 for the state to exist; None
             for always.
     """
@@ -73,6 +80,7 @@ class State:
             "full": str(self.value),
             "weight": "a copy of the weight",
             "gradient": "a copy of the first gradient",
+            "number": f"{self.value}, one number a parameter",
         }[self.start]
         return start if self.when is None else f"{start}; kept only with {self.when}"
 
@@ -85,6 +93,14 @@ def zeros(when: str | None = None) -> Any:
 def full(value: float | str, when: str | None = None) -> Any:
     """A state that starts with a constant, or with the value of the hyperparameter of that name."""
     return State("full", value, when)
+
+
+def number(value: float | str, when: str | None = None) -> Any:
+    """A state that is one number for the whole parameter, worked out on the host in float64.
+
+    Starts with a constant, or with the value of the hyperparameter of that name, or of ``"lr"``.
+    """
+    return State("number", value, when)
 
 
 def copy_of_weight(when: str | None = None) -> Any:
@@ -361,7 +377,7 @@ def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
         hyperparameters[p.name] = p.default
     for state_name, state in states.items():
         for needed in (state.when, state.value if isinstance(state.value, str) else None):
-            if needed is not None and needed not in hyperparameters:
+            if needed not in (None, "lr") and needed not in hyperparameters:
                 raise RuleError(
                     f"rule {name}: the state {state_name} depends on {needed!r}, which is no "
                     "hyperparameter of it."
@@ -409,7 +425,9 @@ def chain(*rules: Rule) -> Rule:
         names = {n: n if sum(n in o for o in owned) == 1 else f"{label}_{n}" for n in own}
         stages.append((r, names))
         for n, state in r.states.items():
-            value = names[state.value] if isinstance(state.value, str) else state.value
+            value = (
+                names.get(state.value, state.value) if isinstance(state.value, str) else state.value
+            )
             when = None if state.when is None else names[state.when]
             states[names[n]] = replace(state, value=value, when=when)
         hyperparameters.update({names[n]: d for n, d in r.hyperparameters.items()})

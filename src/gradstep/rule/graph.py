@@ -40,7 +40,8 @@ class Graph:
         weight: the node of the weight before the step.
         direction: what the rule returned first; None where it set the weight outright.
         new_weight: the weight after the step.
-        states: for each active state its name, its node before and its node after the step.
+        states: for each state tensor its name, its node before and its node after the step.
+        numbers: the same for each state that is one number a parameter.
         questions: what the rule asked with ``nonzero``, and what its states' existence depends on:
             (hyperparameter, answer) pairs. The graph holds as long as the answers do.
     """
@@ -51,11 +52,12 @@ class Graph:
     direction: Node | None
     new_weight: Node
     states: tuple[tuple[str, Node, Node], ...]
+    numbers: tuple[tuple[str, Node, Node], ...] = ()
     questions: tuple[tuple[str, bool], ...] = ()
     order: tuple[Node, ...] = field(default=(), repr=False)
 
     def outputs(self) -> tuple[Node, ...]:
-        """The new weight, then the new states, in order."""
+        """The new weight, then the new state tensors, in order."""
         return (self.new_weight, *(after for _, _, after in self.states))
 
     def holds_for(self, values: dict[str, object]) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "rsqrt",
     "sign",
     "sqrt",
+    "stored",
     "where",
 ]
 
@@ -97,6 +98,14 @@ def minimum(a: Any, b: Any) -> Any:
 def clamp(x: Any, low: Any, high: Any) -> Any:
     """``x``, but not below ``low`` nor above ``high``."""
     return minimum(maximum(x, low), high)
+
+
+def stored(x: Any) -> Any:
+    """A number rounded as number states are stored: to float32, unless torch's default is float64.
+
+    For a state that is used in the step that makes it, and must be what a checkpoint holds.
+    """
+    return _apply("stored", x)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:

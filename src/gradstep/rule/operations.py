@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -39,6 +40,21 @@ def _lerp_number(start: float, end: float, weight: float) -> float:
     return (
         start + weight * (end - start) if abs(weight) < 0.5 else end - (end - start) * (1 - weight)
     )
+
+
+def _ieee(function: Callable[[float], float], outside: Callable[[float], float]) -> Any:
+    """A function of Python's that gives inf or nan where Python raises, as tensors do."""
+
+    def of(x: float) -> float:
+        try:
+            return function(x)
+        except (ValueError, OverflowError, ZeroDivisionError):
+            return outside(x)
+
+    return of
+
+
+_sqrt = _ieee(math.sqrt, lambda x: math.nan)
 
 
 def _lerp_tensor(start: Any, end: Any, weight: Any) -> Tensor:
@@ -72,12 +88,19 @@ def _extreme_number(choose: Callable[[float, float], float]) -> Callable[..., fl
 def _where_tensor(condition: Any, a: Any, b: Any) -> Tensor:
     if not isinstance(condition, Tensor):
         return a if condition else b
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        # torch would make float32 of two numbers, whatever they are combined with later.
+        a, b = (torch.tensor(x, dtype=torch.float64, device=condition.device) for x in (a, b))
     return torch.where(condition, a, b)
 
 
 def _power_number(base: Any, exponent: Any) -> Any:
     result = base**exponent
     return math.nan if isinstance(result, complex) else result
+
+
+def _stored(x: float) -> float:
+    return float(x) if torch.get_default_dtype() == torch.float64 else float(numpy.float32(x))
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -87,16 +110,19 @@ OPERATIONS: dict[str, Operation] = {
     "div": Operation(lambda a, b: a / b, lambda a, b: a / b, "{} / {}", 3),
     "neg": Operation(lambda a: -a, lambda a: -a, "−{}", 4),
     "pow": Operation(_power_number, torch.pow, "{}^{}", 5),
-    "sqrt": Operation(math.sqrt, torch.sqrt, "√({})"),
-    "rsqrt": Operation(lambda a: 1 / math.sqrt(a), torch.rsqrt, "1/√({})"),
+    "sqrt": Operation(_sqrt, torch.sqrt, "√({})"),
+    "rsqrt": Operation(_ieee(lambda a: 1 / _sqrt(a), lambda a: math.inf), torch.rsqrt, "1/√({})"),
     "abs": Operation(abs, torch.abs, "|{}|"),
     "sign": Operation(_sign, torch.sign, "sign({})"),
-    "exp": Operation(math.exp, torch.exp, "exp({})"),
-    "log": Operation(math.log, torch.log, "log({})"),
+    "exp": Operation(_ieee(math.exp, lambda a: math.inf), torch.exp, "exp({})"),
+    "log": Operation(
+        _ieee(math.log, lambda a: -math.inf if a == 0 else math.nan), torch.log, "log({})"
+    ),
     "lerp": Operation(_lerp_number, _lerp_tensor, "lerp({}, {}, {})"),
     "maximum": Operation(_extreme_number(max), _extreme_tensor(torch.maximum), "max({}, {})"),
     "minimum": Operation(_extreme_number(min), _extreme_tensor(torch.minimum), "min({}, {})"),
     "where": Operation(lambda c, a, b: a if c else b, _where_tensor, "({} ? {} : {})"),
+    "stored": Operation(_stored, lambda a: a, "{}"),
     "lt": Operation(lambda a, b: a < b, lambda a, b: a < b, "{} < {}", 1, True),
     "le": Operation(lambda a, b: a <= b, lambda a, b: a <= b, "{} ≤ {}", 1, True),
     "gt": Operation(lambda a, b: a > b, lambda a, b: a > b, "{} > {}", 1, True),

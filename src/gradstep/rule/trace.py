@@ -142,7 +142,8 @@ def trace(rule: Rule, values: Mapping[str, Any], maximize: bool = False) -> Grap
     recorder = Recorder(values)
     gradient = recorder.input("g", True)
     weight = recorder.input("w", True)
-    states = {n: recorder.input(n, True) for n, s in rule.states.items() if s.exists(values)}
+    active = {n: s for n, s in rule.states.items() if s.exists(values)}
+    states = {n: recorder.input(n, s.start != "number") for n, s in active.items()}
     for state in rule.states.values():
         if state.when is not None:  # a state that comes or goes makes another kernel too
             recorder.questions[state.when] = state.exists(values)
@@ -173,7 +174,13 @@ def trace(rule: Rule, values: Mapping[str, Any], maximize: bool = False) -> Grap
         direction = _tensor(rule, "direction", direction)
         new_weight = weight - inputs["lr"] * direction
         new_weight.name = "w"
-    after = tuple((n, states[n], _tensor(rule, n, new_states[n])) for n in states)
+    tensors = [n for n, s in active.items() if s.start != "number"]
+    after = tuple((n, states[n], _tensor(rule, n, new_states[n])) for n in tensors)
+    numbers = tuple(
+        (n, states[n], _number(rule, n, recorder, new_states[n]))
+        for n in states
+        if n not in tensors
+    )
     return Graph(
         rule_name=rule.name,
         gradient=gradient,
@@ -181,6 +188,7 @@ def trace(rule: Rule, values: Mapping[str, Any], maximize: bool = False) -> Grap
         direction=direction,
         new_weight=new_weight,
         states=after,
+        numbers=numbers,
         questions=tuple(recorder.questions.items()),
         order=in_order([new_weight, *(a for _, _, a in after)]),
     )
@@ -202,4 +210,15 @@ def _tensor(rule: Rule, name: str, value: Any) -> Any:
     raise RuleError(
         f"rule {rule.name} returned {found} for its {name}, which must be a tensor of the weight's "
         "shape. For a constant, write where(g == g, constant, constant) or 0 * g + constant."
+    )
+
+
+def _number(rule: Rule, name: str, recorder: Recorder, value: Any) -> Any:
+    if isinstance(value, Symbol) and not value.per_element and not value.boolean:
+        return value
+    if is_number(value):
+        return recorder.constant(float(value))
+    raise RuleError(
+        f"rule {rule.name} returned {value!r} for its state {name}, which is one number for the "
+        "whole parameter. Make it a tensor state, or return a number."
     )

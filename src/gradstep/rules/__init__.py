@@ -1,10 +1,30 @@
 """The rules, one file a family. Each is a function of a few lines; everything else follows."""
 
+from gradstep.rules.adadelta import adadelta
 from gradstep.rules.adagrad import adagrad
 from gradstep.rules.adam import adam
+from gradstep.rules.adamax import adamax
+from gradstep.rules.asgd import asgd
 from gradstep.rules.lion import lion
+from gradstep.rules.nadam import nadam
+from gradstep.rules.radam import radam
 from gradstep.rules.rmsprop import rmsprop
+from gradstep.rules.rprop import rprop
 from gradstep.rules.sgd import sgd
 from gradstep.rules.transforms import clip_by_value, decay_weights
 
-__all__ = ["adagrad", "adam", "clip_by_value", "decay_weights", "lion", "rmsprop", "sgd"]
+__all__ = [
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "asgd",
+    "clip_by_value",
+    "decay_weights",
+    "lion",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "sgd",
+]

@@ -1,9 +1,28 @@
 """torch.optim's classes, by their names and with their arguments; each a few lines over a rule."""
 
+from gradstep.torch_optim.adadelta import Adadelta
 from gradstep.torch_optim.adagrad import Adagrad
 from gradstep.torch_optim.adam import Adam, AdamW
+from gradstep.torch_optim.adamax import Adamax
+from gradstep.torch_optim.asgd import ASGD
 from gradstep.torch_optim.lion import Lion
+from gradstep.torch_optim.nadam import NAdam
+from gradstep.torch_optim.radam import RAdam
 from gradstep.torch_optim.rmsprop import RMSprop
+from gradstep.torch_optim.rprop import Rprop
 from gradstep.torch_optim.sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+]
