@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gradstep.engine.update import describe, is_dense, layout
+from gradstep.rule.definition import Rule
 
-if TYPE_CHECKING:
-    from gradstep.optimizer import Optimizer
+
+class Holder(Protocol):
+    """What the checks need of the optimizer that loads: ``gradstep.Optimizer`` is one."""
+
+    rule: Rule
+    defaults: dict[str, Any]
+    group_keys: tuple[str, ...]
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise unless a group's options are allowed."""
+
+    def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
+        """A rule's hyperparameter, from where it stands in a group."""
+
+    def name_of(self, p: Tensor) -> str:
+        """The name of a parameter, for messages."""
+
 
 #: Keys of a group that belong to nobody's rule.
 _BOOKKEEPING = {
@@ -54,7 +70,7 @@ def check_outline(state_dict: Any) -> None:
                 raise wrong(f"has no {key!r} in its group {number}")
 
 
-def checked_state(optimizer: Optimizer, loaded: Mapping[str, Any]) -> dict[Any, Any]:
+def checked_state(optimizer: Holder, loaded: Mapping[str, Any]) -> dict[Any, Any]:
     """The loaded states, each complete, of its parameter's shape, and laid out like it.
 
     Args:
@@ -69,7 +85,7 @@ def checked_state(optimizer: Optimizer, loaded: Mapping[str, Any]) -> dict[Any, 
     state: defaultdict[Any, Any] = defaultdict(dict, loaded["state"])
     for number, group in enumerate(loaded["param_groups"]):
         foreign = [k for k in group if k not in optimizer.defaults and k not in _BOOKKEEPING]
-        missing = [k for k in optimizer._group_keys if k not in group and k not in _BOOKKEEPING]
+        missing = [k for k in optimizer.group_keys if k not in group and k not in _BOOKKEEPING]
         if missing and foreign:
             raise ValueError(
                 f"the checkpoint is of another rule: its group {number} has {', '.join(foreign)}, "
@@ -78,8 +94,8 @@ def checked_state(optimizer: Optimizer, loaded: Mapping[str, Any]) -> dict[Any, 
             )
         for key, default in optimizer.defaults.items():
             group.setdefault(key, default)
-        optimizer._check_numbers(group)
-        values = {n: optimizer._look_up(group, n) for n in rule.hyperparameters}
+        optimizer.check_group(group)
+        values = {n: optimizer.hyperparameter(group, n) for n in rule.hyperparameters}
         wanted = [n for n, s in rule.states.items() if s.exists(values)]
         for p in group["params"]:
             entry = {n: v for n, v in state.get(p, {}).items() if v is not None}
@@ -91,9 +107,9 @@ def checked_state(optimizer: Optimizer, loaded: Mapping[str, Any]) -> dict[Any, 
 
 
 def _checked_entry(
-    optimizer: Optimizer, p: Tensor, entry: dict[str, Any], wanted: list[str]
+    optimizer: Holder, p: Tensor, entry: dict[str, Any], wanted: list[str]
 ) -> dict[str, Any]:
-    kind, name = type(optimizer).__name__, optimizer._name_of(p)
+    kind, name = type(optimizer).__name__, optimizer.name_of(p)
     counts = "step" in optimizer.rule.inputs
     found = set(entry) - {"step"}
     if found != set(wanted) or (counts and "step" not in entry):

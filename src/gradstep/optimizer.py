@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from gradstep.checkpoint import checked_state
+from gradstep.checkpoint import check_outline, checked_state
 from gradstep.engine.plan import ENGINES, Launch, Plan
 from gradstep.engine.update import Update, describe, is_dense, layout
 from gradstep.rule.definition import Interval, Rule, check_number, is_number
@@ -112,7 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         self.rule = rule
         self.engine = engine
         self._prepare_reading()
-        self._check_numbers(defaults)
+        self.check_group(defaults)
         super().__init__(params, defaults)
         for run in map(self._run, range(len(self.param_groups))):
             self._resolve(run)  # a rule that cannot be traced is found here
@@ -121,8 +121,8 @@ class Optimizer(torch.optim.Optimizer):
         rule = self.rule
         keys = ["lr", *(self._places.get(n, (n,))[0] for n in rule.hyperparameters)]
         keys += ["maximize", "differentiable"]
-        self._group_keys = tuple(dict.fromkeys(keys))
-        self._read_group = itemgetter(*self._group_keys)
+        self.group_keys = tuple(dict.fromkeys(keys))
+        self._read_group = itemgetter(*self.group_keys)
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
         self._number_names = ("lr", *numeric)
         self._flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
@@ -223,7 +223,7 @@ class Optimizer(torch.optim.Optimizer):
         if len({id(p) for p in params}) != len(params):
             twice = next(i for i, p in enumerate(params) if any(p is q for q in params[:i]))
             raise ValueError(
-                f"{self._name_of(params[twice])} stands twice in one parameter group, and would be "
+                f"{self.name_of(params[twice])} stands twice in one parameter group, and would be "
                 "updated twice. Give each parameter once."
             )
         updates, prepared = [], []
@@ -265,7 +265,8 @@ class Optimizer(torch.optim.Optimizer):
 
     # Numbers.
 
-    def _look_up(self, group: Mapping[str, Any], name: str) -> Any:
+    def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
+        """A hyperparameter of the rule, from where it stands in a group."""
         place = self._places.get(name)
         if place is None:
             return group[name]
@@ -276,14 +277,20 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"Invalid {key}: {pair!r}; expected {wanted} numbers")
         return pair[index]
 
-    def _check_numbers(self, group: Mapping[str, Any]) -> None:
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise unless every option of a group is allowed.
+
+        Raises:
+            TypeError: of the wrong type.
+            ValueError: nan, or out of range.
+        """
         check_number("lr", group["lr"], Interval(0.0))
         for name in self.rule.hyperparameters:
             spoken = None
             if name in self._places:
                 key, index = self._places[name]
                 spoken = f"{key.removesuffix('s')} parameter at index {index}"
-            self.rule.check(name, self._look_up(group, name), spoken)
+            self.rule.check(name, self.hyperparameter(group, name), spoken)
         for flag in ("maximize", "differentiable"):
             if not isinstance(group.get(flag, False), bool):
                 raise TypeError(f"Invalid {flag} value: {group[flag]!r}; expected True or False")
@@ -291,9 +298,9 @@ class Optimizer(torch.optim.Optimizer):
     def _resolve(self, run: GroupRun) -> None:
         """Read a group's numbers and flags, check them, and trace the rule if flags are new."""
         group = run.group
-        self._check_numbers(group)
+        self.check_group(group)
         raw = self._read_group(group)
-        numbers = {n: self._look_up(group, n) for n in self.rule.hyperparameters}
+        numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
         flags = [numbers[n] for n in self._flag_names]
         flags += [group["maximize"], group["differentiable"]]
         floats = {
@@ -396,7 +403,7 @@ class Optimizer(torch.optim.Optimizer):
             super().add_param_group(param_group)
         except ValueError as error:
             given = param_group["params"] if isinstance(param_group["params"], list) else []
-            twice = [self._name_of(p) for p in before if any(p is q for q in given)]
+            twice = [self.name_of(p) for p in before if any(p is q for q in given)]
             if twice and "more than one" in str(error):
                 raise ValueError(f"{error}: {', '.join(twice)}. Give each once.") from None
             raise
@@ -414,12 +421,12 @@ class Optimizer(torch.optim.Optimizer):
                         f"{name()} holds {describe(p)}; only floating-point and complex tensors "
                         "can be optimized. Leave it out."
                     )
-            self._check_numbers(group)
+            self.check_group(group)
         except Exception:
             self.param_groups.pop()
             raise
         if self._states_at_construction:
-            numbers = {n: self._look_up(group, n) for n in self.rule.hyperparameters}
+            numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
             numbers["lr"] = group["lr"]
             for p in group["params"]:
                 self._fill_entry(p, self.state[p], group, numbers, None)
@@ -427,16 +434,17 @@ class Optimizer(torch.optim.Optimizer):
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""
         return {
-            self._name_of(p): name
+            self.name_of(p): name
             for run in self._runs.values()
             for params, plan in run.plans.values()
             for p, name in zip(params, plan.engines, strict=True)
         }
 
     def _namer(self, p: Tensor) -> Callable[[], str]:
-        return lambda: self._name_of(p)
+        return lambda: self.name_of(p)
 
-    def _name_of(self, p: Tensor) -> str:
+    def name_of(self, p: Tensor) -> str:
+        """The parameter's name in the model if the optimizer was given names, else its place."""
         for number, group in enumerate(self.param_groups):
             for position, q in enumerate(group["params"]):
                 if q is p:
@@ -471,19 +479,14 @@ class Optimizer(torch.optim.Optimizer):
                 found and expected. The optimizer is as it was.
         """
         if not self._optimizer_load_state_dict_pre_hooks:
-            for key in ("state", "param_groups"):
-                if not isinstance(state_dict, Mapping) or key not in state_dict:
-                    raise ValueError(
-                        f"the checkpoint has no {key!r}: it is cut short, or not the state_dict() "
-                        "of an optimizer"
-                    )
+            check_outline(state_dict)
         super().load_state_dict(state_dict)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter with the name that messages use."""
         for group in self.param_groups:
             for p in group["params"]:
-                yield self._name_of(p), p
+                yield self.name_of(p), p
 
 
 def _number(value: Any) -> float:

@@ -133,3 +133,22 @@ OPERATIONS: dict[str, Operation] = {
     "or": Operation(lambda a, b: bool(a) | bool(b), lambda a, b: a | b, "{} or {}", 0, True),
     "not": Operation(lambda a: not a, lambda a: ~a, "not {}", 0, True),
 }
+
+#: The functions that a rule may call: :mod:`gradstep.rule.language`.
+FUNCTIONS = (
+    "abs",
+    "clamp",
+    "exp",
+    "lerp",
+    "log",
+    "maximum",
+    "minimum",
+    "new_weight",
+    "nonzero",
+    "pow",
+    "rsqrt",
+    "sign",
+    "sqrt",
+    "stored",
+    "where",
+)

@@ -9,12 +9,10 @@ from __future__ import annotations
 import linecache
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from gradstep.rule.graph import Node
-
-if TYPE_CHECKING:
-    from gradstep.rule.trace import Recorder
+from gradstep.rule.operations import FUNCTIONS
 
 
 class RuleError(TypeError):
@@ -39,6 +37,16 @@ def refuse(problem: str, remedy: str) -> NoReturn:
         place = f"rule {code.co_name}, line {frame.f_lineno}"
         place += f":\n    {text}\n" if text else ": "
     raise RuleError(f"{place}{problem} {remedy}")
+
+
+class Recorder(Protocol):
+    """What a symbol needs of the trace that it belongs to."""
+
+    def record(self, operation: str, *arguments: Any) -> Any:
+        """The node of an operation on nodes and plain numbers."""
+
+    def ask(self, symbol: Symbol) -> bool:
+        """Answer ``nonzero(hyperparameter)``, and remember the question."""
 
 
 class Symbol(Node):
@@ -185,21 +193,17 @@ class Symbol(Node):
     def __getattr__(self, attribute: str) -> NoReturn:
         if attribute.startswith("__"):  # Python itself asks, for instance copy and inspect
             raise AttributeError(attribute)
-        from gradstep.rule import language
-
-        if attribute in language.__all__:
+        if attribute in FUNCTIONS:
             remedy = f"Write {attribute}(…) from gradstep."
         else:
-            remedy = "Its functions are: " + ", ".join(language.__all__) + "."
+            remedy = "Its functions are: " + ", ".join(FUNCTIONS) + "."
         refuse(f"uses .{attribute} of a {self.kind()}, which the language does not have.", remedy)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from gradstep.rule import language
-
         name = getattr(func, "__name__", str(func))
-        if name in language.__all__:
+        if name in FUNCTIONS:
             remedy = f"Write {name}(…) from gradstep, which is the same and can be traced."
         else:
-            remedy = "The language has: " + ", ".join(language.__all__) + "."
+            remedy = "The language has: " + ", ".join(FUNCTIONS) + "."
         refuse(f"calls torch's {name}, which cannot be traced.", remedy)

@@ -16,7 +16,7 @@ from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.symbol import RuleError, Symbol, calling_frame, refuse
 
 
-class Recorder:
+class Trace:
     """Makes the nodes of one trace, equal ones once, and keeps the questions that were asked."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ def trace(rule: Rule, values: Mapping[str, Any], maximize: bool = False) -> Grap
     Raises:
         RuleError: the function cannot be traced, or returns something else than it declares.
     """
-    recorder = Recorder(values)
+    recorder = Trace(values)
     gradient = recorder.input("g", True)
     weight = recorder.input("w", True)
     active = {n: s for n, s in rule.states.items() if s.exists(values)}
@@ -213,7 +213,7 @@ def _tensor(rule: Rule, name: str, value: Any) -> Any:
     )
 
 
-def _number(rule: Rule, name: str, recorder: Recorder, value: Any) -> Any:
+def _number(rule: Rule, name: str, recorder: Trace, value: Any) -> Any:
     if isinstance(value, Symbol) and not value.per_element and not value.boolean:
         return value
     if is_number(value):

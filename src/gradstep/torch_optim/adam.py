@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -77,8 +78,8 @@ class Adam(Optimizer):
             numbers={"lr": lr, "betas[0]": betas[0], "betas[1]": betas[1]},
         )
 
-    def _check_numbers(self, group: Any) -> None:
-        super()._check_numbers(group)
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        super().check_group(group)
         beta1, beta2 = group["betas"]
         if isinstance(beta1, Tensor) != isinstance(beta2, Tensor):
             raise ValueError("betas must be either both floats or both Tensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -63,8 +64,8 @@ class Rprop(Optimizer):
         self._begin(params, rprop, defaults, engine)
         check_flags(foreach=foreach, differentiable=differentiable)
 
-    def _check_numbers(self, group: Any) -> None:
-        super()._check_numbers(group)
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        super().check_group(group)
         minus, plus = group["etas"]
         if not 0.0 < minus < 1.0 < plus:
             raise ValueError(

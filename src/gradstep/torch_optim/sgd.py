@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -61,7 +62,7 @@ class SGD(Optimizer):
         self._begin(params, sgd, defaults, engine)
         check_flags(foreach=foreach, fused=fused, differentiable=differentiable)
 
-    def _check_numbers(self, group: Any) -> None:
-        super()._check_numbers(group)
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        super().check_group(group)
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
