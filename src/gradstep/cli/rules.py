@@ -1,0 +1,125 @@
+"""``gradstep rules``: the rules that there are."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the tree."""
+    parser = subparsers.add_parser(
+        "rules",
+        help="list the update rules",
+        description=(
+            "List the update rules: what each does to a weight, how much memory it needs, and the "
+            "paper that it comes from."
+        ),
+        epilog="'gradstep explain RULE' tells more about one of them.",
+    )
+    parser.add_argument("--json", action="store_true", help="the same for programs, as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from gradstep.sight.ink import ink_for, write
+
+    if args.json:
+        import json
+
+        write(json.dumps([_record(name) for name in _names()], indent=2, ensure_ascii=False))
+    else:
+        write("\n".join(_table(ink_for(sys.stdout))))
+    return 0
+
+
+def _names() -> list[str]:
+    from gradstep.sight.catalogue import rule_names
+
+    return rule_names()
+
+
+def _record(name: str) -> dict[str, Any]:
+    """All that is known of a rule."""
+    from gradstep.rule.formula import formula, short_formula
+    from gradstep.sight.catalogue import (
+        find_rule,
+        graph_with,
+        is_stage,
+        shaping_settings,
+        state_bytes,
+    )
+    from gradstep.sight.description import describe_rule
+
+    rule = find_rule(name)
+    graph, description = graph_with(rule), describe_rule(rule)
+    least, most = state_bytes(rule)
+    return {
+        "name": name,
+        "kind": "stage" if is_stage(rule) else "rule",
+        "summary": description.summary,
+        "formula": short_formula(graph),
+        "formula_lines": [str(line) for line in formula(graph).lines],
+        "papers": list(description.papers),
+        "state_bytes_float32": {"default": least, "most": most},
+        "states": {
+            n: {"starts_as": s.words(), "meaning": description.states.get(n, "")}
+            for n, s in rule.states.items()
+        },
+        "hyperparameters": {
+            n: {
+                "default": default,
+                "allowed": str(rule.intervals[n]) if n in rule.intervals else None,
+                "meaning": description.hyperparameters.get(n, ""),
+            }
+            for n, default in rule.hyperparameters.items()
+        },
+        "changes_formula": shaping_settings(rule),
+    }
+
+
+def _table(ink: Any) -> list[str]:
+    records = [_record(name) for name in _names()]
+    header = ("rule", "state", "settings that change the formula", "paper")
+    rows = [
+        (
+            record["name"],
+            _bytes(record["state_bytes_float32"]),
+            ", ".join(record["changes_formula"]) or "none",
+            _short_papers(record["papers"]),
+        )
+        for record in records
+    ]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header) - 1)]
+
+    def in_columns(row: tuple[str, ...]) -> str:
+        return "  ".join([*(c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)), row[-1]])
+
+    lines = [ink.heading(in_columns(header))]
+    kind = "rule"
+    for record, row in zip(records, rows, strict=True):
+        if record["kind"] != kind:
+            kind = record["kind"]
+            lines += ["", ink.heading("stages, to stand before or behind a rule in a chain")]
+        lines += [in_columns(row), "    " + ink.code(record["formula"])]
+    lines += [
+        "",
+        "g is the gradient, w the weight, lr the learning rate.",
+        "state: bytes kept for each float32 weight; more where a setting adds a state.",
+        "'gradstep explain adam' explains a rule line by line.",
+    ]
+    return lines
+
+
+def _bytes(found: dict[str, int]) -> str:
+    least, most = found["default"], found["most"]
+    return f"{least} B" if least == most else f"{least} to {most} B"
+
+
+def _short_papers(papers: list[str]) -> str:
+    """Authors and year of the first paper: what stands before its title."""
+    found = re.match(r".*?\b[12]\d\d\d\b", papers[0]) if papers else None
+    return found.group() if found else "none"

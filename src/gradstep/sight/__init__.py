@@ -1,0 +1,9 @@
+"""Seeing a step: what a rule did to one weight, in numbers that a person can check.
+
+- ``element``: the numbers that one weight's step starts from
+- ``arithmetic``: the kernel's arithmetic for that weight, to the last bit
+- ``digits``: so many digits that each printed equation holds
+- ``explanation``: the rule's formula, line by line, with the numbers put in
+- ``catalogue``, ``description``: the rules by name, and what each says of itself
+- ``ink``: colours on a terminal, plain text elsewhere
+"""

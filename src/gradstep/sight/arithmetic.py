@@ -1,0 +1,322 @@
+"""The arithmetic of a kernel for one element, to the last bit, without the kernel.
+
+Every operation is rounded once, in float32 or float64, as :mod:`gradstep.engine.kernel` has it. A
+fused multiply-add is worked out exactly, with fractions, before it is rounded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy
+import torch
+
+from gradstep.engine.host import host_function
+from gradstep.rule.graph import Graph, Node, in_order
+from gradstep.rule.settle import settle
+
+#: What a node of the graph may be worth: a rounded number, a truth value, or, for a product that a
+#: fused multiply-add takes in before it is rounded, an exact fraction.
+Value = Any
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One element's step.
+
+    Attributes:
+        values: id of each node of the traced graph -> its value.
+        weight: the weight that the step writes, rounded to its storage type.
+        states: name -> the state that the step writes, likewise.
+        numbers: name -> the new value of a state that is one number a parameter, in float64.
+    """
+
+    values: Mapping[int, Value]
+    weight: float
+    states: Mapping[str, float]
+    numbers: Mapping[str, float]
+
+
+class Arithmetic:
+    """What the fused kernel of a graph does to one element.
+
+    Args:
+        graph: from :func:`gradstep.rule.trace.trace`, not settled.
+        dtype: how weight, gradient and states are stored: float32, float64, bfloat16 or float16.
+
+    Raises:
+        ValueError: another dtype.
+    """
+
+    def __init__(self, graph: Graph, dtype: torch.dtype) -> None:
+        if dtype not in _WORKING:
+            known = ", ".join(str(d).removeprefix("torch.") for d in _WORKING)
+            raise ValueError(f"cannot work out a step in {dtype}; choose one of {known}")
+        self.graph = graph
+        self.dtype = dtype
+        self._operations = _Operations(_WORKING[dtype])
+        self._settled, self._twins = _settled_with_twins(graph)
+        after = [node for _, _, node in graph.numbers]
+        nodes = in_order([*self._settled.outputs(), *graph.outputs(), *after])
+        self._number_nodes = [node for node in nodes if not node.per_element]
+        self._number_names = [
+            str(node.value) for node in self._number_nodes if node.operation == "input"
+        ]
+        self._numbers = host_function(self._number_nodes, self._number_names)
+
+    def evaluate(
+        self,
+        weight: float,
+        gradient: float,
+        states: Mapping[str, float],
+        numbers: Mapping[str, float],
+    ) -> Evaluation:
+        """Work out one element's step.
+
+        Args:
+            weight, gradient: the stored numbers before the step.
+            states: name -> stored number, for the graph's states of either kind.
+            numbers: ``step``, ``first``, ``lr`` and every numeric hyperparameter, by name.
+        """
+        settled, operations = self._settled, self._operations
+        given = {**numbers, **{name: states[name] for name, _, _ in self.graph.numbers}}
+        found = self._numbers(*(float(given[name]) for name in self._number_names))
+        known = {
+            id(node): bool(value) if node.boolean else float(value)
+            for node, value in zip(self._number_nodes, found, strict=True)
+        }
+        inputs = {id(settled.weight): weight, id(settled.gradient): gradient}
+        inputs.update({id(before): states[name] for name, before, _ in settled.states})
+        with numpy.errstate(all="ignore"):
+            rounded: dict[int, Any] = {
+                key: value if isinstance(value, bool) else operations.real(value)
+                for key, value in known.items()
+            }
+            for node in settled.order:
+                if node.operation == "input" and node.per_element:
+                    rounded[id(node)] = operations.real(inputs[id(node)])
+                elif node.per_element:
+                    rounded[id(node)] = operations.apply(
+                        node, [rounded[id(a)] for a in node.arguments]
+                    )
+            values = _values_by_node(self.graph, self._twins, {**rounded, **known}, rounded)
+        values.update(known)
+        new_weight, *new_states = [rounded[id(node)] for node in settled.outputs()]
+        names = [name for name, _, _ in settled.states]
+        return Evaluation(
+            values=values,
+            weight=stored(new_weight, self.dtype),
+            states={n: stored(v, self.dtype) for n, v in zip(names, new_states, strict=True)},
+            numbers={name: known[id(node)] for name, _, node in self.graph.numbers},
+        )
+
+
+def stored(value: Any, dtype: torch.dtype) -> float:
+    """A number of the kernel's precision, rounded to a storage type."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return float(torch.tensor(float(value), dtype=wide).to(dtype).item())
+
+
+_WORKING: dict[torch.dtype, Any] = {
+    torch.float32: numpy.float32,
+    torch.float64: numpy.float64,
+    torch.bfloat16: numpy.float32,
+    torch.float16: numpy.float32,
+}
+
+
+def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
+    """The settled graph, and for each traced node its settled one.
+
+    A product that a fused multiply-add takes in has none. Settled nodes keep the names of theirs:
+    so each gets a name of its own first.
+    """
+    copies: dict[int, Node] = {}
+    for number, node in enumerate(graph.order):
+        arguments = tuple(copies[id(a)] for a in node.arguments)
+        copies[id(node)] = (
+            node
+            if node.operation in ("input", "constant")
+            else replace_node(node, arguments, str(number))
+        )
+
+    def copy(node: Node) -> Node:
+        return copies.get(id(node), node)
+
+    tagged = replace(
+        graph,
+        direction=None if graph.direction is None else copy(graph.direction),
+        new_weight=copy(graph.new_weight),
+        states=tuple((n, copy(before), copy(after)) for n, before, after in graph.states),
+        order=in_order([copy(node) for node in graph.outputs()]),
+    )
+    settled = settle(tagged)
+    by_name = {node.name: node for node in settled.order if node.arguments and node.name}
+    twins = {}
+    for node in graph.order:
+        twin = node if copy(node) is node else by_name.get(str(copy(node).name))
+        if twin is not None:
+            twins[id(node)] = twin
+    return settled, twins
+
+
+def replace_node(node: Node, arguments: tuple[Node, ...], name: str | None) -> Node:
+    """The same operation on other nodes, under another name."""
+    return Node(
+        node.operation, arguments, node.per_element, node.boolean, node.value, name, node.line
+    )
+
+
+def _values_by_node(
+    graph: Graph,
+    twins: Mapping[int, Node],
+    settled_values: Mapping[int, Value],
+    rounded: Mapping[int, Value],
+) -> dict[int, Value]:
+    values: dict[int, Value] = {}
+    for node in graph.order:
+        twin = twins.get(id(node))
+        if twin is not None:
+            values[id(node)] = settled_values[id(twin)]
+            continue
+        # A fused multiply-add takes this product in before it is rounded. Its factors are rounded.
+        left, right = (float(rounded[id(twins[id(a)])]) for a in node.arguments)
+        if math.isfinite(left) and math.isfinite(right):
+            values[id(node)] = Fraction(left) * Fraction(right)
+        else:
+            values[id(node)] = left * right
+    return values
+
+
+class _Operations:
+    """One method an operation, on NumPy scalars of one type."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+
+    def apply(self, node: Node, arguments: list[Any]) -> Any:
+        """The node's operation on its arguments' values."""
+        if node.operation == "where" and not isinstance(arguments[0], bool | numpy.bool_):
+            arguments = [arguments[0] != 0, *arguments[1:]]
+        return getattr(self, f"_{node.operation}")(*arguments)
+
+    def _add(self, a: Any, b: Any) -> Any:
+        return a + b
+
+    def _sub(self, a: Any, b: Any) -> Any:
+        return a - b
+
+    def _mul(self, a: Any, b: Any) -> Any:
+        return a * b
+
+    def _div(self, a: Any, b: Any) -> Any:
+        return a / b
+
+    def _neg(self, a: Any) -> Any:
+        return -a
+
+    def _fma(self, a: Any, b: Any, c: Any) -> Any:
+        x, y, z = float(a), float(b), float(c)
+        if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
+            return self.real(numpy.float64(x) * y + z)
+        exact = Fraction(x) * Fraction(y) + Fraction(z)
+        if exact == 0:
+            return self.real(numpy.float64(x) * y + z)  # exact too, and has the sign of the zero
+        return self.real(nearest(exact, self.real))
+
+    def _sqrt(self, a: Any) -> Any:
+        return numpy.sqrt(a)
+
+    def _rsqrt(self, a: Any) -> Any:
+        return self.real(1) / numpy.sqrt(a)
+
+    def _abs(self, a: Any) -> Any:
+        return numpy.abs(a)
+
+    def _exp(self, a: Any) -> Any:
+        return self._from_c("exp", a)
+
+    def _log(self, a: Any) -> Any:
+        return self._from_c("log", a)
+
+    def _pow(self, a: Any, b: Any) -> Any:
+        return self._from_c("pow", a, b)
+
+    def _from_c(self, name: str, *arguments: Any) -> Any:
+        single = self.real is numpy.float32
+        function = _c_function(name + ("f" if single else ""), len(arguments))
+        return self.real(function(*map(float, arguments)))
+
+    def _sign(self, a: Any) -> Any:
+        return self.real(1 if a > 0 else -1 if a < 0 else 0)
+
+    def _maximum(self, a: Any, b: Any) -> Any:
+        return a if numpy.isnan(a) or a > b else b
+
+    def _minimum(self, a: Any, b: Any) -> Any:
+        return a if numpy.isnan(a) or a < b else b
+
+    def _lerp(self, start: Any, end: Any, weight: Any) -> Any:
+        near = abs(weight) < self.real(0.5)
+        shifted = weight if near else weight - self.real(1)
+        return self._fma(shifted, end - start, start if near else end)
+
+    def _where(self, condition: Any, a: Any, b: Any) -> Any:
+        return a if condition else b
+
+    def _lt(self, a: Any, b: Any) -> bool:
+        return bool(a < b)
+
+    def _le(self, a: Any, b: Any) -> bool:
+        return bool(a <= b)
+
+    def _gt(self, a: Any, b: Any) -> bool:
+        return bool(a > b)
+
+    def _ge(self, a: Any, b: Any) -> bool:
+        return bool(a >= b)
+
+    def _eq(self, a: Any, b: Any) -> bool:
+        return bool(a == b)
+
+    def _ne(self, a: Any, b: Any) -> bool:
+        return bool(a != b)
+
+    def _and(self, a: Any, b: Any) -> bool:
+        return bool(a) and bool(b)
+
+    def _or(self, a: Any, b: Any) -> bool:
+        return bool(a) or bool(b)
+
+    def _not(self, a: Any) -> bool:
+        return not a
+
+
+def nearest(exact: Fraction, real: Any) -> float:
+    """The float32 or float64 (by its NumPy type) next to a fraction; of two, the even one."""
+    if exact == 0:
+        return 0.0
+    info = numpy.finfo(real)
+    size = abs(exact)
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    if Fraction(2) ** exponent > size:
+        exponent -= 1
+    unit = Fraction(2) ** (max(exponent, int(info.minexp)) - int(info.nmant))
+    rounded = round(size / unit) * unit  # round() of a fraction goes to the even one of two
+    value = math.inf if rounded >= Fraction(2) ** int(info.maxexp) else float(rounded)
+    return -value if exact < 0 else value
+
+
+def _c_function(name: str, arguments: int) -> Any:
+    """A function of the C library that the kernels call, on doubles or floats."""
+    library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
+    function = library[name]
+    kind = ctypes.c_float if name.endswith("f") else ctypes.c_double
+    function.argtypes, function.restype = [kind] * arguments, kind
+    return function

@@ -1,0 +1,134 @@
+"""Rules by their names: those of the package, and a user's own as ``module:name``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gradstep import rules
+from gradstep.rule.definition import Rule
+from gradstep.rule.graph import Graph
+from gradstep.rule.hyperparameter import is_number
+from gradstep.rule.trace import trace
+
+
+class UnknownName(ValueError):
+    """Nothing of that name; the message, of one line, names what comes near."""
+
+
+def rule_names() -> list[str]:
+    """The package's rules, then its stages for chains, each in alphabetical order."""
+    names = [name for name in rules.__all__ if isinstance(getattr(rules, name), Rule)]
+    return sorted(names, key=lambda name: (is_stage(getattr(rules, name)), name))
+
+
+def is_stage(rule: Rule) -> bool:
+    """Whether it is a part for a chain more than a rule to train with."""
+    module = getattr(rule.function, "__module__", "")
+    return module == "gradstep.rules.transforms"
+
+
+def find_rule(name: str) -> Rule:
+    """The rule of that name.
+
+    Args:
+        name: one of :func:`rule_names`; or ``module:name`` or ``file.py:name`` for a rule of
+            one's own, seen from the current folder.
+
+    Raises:
+        UnknownName: no such rule, module or file, or something that is no rule.
+    """
+    if ":" in name:
+        return _own_rule(*name.rsplit(":", 1))
+    if name in rule_names():
+        return getattr(rules, name)
+    near = nearest(name, rule_names())
+    raise UnknownName(
+        f"unknown rule {name!r}: {near or 'there are ' + ', '.join(rule_names())}; "
+        "a rule of your own is module:name"
+    )
+
+
+def nearest(name: str, known: list[str], cutoff: float = 0.5) -> str:
+    """``did you mean a or b?``, or nothing where no name comes near."""
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def _own_rule(module_name: str, name: str) -> Rule:
+    try:
+        module = _load(module_name)
+    except Exception as error:
+        kind = (
+            ""
+            if isinstance(error, ModuleNotFoundError | FileNotFoundError)
+            else (f"{type(error).__name__}: ")
+        )
+        reason = " ".join(f"{kind}{error}".split())
+        raise UnknownName(f"cannot import {module_name}: {reason}") from error
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            own = [n for n, value in vars(module).items() if isinstance(value, Rule)]
+            listed = f"it has {', '.join(own)}" if own else "it has no rules"
+            raise UnknownName(f"{module_name} has no {name!r}: {nearest(name, own) or listed}")
+        found = getattr(found, part)
+    if not isinstance(found, Rule):
+        plain = callable(found) and not isinstance(found, type)
+        raise UnknownName(
+            f"{module_name}:{name} is a plain function: put @gradstep.rule above it"
+            if plain
+            else f"{module_name}:{name} is no rule (it is of type {type(found).__name__})"
+        )
+    return found
+
+
+def _load(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if name.endswith(".py"):
+        path = Path(name)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise FileNotFoundError(f"there is no file {os.fspath(path)}")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)
+        spec.loader.exec_module(module)
+        return module
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return importlib.import_module(name)
+
+
+def graph_with(rule: Rule, changed: Mapping[str, Any] | None = None) -> Graph:
+    """The rule's graph with some hyperparameters other than their defaults.
+
+    Raises:
+        TypeError, ValueError: an unknown hyperparameter, or a value that is not allowed.
+        RuleError: a rule that cannot be traced.
+    """
+    return trace(rule, {**rule(**(changed or {})).hyperparameters, "lr": 1e-3})
+
+
+def shaping_settings(rule: Rule) -> list[str]:
+    """The hyperparameters that change the formula: flags, and numbers that may be 0."""
+    flags = [name for name, default in rule.hyperparameters.items() if not is_number(default)]
+    asked = [name for name, _ in graph_with(rule).questions]
+    needed = [state.when for state in rule.states.values() if state.when is not None]
+    return [name for name in rule.hyperparameters if name in {*flags, *asked, *needed}]
+
+
+def state_bytes(rule: Rule, item_bytes: int = 4) -> tuple[int, int]:
+    """Bytes of state a weight: with the defaults, and with every state in use.
+
+    States that are one number for a whole parameter do not count.
+    """
+    states = [state for state in rule.states.values() if state.start != "number"]
+    present = sum(state.exists(rule.hyperparameters) for state in states)
+    return item_bytes * present, item_bytes * len(states)

@@ -1,0 +1,207 @@
+"""One weight's step, explained: the rule's formula line by line, with the numbers put in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+
+from gradstep.rule.formula import Line, formula
+from gradstep.rule.graph import Graph, Node
+from gradstep.rule.notation import write
+from gradstep.rule.trace import trace
+from gradstep.sight.arithmetic import Arithmetic, Evaluation
+from gradstep.sight.digits import FEWEST, Equation, digits_text, equation
+from gradstep.sight.element import Element
+from gradstep.sight.ink import Ink
+
+#: Columns that a line should not exceed.
+_WIDTH = 92
+
+
+@dataclass(frozen=True)
+class ExplainedLine:
+    """One line of the formula with its numbers.
+
+    Attributes:
+        name: what gets the value: a variable of the rule, a state, or ``w``.
+        formula: the text right of the arrow, in symbols.
+        equation: the same in numbers, and the result.
+        because: for a choice, why this side of it: "this is not the first step".
+        per_element: False for a number that is worked out once for the whole tensor.
+        value: the result as the machine has it.
+        stored: the result as it is stored, where the storage type is narrower and changes it.
+    """
+
+    name: str
+    formula: str
+    equation: Equation
+    because: str
+    per_element: bool
+    value: float
+    stored: float | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the next step does to one weight.
+
+    Attributes:
+        element: what the step starts from.
+        lines: the rule's formula, in the order in which it is worked out.
+        weight: the weight that the step writes, bit for bit what the fused engine writes.
+        states: name -> the state that it writes; those of one number a parameter in float64.
+    """
+
+    element: Element
+    lines: tuple[ExplainedLine, ...]
+    weight: float
+    states: Mapping[str, float]
+
+    def text(self, ink: Ink | None = None, indent: str = "") -> str:
+        """The lines, as text of at most about 100 columns."""
+        return "\n".join(indent + row for row in _rows(self, ink or Ink()))
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def explain_element(element: Element) -> Explanation:
+    """Explain the next step of one weight.
+
+    Raises:
+        ValueError: a dtype that no kernel has.
+    """
+    graph = trace(element.rule, element.settings, element.maximize)
+    evaluation = Arithmetic(graph, element.dtype).evaluate(
+        element.weight, element.gradient, element.states, element.numbers()
+    )
+    whole = formula(graph)
+    lines = tuple(_explained(line, graph, evaluation, whole.names, element) for line in whole.lines)
+    states = {**evaluation.states, **evaluation.numbers}
+    return Explanation(element, lines, evaluation.weight, states)
+
+
+def _explained(
+    line: Line, graph: Graph, evaluation: Evaluation, names: Mapping[int, str], element: Element
+) -> ExplainedLine:
+    values = dict(evaluation.values)
+    node = line.node
+    value = values[id(node)]
+    real: Any = numpy.float64
+    if line.per_element and element.dtype != torch.float64:
+        real = numpy.float32
+    reasons: list[str] = []
+    chosen = node
+    if not line.copies:
+        chosen = _with_choices_made(node, node, values, names, reasons)
+        values[id(chosen)] = value
+    if node.boolean:
+        shown = Equation("", "true" if value else "false")
+    elif line.copies or (chosen is not node and id(chosen) in names):
+        shown = Equation("", digits_text(value, FEWEST))
+    else:
+        old = _before(line.name, graph, values)
+        shown = equation(chosen, lambda n: id(n) in names, values, unlike=old, real=real)
+    kept = None
+    if line.name == "w":
+        kept = evaluation.weight
+    elif line.name in evaluation.states:
+        kept = evaluation.states[line.name]
+    number = float(value)
+    changed = kept is not None and kept != number and not (kept != kept and number != number)
+    return ExplainedLine(
+        name=line.name,
+        formula=line.text,
+        equation=shown,
+        because="; ".join(reasons),
+        per_element=line.per_element,
+        value=number,
+        stored=kept if changed else None,
+    )
+
+
+def _before(name: str, graph: Graph, values: Mapping[int, Any]) -> Any:
+    """What the weight or state of that name was before the step, if the rule read it."""
+    if name == "w":
+        return values.get(id(graph.weight))
+    states = (*graph.states, *graph.numbers)
+    return next((values.get(id(old)) for n, old, _ in states if n == name), None)
+
+
+def _with_choices_made(
+    node: Node,
+    root: Node,
+    values: Mapping[int, Any],
+    names: Mapping[int, str],
+    reasons: list[str],
+) -> Node:
+    """The expression without ``where``, and with ``lerp`` as what it means.
+
+    Named nodes below the root stay as they are: each has a line of its own.
+    """
+    known: dict[int, Node] = {}
+
+    def visit(current: Node) -> Node:
+        if id(current) in known:
+            return known[id(current)]
+        result = current
+        if current.arguments and (current is root or id(current) not in names):
+            if current.operation == "where":
+                condition, a, b = current.arguments
+                holds = bool(values[id(condition)])
+                reasons.append(_reason(condition, holds, names))
+                result = visit(a if holds else b)
+            else:
+                arguments = tuple(map(visit, current.arguments))
+                if current.operation == "lerp":
+                    start, end, weight = arguments
+                    way = Node("sub", (end, start), True)
+                    part = Node("mul", (weight, way), True)
+                    result = Node("add", (start, part), True)
+                elif any(a is not b for a, b in zip(arguments, current.arguments, strict=True)):
+                    result = Node(current.operation, arguments, current.per_element)
+        known[id(current)] = result
+        return result
+
+    return visit(root)
+
+
+def _reason(condition: Node, holds: bool, names: Mapping[int, str]) -> str:
+    if condition.operation == "input" and condition.value == "first":
+        return "this is the first step" if holds else "this is not the first step"
+    text = write(condition, lambda n: None if n is condition else names.get(id(n)))
+    return text if holds else f"not: {text}"
+
+
+def _rows(explanation: Explanation, ink: Ink) -> list[str]:
+    rows: list[str] = []
+    dtype = str(explanation.element.dtype).removeprefix("torch.")
+    for line in explanation.lines:
+        start = f"{line.name} ← "
+        edge = " " * (len(start) - 2)
+        rows.append(start + line.formula)
+        parts = [line.equation.numbers, line.equation.paper]
+        parts = [p for i, p in enumerate(parts) if p and p not in parts[:i]]
+        if line.equation.kept is not None:
+            parts[-1] += f", rounded to {line.equation.kept}"
+        if line.stored is not None:
+            parts[-1] += f", stored as {dtype}: {_unlike(line.stored, line.value)}"
+        if line.name == "w":
+            parts[-1] = ink.result(parts[-1])
+        new_rows = [edge + " ".join(f"= {part}" for part in parts)]
+        if len(new_rows[0]) > _WIDTH:
+            new_rows = [f"{edge}= {part}" for part in parts]
+        if line.because:
+            new_rows[0] += ink.aside(f"   ({line.because})")
+        rows += new_rows
+    return rows
+
+
+def _unlike(stored: float, value: float) -> str:
+    """The stored number with so many digits that it does not look like the other."""
+    texts = [(digits_text(stored, d), digits_text(value, d)) for d in range(FEWEST, 18)]
+    return next((a for a, b in texts if a != b), texts[-1][0])
