@@ -12,9 +12,11 @@ from torch.optim import optimizer as torch_optimizer
 
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.engine.plan import ENGINES, Launch, Plan
-from gradstep.engine.update import Update, describe, is_dense, layout
-from gradstep.rule.definition import Interval, Rule, check_number, is_number
+from gradstep.engine.update import Update, describe, layout
+from gradstep.rule.definition import Rule
+from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.trace import trace
+from gradstep.states import begin_states, follow_layout, number_states
 
 #: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
 #: otherwise here, as ``{"beta1": ("betas", 0)}``.
@@ -229,10 +231,10 @@ class Optimizer(torch.optim.Optimizer):
         updates, prepared = [], []
         for p, gradient in zip(params, gradients, strict=True):
             entry = dict(self.state.get(p, {}))
-            first = self._fill_entry(p, entry, group, run.numbers, gradient)
-            self._follow_layout(p, entry, run)
+            first = begin_states(self.rule, p, entry, group, run.numbers, gradient)
+            follow_layout(self.rule, p, entry, self._layouts.get(p))
             states = {n: entry[n] for n, _, _ in run.graph.states}
-            numbers = {n: entry[n] for n in self._number_states(run.numbers)}
+            numbers = {n: entry[n] for n in number_states(self.rule, run.numbers)}
             update = Update(p, gradient, states, numbers, first, self._namer(p))
             updates.append(update)
             prepared.append(entry)
@@ -319,72 +321,6 @@ class Optimizer(torch.optim.Optimizer):
         inside = all(isinstance(v, int | float) for t in raw if isinstance(t, tuple) for v in t)
         run.raw = raw if settled and inside else None
 
-    # States.
-
-    def _number_states(self, numbers: Mapping[str, Any]) -> list[str]:
-        """The states that are one number a parameter, the step count last."""
-        states = self.rule.states.items()
-        own = [n for n, s in states if s.start == "number" and s.exists(numbers)]
-        return own + ["step"] * ("step" in self.rule.inputs)
-
-    def _fill_entry(
-        self,
-        p: Tensor,
-        entry: dict[str, Any],
-        group: Mapping[str, Any],
-        numbers: Mapping[str, Any],
-        gradient: Tensor | None,
-    ) -> bool:
-        """Add the states that are missing, and tell whether all were."""
-        fresh = True
-        on_device = group.get("capturable") or group.get("fused")
-        double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-        for name in self._number_states(numbers):
-            if entry.get(name) is None:
-                value = 0.0 if name == "step" else self.rule.states[name].value
-                entry[name] = torch.tensor(
-                    float(numbers[value] if isinstance(value, str) else value),
-                    dtype=torch.float64 if double else torch.float32,
-                    device=p.device if on_device else "cpu",
-                )
-        for name, state in self.rule.states.items():
-            if not state.exists(numbers) or state.start == "number":
-                continue
-            if entry.get(name) is not None:
-                fresh = False
-                continue
-            like = torch.preserve_format
-            with torch.no_grad(), torch.inference_mode(False):
-                if state.start == "weight":
-                    entry[name] = p.detach().clone(memory_format=like)
-                elif state.start == "gradient" and gradient is not None:
-                    entry[name] = torch.empty_like(p, memory_format=like).copy_(gradient).detach()
-                else:
-                    value = numbers[state.value] if isinstance(state.value, str) else state.value
-                    value = float(value)
-                    start = complex(value, value) if p.is_complex() else value
-                    entry[name] = torch.full_like(p, start, requires_grad=False, memory_format=like)
-        return fresh
-
-    def _follow_layout(self, p: Tensor, entry: dict[str, Any], run: GroupRun) -> None:
-        """Lay states out like their weight, if it was the weight that changed."""
-        if type(p) not in (Tensor, torch.nn.Parameter) or not is_dense(p):
-            return
-        now, before = layout(p), self._layouts.get(p)
-        if before == now:
-            return
-        for name in self.rule.states:
-            state = entry.get(name)
-            if (
-                type(state) is Tensor
-                and state.shape == p.shape
-                and state.dtype == p.dtype
-                and state.device == p.device
-                and layout(state) != now
-            ):
-                with torch.no_grad():
-                    entry[name] = torch.empty_like(p).copy_(state).detach()
-
     # Parameters and groups.
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -429,7 +365,7 @@ class Optimizer(torch.optim.Optimizer):
             numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
             numbers["lr"] = group["lr"]
             for p in group["params"]:
-                self._fill_entry(p, self.state[p], group, numbers, None)
+                begin_states(self.rule, p, self.state[p], group, numbers, None)
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""

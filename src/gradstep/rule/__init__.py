@@ -1,20 +1,7 @@
 """What a rule is: the decorator, chains, the little language and its trace."""
 
-from gradstep.rule.definition import (
-    Decay,
-    Interval,
-    NonNegative,
-    Rule,
-    Share,
-    State,
-    chain,
-    copy_of_gradient,
-    copy_of_weight,
-    full,
-    number,
-    rule,
-    zeros,
-)
+from gradstep.rule.definition import Rule, chain, rule
+from gradstep.rule.hyperparameter import Decay, Interval, NonNegative, Share
 from gradstep.rule.language import (
     abs,
     clamp,
@@ -32,6 +19,7 @@ from gradstep.rule.language import (
     stored,
     where,
 )
+from gradstep.rule.state import State, copy_of_gradient, copy_of_weight, full, number, zeros
 from gradstep.rule.symbol import RuleError
 
 __all__ = [

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, overload
+from typing import Any, overload
 
-from torch import Tensor
-
+from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.language import NewWeight
+from gradstep.rule.state import State
 from gradstep.rule.symbol import RuleError
 
 #: Keyword-only arguments that the optimizer gives a rule, where it names them.
@@ -21,96 +20,6 @@ INPUTS: dict[str, str] = {
     "lr": "the learning rate of the weight's group",
     "first": "true at the weight's first step with this state",
 }
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The values that a hyperparameter may take: from ``low``, included, to ``high``.
-
-    ``high`` itself belongs to it where ``closed``.
-    """
-
-    low: float = -math.inf
-    high: float = math.inf
-    closed: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        if self.closed or self.high == math.inf:
-            return self.low <= value <= self.high
-        return self.low <= value < self.high
-
-    def __str__(self) -> str:
-        if self.high < math.inf:
-            end = "at most" if self.closed else "below"
-            return f"at least {self.low:g} and {end} {self.high:g}"
-        return f"at least {self.low:g}" if self.low > -math.inf else "a number"
-
-
-#: Annotations for hyperparameters: ``beta1: Decay = 0.9``.
-Decay = Annotated[float, Interval(0, 1)]
-NonNegative = Annotated[float, Interval(0)]
-Share = Annotated[float, Interval(0, 1, closed=True)]
-
-
-@dataclass(frozen=True)
-class State:
-    """How a state starts.
-
-    Attributes:
-        start: ``"zeros"``, ``"full"``, ``"weight"`` or ``"gradient"`` for a tensor of the weight's
-            shape; ``"number"`` for one number a weight tensor.
-        value: for ``"full"`` and ``"number"``: the constant, or the name of the hyperparameter
-            (or ``"lr"``) that gives it.
-        when: the hyperparameter that must be true or other than 0 for the state to exist; None
-            for always.
-    """
-
-    start: str = "zeros"
-    value: float | str = 0.0
-    when: str | None = None
-
-    def exists(self, values: Mapping[str, Any]) -> bool:
-        """Whether the state exists with these hyperparameters."""
-        return self.when is None or bool(values[self.when] != 0)
-
-    def words(self) -> str:
-        """How it starts, in words."""
-        start = {
-            "zeros": "0",
-            "full": str(self.value),
-            "weight": "a copy of the weight",
-            "gradient": "a copy of the first gradient",
-            "number": f"{self.value}, one number a parameter",
-        }[self.start]
-        return start if self.when is None else f"{start}; kept only with {self.when}"
-
-
-def zeros(when: str | None = None) -> Any:
-    """A state that starts as zeros: the default, named to give the condition ``when``."""
-    return State("zeros", 0.0, when)
-
-
-def full(value: float | str, when: str | None = None) -> Any:
-    """A state that starts with a constant, or with the value of the hyperparameter of that name."""
-    return State("full", value, when)
-
-
-def number(value: float | str, when: str | None = None) -> Any:
-    """A state that is one number for the whole parameter, worked out on the host in float64.
-
-    Starts with a constant, or with the value of the hyperparameter of that name, or of ``"lr"``.
-    """
-    return State("number", value, when)
-
-
-def copy_of_weight(when: str | None = None) -> Any:
-    """A state that starts as a copy of the weight."""
-    return State("weight", 0.0, when)
-
-
-def copy_of_gradient(when: str | None = None) -> Any:
-    """A state that starts as a copy of the first gradient."""
-    return State("gradient", 0.0, when)
 
 
 @dataclass(frozen=True)
@@ -265,37 +174,6 @@ def _rule_by_name(module: str, name: str, hyperparameters: Mapping[str, Any]) ->
     if not isinstance(found, Rule):
         raise TypeError(f"{module}.{name} is no longer a rule")
     return replace(found, hyperparameters={**found.hyperparameters, **hyperparameters})
-
-
-def is_number(value: Any) -> bool:
-    """True for what is dynamic: int, float or a tensor, but no bool."""
-    return isinstance(value, int | float | Tensor) and not isinstance(value, bool)
-
-
-#: How torch.optim begins its messages about these; kept, since people search for them.
-_SPOKEN = {"lr": "learning rate", "eps": "epsilon value"}
-
-
-def check_number(name: str, value: Any, interval: Interval, spoken: str | None = None) -> None:
-    """Raise unless ``value`` is a number, a one-element tensor included, within the interval.
-
-    Raises:
-        TypeError: not a number.
-        ValueError: a tensor of several elements, nan, or outside of the interval.
-    """
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"Tensor {name} must be 1-element; got shape {tuple(value.shape)}")
-        if value.device.type == "meta":
-            return
-        value = value.item()
-    spoken = spoken or _SPOKEN.get(name, f"{name} value")
-    if not is_number(value) and not hasattr(value, "__float__"):
-        raise TypeError(
-            f"Invalid {spoken}: {value!r} is a {type(value).__name__}; {name} takes a number"
-        )
-    if isinstance(value, bool) or float(value) not in interval:
-        raise ValueError(f"Invalid {spoken}: {value}; {name} must be {interval}")
 
 
 @overload

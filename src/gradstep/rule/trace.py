@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.rule.definition import Rule, is_number
+from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node, in_order
+from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.language import NewWeight
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.symbol import RuleError, Symbol, calling_frame, refuse

@@ -1,0 +1,95 @@
+"""How a parameter's states begin, and how they follow it when its layout changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.engine.update import is_dense, layout
+from gradstep.rule.definition import Rule
+
+
+def number_states(rule: Rule, numbers: Mapping[str, Any]) -> list[str]:
+    """The states that are one number a parameter, the step count last."""
+    states = rule.states.items()
+    own = [n for n, s in states if s.start == "number" and s.exists(numbers)]
+    return own + ["step"] * ("step" in rule.inputs)
+
+
+def begin_states(
+    rule: Rule,
+    p: Tensor,
+    entry: dict[str, Any],
+    group: Mapping[str, Any],
+    numbers: Mapping[str, Any],
+    gradient: Tensor | None,
+) -> bool:
+    """Add the states that are missing, and tell whether all were.
+
+    Args:
+        rule: names the states and how they start.
+        p: the parameter.
+        entry: its states by name; added to.
+        group: its group, for torch's flags that say where a step count lives.
+        numbers: lr and every hyperparameter, by name.
+        gradient: the first gradient; None before there is one.
+    """
+    fresh = True
+    on_device = group.get("capturable") or group.get("fused")
+    double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+    for name in number_states(rule, numbers):
+        if entry.get(name) is None:
+            value = 0.0 if name == "step" else rule.states[name].value
+            entry[name] = torch.tensor(
+                float(numbers[value] if isinstance(value, str) else value),
+                dtype=torch.float64 if double else torch.float32,
+                device=p.device if on_device else "cpu",
+            )
+    for name, state in rule.states.items():
+        if not state.exists(numbers) or state.start == "number":
+            continue
+        if entry.get(name) is not None:
+            fresh = False
+            continue
+        like = torch.preserve_format
+        with torch.no_grad(), torch.inference_mode(False):
+            if state.start == "weight":
+                entry[name] = p.detach().clone(memory_format=like)
+            elif state.start == "gradient" and gradient is not None:
+                entry[name] = torch.empty_like(p, memory_format=like).copy_(gradient).detach()
+            else:
+                value = numbers[state.value] if isinstance(state.value, str) else state.value
+                value = float(value)
+                start = complex(value, value) if p.is_complex() else value
+                entry[name] = torch.full_like(p, start, requires_grad=False, memory_format=like)
+    return fresh
+
+
+def follow_layout(rule: Rule, p: Tensor, entry: dict[str, Any], before: Any) -> None:
+    """Lay states out like their weight, if it was the weight that changed.
+
+    Args:
+        rule: names the states.
+        p: the parameter.
+        entry: its states by name; those that were laid out anew are replaced.
+        before: the weight's layout at the last step, None if that is not known.
+    """
+    if type(p) not in (Tensor, torch.nn.Parameter) or not is_dense(p):
+        return
+    now = layout(p)
+    if before == now:
+        return
+    for name in rule.states:
+        state = entry.get(name)
+        if (
+            type(state) is Tensor
+            and state.shape == p.shape
+            and state.dtype == p.dtype
+            and state.device == p.device
+            and layout(state) != now
+        ):
+            with torch.no_grad():
+                entry[name] = torch.empty_like(p).copy_(state).detach()
