@@ -74,7 +74,9 @@ def check(update: Update) -> None:
             "can follow a gradient. Leave it out of the optimizer."
         )
     _check_writable(update.name(), weight)
+    _check_memory(update.name(), weight)
     _compare(update, "gradient", update.gradient)
+    _check_memory(f"gradient of {update.name()}", update.gradient)
     for state_name, state in update.states.items():
         if not isinstance(state, Tensor):
             raise TypeError(
@@ -100,6 +102,7 @@ def check(update: Update) -> None:
                 "torch.empty_like(weight).copy_(state)."
             )
         _check_writable(f"state {state_name!r} of {update.name()}", state)
+        _check_memory(f"state {state_name!r} of {update.name()}", state)
     for number_name, number in update.numbers.items():
         if not (
             isinstance(number, Tensor)
@@ -113,6 +116,7 @@ def check(update: Update) -> None:
                 f"state {number_name!r} of {update.name()} is {found}. Expected a tensor of one "
                 f"float32 number: torch.tensor(float({number_name}))."
             )
+        _check_memory(f"state {number_name!r} of {update.name()}", number)
 
 
 def _check_writable(what: str, tensor: Tensor) -> None:
@@ -134,6 +138,22 @@ def _check_writable(what: str, tensor: Tensor) -> None:
         raise ValueError(
             f"{what} was made in inference mode, and torch lets nobody write it outside. "
             "clone() it."
+        )
+
+
+def _check_memory(what: str, tensor: Tensor) -> None:
+    """Raise for a tensor whose storage was made smaller than it: torch itself would crash."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
+        return
+    if tensor.layout is not torch.strided or not tensor.numel():
+        return
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    held = tensor.untyped_storage().nbytes()
+    if held < needed:
+        raise ValueError(
+            f"{what} is {describe(tensor)} and needs {needed} bytes of storage, which has {held}: "
+            "it was resized. Bring it back before the step."
         )
 
 
