@@ -230,12 +230,19 @@ class Optimizer(torch.optim.Optimizer):
             )
         updates, prepared = [], []
         for p, gradient in zip(params, gradients, strict=True):
-            entry = dict(self.state.get(p, {}))
-            first = begin_states(self.rule, p, entry, group, run.numbers, gradient)
+            held = self.state.get(p, {})
+            if not isinstance(held, Mapping):
+                raise TypeError(
+                    f"optimizer.state of {self.name_of(p)} is a {type(held).__name__}, not a dict "
+                    "of states by name. Load a checkpoint, or delete it to start anew."
+                )
+            entry = dict(held)
+            name = self._namer(p)
+            first = begin_states(self.rule, p, entry, group, run.numbers, gradient, name)
             follow_layout(self.rule, p, entry, self._layouts.get(p))
             states = {n: entry[n] for n, _, _ in run.graph.states}
             numbers = {n: entry[n] for n in number_states(self.rule, run.numbers)}
-            update = Update(p, gradient, states, numbers, first, self._namer(p))
+            update = Update(p, gradient, states, numbers, first, name)
             updates.append(update)
             prepared.append(entry)
         plan = run.plans.get(mask, (None, None))[1]
@@ -365,7 +372,7 @@ class Optimizer(torch.optim.Optimizer):
             numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
             numbers["lr"] = group["lr"]
             for p in group["params"]:
-                begin_states(self.rule, p, self.state[p], group, numbers, None)
+                begin_states(self.rule, p, self.state[p], group, numbers, None, self._namer(p))
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ def begin_states(
     group: Mapping[str, Any],
     numbers: Mapping[str, Any],
     gradient: Tensor | None,
+    name_of: Callable[[], str],
 ) -> bool:
     """Add the states that are missing, and tell whether all were.
 
@@ -36,7 +37,20 @@ def begin_states(
         group: its group, for torch's flags that say where a step count lives.
         numbers: lr and every hyperparameter, by name.
         gradient: the first gradient; None before there is one.
+        name_of: the parameter's name, for messages.
+
+    Raises:
+        ValueError: some states are there, and others that began with them are not.
     """
+    together = [n for n in number_states(rule, numbers) if n == "step" or not rule.states[n].when]
+    together += [n for n, s in rule.states.items() if s.start != "number" and s.when is None]
+    missing = [n for n in together if entry.get(n) is None]
+    if missing and len(missing) < len(together):
+        there = ", ".join(n for n in together if n not in missing)
+        raise ValueError(
+            f"state {missing[0]!r} of {name_of()} is missing, while {there} is there. Load a "
+            "checkpoint, or delete the parameter's entry in optimizer.state to start it anew."
+        )
     fresh = True
     on_device = group.get("capturable") or group.get("fused")
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")

@@ -137,7 +137,7 @@ class FusedPart:
         if first.numbers:
             dtype = str(next(iter(first.numbers.values())).dtype).removeprefix("torch.")
             self.number_states = NumberStates(len(updates), len(names), len(first.numbers), dtype)
-        self._none_empty = all(u.weight.numel() for u in updates)
+        self._empty = {i for i, u in enumerate(updates) if not u.weight.numel()}
         entries = [{**u.states, **u.numbers} for u in updates]
         flat = self._flat([u.gradient for u in updates], entries)
         pointers = self._locate(flat)
@@ -228,8 +228,8 @@ class FusedPart:
 
     def _locate(self, flat: list[Any]) -> array[int]:
         pointers = array("q", map(_data_ptr, flat))
-        if self._none_empty and 0 in pointers:
-            self._refuse_missing_memory(flat)
+        if 0 in pointers:
+            self._check_memory(pointers)
         return pointers
 
     def _written(self, pointers: array[int]) -> array[int]:
@@ -243,15 +243,16 @@ class FusedPart:
         numbers[-1] += 1.0
         return numbers
 
-    def _refuse_missing_memory(self, flat: list[Any]) -> None:
-        place = next(i for i, tensor in enumerate(flat) if tensor.data_ptr() == 0)
+    def _check_memory(self, pointers: array[int]) -> None:
         n = len(self.weights)
-        owner = place % n if place < 2 * n else (place - 2 * n) // self.row_width
-        what = "weight" if place < n else "gradient" if place < 2 * n else "state"
-        raise ValueError(
-            f"the {what} of {self._names[owner]()} has no memory: its storage was resized to "
-            "nothing. Bring it back before the step."
-        )
+        for place, pointer in enumerate(pointers):
+            owner = place % n if place < 2 * n else (place - 2 * n) // self.row_width
+            if pointer == 0 and owner not in self._empty:
+                what = "weight" if place < n else "gradient" if place < 2 * n else "state"
+                raise ValueError(
+                    f"the {what} of {self._names[owner]()} has no memory: its storage was resized "
+                    "to nothing. Bring it back before the step."
+                )
 
 
 class FusedLaunch:
