@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 from operator import is_, itemgetter
 from typing import Any, ClassVar
 
@@ -200,8 +201,9 @@ class Optimizer(torch.optim.Optimizer):
             self._resolve(run)
         params = group["params"]
         gradients = [p.grad for p in params]
-        mask = tuple([g is not None for g in gradients])
-        if not all(mask):
+        mask: tuple[bool, ...] = ()
+        if any(map(is_, gradients, repeat(None))):
+            mask = tuple([g is not None for g in gradients])
             params = [p for p, has in zip(params, mask, strict=True) if has]
             gradients = [g for g in gradients if g is not None]
         if not params:
