@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from operator import is_, itemgetter
 from typing import Any, ClassVar
@@ -24,6 +25,23 @@ from gradstep.states import begin_states, follow_layout, number_states
 Places = Mapping[str, tuple[str, int]]
 
 
+@dataclass
+class Planned:
+    """A plan, and the parameters that it is for.
+
+    Attributes:
+        ids: of the parameters. The plan keeps them alive, so no other gets their ids.
+        entries: their states' mappings.
+        seen: the list of all mappings in which these were looked up.
+        plan: the plan.
+    """
+
+    ids: list[int]
+    entries: list[Any]
+    seen: list[Any]
+    plan: Plan
+
+
 class GroupRun:
     """What is known of one parameter group from its last step: numbers, graph and plans."""
 
@@ -34,7 +52,8 @@ class GroupRun:
         self.values: tuple[float, ...] = ()
         self.flags: list[Any] | None = None
         self.graph: Any = None
-        self.plans: dict[tuple[bool, ...], tuple[list[Tensor], Plan]] = {}
+        #: Which parameters had a gradient, () for all -> the plan for those.
+        self.plans: dict[tuple[bool, ...], Planned] = {}
         self.kernels: dict[Any, Any] = {}
 
 
@@ -131,6 +150,7 @@ class Optimizer(torch.optim.Optimizer):
         self._flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
         self._runs: dict[int, GroupRun] = {}
         self._layouts: dict[Tensor, Any] = {}
+        self._entries: list[Any] = []
         self._said: set[str] = set()
 
     # The step.
@@ -176,9 +196,12 @@ class Optimizer(torch.optim.Optimizer):
 
         For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
         """
+        # Looking up each parameter's states costs more than seeing that none was exchanged.
+        entries = list(self.state.values())
+        same_states = len(entries) == len(self._entries) and all(map(is_, entries, self._entries))
         launches: list[Launch] = []
         for index in range(len(self.param_groups)):
-            launches += self._plan_group(self._run(index))
+            launches += self._plan_group(self._run(index), same_states)
         return launches
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
@@ -190,7 +213,7 @@ class Optimizer(torch.optim.Optimizer):
             run = self._runs[index] = GroupRun(group)
         return run
 
-    def _plan_group(self, run: GroupRun) -> list[Launch]:
+    def _plan_group(self, run: GroupRun, same_states: bool) -> list[Launch]:
         group = run.group
         try:
             # Equal floats need no second look; tensors and lists may change inside.
@@ -208,10 +231,12 @@ class Optimizer(torch.optim.Optimizer):
             gradients = [g for g in gradients if g is not None]
         if not params:
             return []
-        entries: list[Any] = list(map(self.state.get, params))
         known = run.plans.get(mask)
-        if known is not None and all(map(is_, params, known[0])):
-            launches = known[1].again(gradients, entries, run.values)
+        if known is not None and list(map(id, params)) == known.ids:
+            if not (same_states and known.seen is self._entries):
+                known.entries = list(map(self.state.get, params))
+                known.seen = self._entries if same_states else []
+            launches = known.plan.again(gradients, known.entries, run.values)
             if launches is not None:
                 return launches
         return self._plan_anew(run, mask, params, gradients)
@@ -247,7 +272,7 @@ class Optimizer(torch.optim.Optimizer):
             update = Update(p, gradient, states, numbers, first, name)
             updates.append(update)
             prepared.append(entry)
-        plan = run.plans.get(mask, (None, None))[1]
+        plan = run.plans[mask].plan if mask in run.plans else None
         if plan is None or plan.graph is not run.graph:
             plan = Plan(
                 self.rule,
@@ -270,7 +295,9 @@ class Optimizer(torch.optim.Optimizer):
                 if held:
                     self.state[p] = held
                 self._layouts[p] = layout(p) if p.layout is torch.strided else None
-            run.plans[mask] = (list(params), plan)
+            self._entries = list(self.state.values())
+            now = list(map(self.state.get, params))
+            run.plans[mask] = Planned(list(map(id, params)), now, self._entries, plan)
 
         return [install, *launches]
 
@@ -378,11 +405,13 @@ class Optimizer(torch.optim.Optimizer):
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""
+        by_id = {id(p): p for group in self.param_groups for p in group["params"]}
         return {
-            self.name_of(p): name
+            self.name_of(by_id[key]): name
             for run in self._runs.values()
-            for params, plan in run.plans.values()
-            for p, name in zip(params, plan.engines, strict=True)
+            for planned in run.plans.values()
+            for key, name in zip(planned.ids, planned.plan.engines, strict=True)
+            if key in by_id
         }
 
     def _namer(self, p: Tensor) -> Callable[[], str]:
