@@ -13,23 +13,14 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from gradstep.engine import compiler, threads
+from gradstep.engine.fit import STORAGE, alike_in_parts, as_stored, is_sharded, local, local_update
 from gradstep.engine.guard import make_guard
 from gradstep.engine.host import host_function
 from gradstep.engine.kernel import write_kernel
 from gradstep.engine.number_states import NumberStates
-from gradstep.engine.update import Update, is_dense, layout
+from gradstep.engine.update import Update
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.settle import settle
-
-#: How a weight's dtype is stored, and how many stored numbers an element has.
-STORAGE: dict[torch.dtype, tuple[str, int]] = {
-    torch.float32: ("float32", 1),
-    torch.float64: ("float64", 1),
-    torch.bfloat16: ("bfloat16", 1),
-    torch.float16: ("float16", 1),
-    torch.complex64: ("float32", 2),
-    torch.complex128: ("float64", 2),
-}
 
 #: Elements a chunk. Below this a tensor is one piece of work.
 CHUNK = 1 << 15
@@ -39,59 +30,6 @@ CHUNK = 1 << 15
 PARALLEL = 1 << 18
 
 _data_ptr = Tensor.data_ptr
-
-
-def unfit(update: Update) -> str | None:
-    """Why a weight cannot be updated by a kernel; None if it can."""
-    weight, gradient = update.weight, update.gradient
-    if weight.device.type != "cpu":
-        return f"it is on {weight.device}"
-    if type(weight) not in (Tensor, torch.nn.Parameter):
-        return f"it is a {type(weight).__name__}"
-    if weight.dtype not in STORAGE:
-        return f"it is {weight.dtype}"
-    if weight.layout is not torch.strided or not is_dense(weight):
-        return "its elements do not fill a stretch of memory"
-    if weight.is_conj() or weight.is_neg():
-        return "it is a lazy conjugate or negative"
-    if torch.is_inference(weight):
-        return "it was made in inference mode"
-    if gradient.layout is not torch.strided:
-        return f"its gradient is {gradient.layout}"
-    others = (gradient, *update.states.values(), *update.numbers.values())
-    if any(type(t) is not Tensor for t in others):
-        return "its gradient or state is a tensor subclass"
-    if len({number.dtype for number in update.numbers.values()}) > 1:
-        return "its number states are of several dtypes"
-    if any(s.is_conj() or s.is_neg() for s in update.states.values()):
-        return "its state is a lazy conjugate or negative"
-    return None
-
-
-def overlapping(updates: Sequence[Update]) -> set[int]:
-    """Positions of the updates whose written tensors share memory with another tensor of a step."""
-    spans = []
-    for position, update in enumerate(updates):
-        for tensor, written in (
-            (update.weight, True),
-            (update.gradient, False),
-            *((s, True) for s in update.states.values()),
-        ):
-            if tensor.numel() and tensor.layout is torch.strided:
-                reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-                start = tensor.data_ptr()
-                end = start + (reach + 1) * tensor.element_size()
-                spans.append((start, end, written, position))
-    spans.sort()
-    found: set[int] = set()
-    open_spans: list[tuple[int, int, bool, int]] = []
-    for span in spans:
-        open_spans = [o for o in open_spans if o[1] > span[0]]
-        for other in open_spans:
-            if other[2] or span[2]:
-                found |= {other[3], span[3]}
-        open_spans.append(span)
-    return found
 
 
 #: The count of the step that is being made, as a number of the row.
@@ -123,23 +61,30 @@ class FusedPart:
     """
 
     def __init__(self, kernel: FusedKernel, updates: Sequence[Update]) -> None:
+        self.owners = [u.weight for u in updates]
+        self._sharded = is_sharded(self.owners[0])
+        updates = [local_update(u) for u in updates]
         first = updates[0]
         stored_numbers = STORAGE[first.weight.dtype][1]
         self.kernel = kernel
         self._names = [u.name for u in updates]
         self.weights = [u.weight for u in updates]
-        self._relaid = [i for i, u in enumerate(updates) if not _as_stored(u.gradient, u.weight)]
+        self._relaid = [i for i, u in enumerate(updates) if not as_stored(u.gradient, u.weight)]
         names = (*first.states, *first.numbers)
         self.row_width = len(names)
         self._row_of = itemgetter(*names) if names else None
         self.counts = "step" in first.numbers
+        self._number_count = len(first.numbers)
         self.number_states: NumberStates | None = None
         if first.numbers:
             dtype = str(next(iter(first.numbers.values())).dtype).removeprefix("torch.")
             self.number_states = NumberStates(len(updates), len(names), len(first.numbers), dtype)
         self._empty = {i for i, u in enumerate(updates) if not u.weight.numel()}
-        entries = [{**u.states, **u.numbers} for u in updates]
-        flat = self._flat([u.gradient for u in updates], entries)
+        flat = self._flat(
+            self.weights,
+            [u.gradient for u in updates],
+            [{**u.states, **u.numbers} for u in updates],
+        )
         pointers = self._locate(flat)
         self._addresses = self._written(pointers)
         self._checked = (flat, pointers)
@@ -157,8 +102,13 @@ class FusedPart:
         checked, self._checked = self._checked, ([], array("q"))  # gradients are not kept alive
         return checked
 
-    def _flat(self, gradients: Sequence[Tensor], entries: Sequence[Mapping[str, Any]]) -> list[Any]:
-        flat: list[Any] = [*self.weights, *gradients]
+    def _flat(
+        self,
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        entries: Sequence[Mapping[str, Any]],
+    ) -> list[Any]:
+        flat: list[Any] = [*weights, *gradients]
         if self._row_of is not None:
             rows = map(self._row_of, entries)
             flat += rows if self.row_width == 1 else chain.from_iterable(rows)
@@ -177,9 +127,17 @@ class FusedPart:
             entries: one mapping a weight, which holds its states and its ``"step"``, by name.
         """
         try:
-            flat = self._flat(gradients, entries)
+            flat = self._flat(self.owners, gradients, entries)
         except (KeyError, TypeError):
             return None
+        if self._sharded:
+            n = len(gradients)
+            for i in range(n):
+                row = flat[2 * n + i * self.row_width : 2 * n + (i + 1) * self.row_width]
+                states = row[: len(row) - self._number_count]
+                if not alike_in_parts([flat[i], flat[n + i], *states]):
+                    return None
+            flat = [local(t) for t in flat]
         if not self._guard(*flat):
             return None
         pointers = self._locate(flat)
@@ -296,7 +254,7 @@ class FusedLaunch:
                 pointers_at + 16 * n, rows_at + 8 * part.kernel.read_by_kernel, row_distance
             )
         # Tell autograd that the weights were written, as torch's own operations do.
-        increment_version(part.weights)
+        increment_version(part.owners)
 
     def run_kernel(self) -> None:
         """The pass over memory alone."""
@@ -320,10 +278,3 @@ def fused_kernel(
     if storage not in kernels:
         kernels[storage] = FusedKernel(graph, storage, number_names)
     return kernels[storage]
-
-
-def _as_stored(gradient: Tensor, weight: Tensor) -> bool:
-    """Whether a gradient's elements lie in memory as its weight's do."""
-    if gradient.is_conj() or gradient.is_neg():
-        return False
-    return weight.numel() < 2 or layout(gradient) == layout(weight)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engine import eager
+from gradstep.engine.fit import is_sharded, overlapping, unfit
 from gradstep.engine.update import Update, check
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
@@ -149,8 +150,6 @@ class Plan:
                 if ways[i] is not None or torch.compiler.is_compiling():
                     engines[i] = "eager"
                 continue
-            from gradstep.engine.fused import unfit
-
             reason = unfit(update)
             if reason is None:
                 engines[i] = "fused"
@@ -163,8 +162,6 @@ class Plan:
             self._say(update, reason, said)
         fused = [i for i, name in enumerate(engines) if name == "fused"]
         if fused:
-            from gradstep.engine.fused import overlapping
-
             for position in overlapping([updates[i] for i in fused]):
                 # One after the other, as torch does it, or threads would race.
                 engines[fused[position]] = "eager"
@@ -185,7 +182,8 @@ class Plan:
         for i in positions:
             update = updates[i]
             number_dtypes = tuple(t.dtype for t in update.numbers.values())
-            by_kind.setdefault((update.weight.dtype, number_dtypes), []).append(i)
+            kind = (update.weight.dtype, number_dtypes, is_sharded(update.weight))
+            by_kind.setdefault(kind, []).append(i)
         launches: list[Launch] = []
         for ours in by_kind.values():
             own = [updates[i] for i in ours]

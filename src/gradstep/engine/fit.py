@@ -1,0 +1,126 @@
+"""Which tensors a kernel can update, and how they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.engine.update import Update, is_dense, layout
+
+#: How a weight's dtype is stored, and how many stored numbers an element has.
+STORAGE: dict[torch.dtype, tuple[str, int]] = {
+    torch.float32: ("float32", 1),
+    torch.float64: ("float64", 1),
+    torch.bfloat16: ("bfloat16", 1),
+    torch.float16: ("float16", 1),
+    torch.complex64: ("float32", 2),
+    torch.complex128: ("float64", 2),
+}
+
+
+def unfit(update: Update) -> str | None:
+    """Why a weight cannot be updated by a kernel; None if it can."""
+    if is_sharded(update.weight):
+        return _unfit_shards(update)
+    weight, gradient = update.weight, update.gradient
+    if weight.device.type != "cpu":
+        return f"it is on {weight.device}"
+    if type(weight) not in (Tensor, torch.nn.Parameter):
+        return f"it is a {type(weight).__name__}"
+    if weight.dtype not in STORAGE:
+        return f"it is {weight.dtype}"
+    if weight.layout is not torch.strided or not is_dense(weight):
+        return "its elements do not fill a stretch of memory"
+    if weight.is_conj() or weight.is_neg():
+        return "it is a lazy conjugate or negative"
+    if torch.is_inference(weight):
+        return "it was made in inference mode"
+    if gradient.layout is not torch.strided:
+        return f"its gradient is {gradient.layout}"
+    others = (gradient, *update.states.values(), *update.numbers.values())
+    if any(type(t) is not Tensor for t in others):
+        return "its gradient or state is a tensor subclass"
+    if len({number.dtype for number in update.numbers.values()}) > 1:
+        return "its number states are of several dtypes"
+    if any(s.is_conj() or s.is_neg() for s in update.states.values()):
+        return "its state is a lazy conjugate or negative"
+    return None
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether it is a DTensor, of which each process holds a part."""
+    # Asked by name: importing torch.distributed.tensor takes longer than a thousand steps.
+    kind = type(tensor)
+    return kind.__name__ == "DTensor" and kind.__module__.startswith("torch.distributed.")
+
+
+def local(tensor: Any) -> Any:
+    """A DTensor's part in this process; any other tensor itself."""
+    return tensor._local_tensor if is_sharded(tensor) else tensor
+
+
+def local_update(update: Update) -> Update:
+    """The same update of the parts in this process, for a rule that works on each element alone."""
+    if not is_sharded(update.weight):
+        return update
+    states = {name: local(state) for name, state in update.states.items()}
+    numbers = {name: local(number) for name, number in update.numbers.items()}
+    return replace(
+        update,
+        weight=local(update.weight),
+        gradient=local(update.gradient),
+        states=states,
+        numbers=numbers,
+    )
+
+
+def alike_in_parts(tensors: Sequence[Any]) -> bool:
+    """Whether DTensors are split alike over the same processes, none still to be summed."""
+    first = tensors[0]
+    return all(
+        is_sharded(t) and t.device_mesh == first.device_mesh and t.placements == first.placements
+        for t in tensors
+    ) and not any(placement.is_partial() for placement in first.placements)
+
+
+def _unfit_shards(update: Update) -> str | None:
+    if not alike_in_parts([update.weight, update.gradient, *update.states.values()]):
+        return "it is a DTensor that is split otherwise than its gradient or state"
+    return unfit(local_update(update))
+
+
+def overlapping(updates: Sequence[Update]) -> set[int]:
+    """Positions of the updates whose written tensors share memory with another tensor of a step."""
+    spans = []
+    for position, update in enumerate(map(local_update, updates)):
+        for tensor, written in (
+            (update.weight, True),
+            (update.gradient, False),
+            *((s, True) for s in update.states.values()),
+        ):
+            if tensor.numel() and tensor.layout is torch.strided:
+                reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+                start = tensor.data_ptr()
+                end = start + (reach + 1) * tensor.element_size()
+                spans.append((start, end, written, position))
+    spans.sort()
+    found: set[int] = set()
+    open_spans: list[tuple[int, int, bool, int]] = []
+    for span in spans:
+        open_spans = [o for o in open_spans if o[1] > span[0]]
+        for other in open_spans:
+            if other[2] or span[2]:
+                found |= {other[3], span[3]}
+        open_spans.append(span)
+    return found
+
+
+def as_stored(gradient: Tensor, weight: Tensor) -> bool:
+    """Whether a gradient's elements lie in memory as its weight's do."""
+    if gradient.is_conj() or gradient.is_neg():
+        return False
+    return weight.numel() < 2 or layout(gradient) == layout(weight)
