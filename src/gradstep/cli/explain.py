@@ -6,11 +6,13 @@ import argparse
 import dataclasses
 import sys
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradstep.rule.definition import Rule
-from gradstep.rule.state import State
+    from gradstep.rule.formula import Line
+    from gradstep.rule.state import State
     from gradstep.sight.ink import Ink
 
 _EXAMPLES = """\
@@ -70,16 +72,19 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from gradstep.sight.catalogue import UnknownName
+    from gradstep.rule.formula import formula
+    from gradstep.sight.catalogue import graph_with, shaping_settings
     from gradstep.sight.ink import ink_for, write
 
     try:
         rule, changed = _rule_and_settings(args.rule, args.settings)
-        text = _text(args.rule, rule, changed, args.greek, ink_for(sys.stdout))
-    except (UnknownName, TypeError, ValueError) as error:  # RuleError is a TypeError
+        lines = formula(graph_with(rule, changed), args.greek).lines
+        shaping = shaping_settings(rule)
+    except (TypeError, ValueError) as error:  # also UnknownName and RuleError
         print(f"gradstep explain: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    write(text)
+    others = [name for name in shaping if name not in changed]
+    write("\n".join(_text(args.rule, rule, changed, lines, others, ink_for(sys.stdout))))
     return 0
 
 
@@ -142,15 +147,19 @@ def _value(name: str, text: str, default: Any) -> Any:
         raise UnknownName(f"--set {name}={text}: {name} is a number") from None
 
 
-def _text(name: str, rule: Rule, changed: dict[str, Any], greek: bool, ink: Ink) -> str:
-    from gradstep.rule.formula import formula
-    from gradstep.sight.catalogue import graph_with, shaping_settings
+def _text(
+    name: str,
+    rule: Rule,
+    changed: dict[str, Any],
+    lines: Sequence[Line],
+    others: list[str],
+    ink: Ink,
+) -> list[str]:
+    """The whole explanation; ``others`` are the settings with which the formula is another."""
     from gradstep.sight.description import describe_rule
 
     description = describe_rule(rule)
-    lines = formula(graph_with(rule, changed), greek).lines
-    said = ", ".join(f"{name}={_shown(value)}" for name, value in changed.items())
-
+    said = ", ".join(f"{key}={_shown(value)}" for key, value in changed.items())
     alias = name != rule.name and ":" not in name
     rows = [ink.heading(f"{name}: the rule {rule.name} with {said}" if alias else rule.name)]
     for paragraph in (description.summary, *description.paragraphs):
@@ -158,14 +167,13 @@ def _text(name: str, rule: Rule, changed: dict[str, Any], greek: bool, ink: Ink)
     rows += ["", ink.heading(f"Formula with {said}" if said else "Formula")]
     rows += _formula(lines, ink)
     rows += _legend("\n".join(map(str, lines)))
-    others = [name for name in shaping_settings(rule) if name not in changed]
     if others:
         rows += ["", f"  Other formulas: {_hint(rule, others)}"]
 
     if rule.states:
         rows += ["", ink.heading("State, kept for each weight between steps")]
-        for name, state in rule.states.items():
-            rows += _wrapped(_state(name, state, description.states.get(name, "")), "  ")
+        for key, state in rule.states.items():
+            rows += _wrapped(_state(key, state, description.states.get(key, "")), "  ")
     if rule.hyperparameters:
         rows += ["", ink.heading("Settings")]
         rows += _settings(rule, description.hyperparameters)
@@ -175,7 +183,7 @@ def _text(name: str, rule: Rule, changed: dict[str, Any], greek: bool, ink: Ink)
             rows += _wrapped(paper, "  ")
     for note in description.notes:
         rows += ["", *_wrapped(note, "")]
-    return "\n".join(rows)
+    return rows
 
 
 def _state(name: str, state: State, meaning: str) -> str:
@@ -189,7 +197,7 @@ def _state(name: str, state: State, meaning: str) -> str:
     return text if state.when is None else f"{text} Kept only with {state.when}."
 
 
-def _formula(lines: Any, ink: Ink) -> list[str]:
+def _formula(lines: Sequence[Line], ink: Ink) -> list[str]:
     """The lines, with a heading before those of another kind: once a step, or for each weight."""
     if all(line.per_element for line in lines):
         return [f"  {ink.code(str(line))}" for line in lines]

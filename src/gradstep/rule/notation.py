@@ -81,6 +81,8 @@ class _Writer:
         if name is not None:
             return name, OPERATIONS["neg"].precedence if name.startswith("−") else _ATOM
         operation = node.operation
+        if operation == "stored":  # a rounding, which a formula does not show
+            return self.write(node.arguments[0])
         if operation == "mul" and node.arguments[0] is node.arguments[1]:
             return self._base(node.arguments[0]) + "²", OPERATIONS["pow"].precedence
         template, precedence = _FORMS.get(operation) or (

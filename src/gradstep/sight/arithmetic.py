@@ -206,6 +206,9 @@ class _Operations:
             arguments = [arguments[0] != 0, *arguments[1:]]
         return getattr(self, f"_{node.operation}")(*arguments)
 
+    def _stored(self, a: Any) -> Any:
+        return a  # a tensor is rounded where it is written, not before
+
     def _add(self, a: Any, b: Any) -> Any:
         return a + b
 

@@ -35,6 +35,7 @@ _ON_PAPER: dict[str, Callable[..., Any]] = {
     "exp": lambda a: a.exp(),
     "log": lambda a: a.ln(),
     "pow": lambda a, b: Decimal(1) if b == 0 else a**b,
+    "stored": lambda a: a,
     "sign": lambda a: Decimal(int(a > 0) - int(a < 0)),
 }
 
