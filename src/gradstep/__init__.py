@@ -57,9 +57,11 @@ from gradstep.rules import (
     rmsprop,
     rprop,
     sgd,
+    sparse_adam,
 )
 from gradstep.torch_optim import (
     ASGD,
+    LBFGS,
     SGD,
     Adadelta,
     Adagrad,
@@ -71,12 +73,14 @@ from gradstep.torch_optim import (
     RAdam,
     RMSprop,
     Rprop,
+    SparseAdam,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -95,6 +99,7 @@ __all__ = [
     "Rule",
     "RuleError",
     "Share",
+    "SparseAdam",
     "abs",
     "adadelta",
     "adagrad",
@@ -126,6 +131,7 @@ __all__ = [
     "rule",
     "sgd",
     "sign",
+    "sparse_adam",
     "sqrt",
     "stored",
     "where",

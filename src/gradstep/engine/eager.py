@@ -29,7 +29,7 @@ def sparse_way(rule: Rule, graph: Graph, update: Update) -> str:
     decays = graph.direction is None or any(
         node is graph.weight for node in in_order([graph.direction])
     )
-    if rule.sparse == "rows":
+    if rule.sparse is not None:
         if decays:
             raise RuntimeError(
                 f"weight_decay is not compatible with sparse gradients, and {update.name()} has "

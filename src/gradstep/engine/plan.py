@@ -105,6 +105,11 @@ class Plan:
         """
         for update in updates:
             check(update)
+            if self.rule.sparse == "only" and not update.gradient.is_sparse:
+                raise RuntimeError(
+                    f"{self.rule.name} does not support dense gradients, and {update.name()} has "
+                    "one; please consider Adam instead"
+                )
         self.engines, ways = self._choose(updates, said)
         chosen: dict[str, list[int]] = {}
         for i, name in enumerate(self.engines):

@@ -33,7 +33,8 @@ class Rule:
         intervals: name -> allowed values, for numbers.
         inputs: which of ``w step lr first`` it names.
         sparse: ``"rows"`` if a step with a zero gradient changes nothing, so that for a sparse
-            gradient only the rows that it names need a step; None otherwise.
+            gradient only the rows that it names need a step; ``"only"`` if the rule is meant for
+            such gradients alone; None otherwise.
         function: the function itself, for a single rule.
         stages: the rules of a chain, each with the names that its states and hyperparameters have
             in the chain.
@@ -200,7 +201,7 @@ def rule(function: Callable[..., Any] | None = None, /, *, sparse: str | None = 
     Args:
         function: the function.
         sparse: ``"rows"`` if a zero gradient changes nothing, so that for a sparse gradient only
-            the rows it names are updated.
+            the rows it names are updated; ``"only"`` for a rule that takes sparse gradients alone.
 
     Raises:
         RuleError: a signature that is no rule's: no gradient, ``*args``, ``**kwargs``, or a

@@ -11,6 +11,7 @@ from gradstep.rules.radam import radam
 from gradstep.rules.rmsprop import rmsprop
 from gradstep.rules.rprop import rprop
 from gradstep.rules.sgd import sgd
+from gradstep.rules.sparse_adam import sparse_adam
 from gradstep.rules.transforms import clip_by_value, decay_weights
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "rmsprop",
     "rprop",
     "sgd",
+    "sparse_adam",
 ]
