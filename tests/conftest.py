@@ -1,0 +1,44 @@
+"""What every test shares: two threads, and a kernel cache of its own that children inherit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Set before gradstep is imported anywhere, and in the environment, so that child processes of the
+# tests share it and no test reads or writes the user's own cache.
+_cache = Path(tempfile.mkdtemp(prefix="gradstep-tests-"))
+os.environ["GRADSTEP_CACHE_DIR"] = str(_cache)
+# Threads that wait for each other sleep: on a busy machine spinning ones made the tests 10 times
+# slower. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(2)
+
+hypothesis.settings.register_profile(
+    "gradstep", deadline=None, derandomize=True, print_blob=True, max_examples=50
+)
+hypothesis.settings.load_profile("gradstep")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_cache() -> Iterator[None]:
+    yield
+    shutil.rmtree(_cache, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    """Each test starts from the same random state, thread count and default dtype."""
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(2)
+    torch.set_default_dtype(torch.float32)

@@ -1,0 +1,500 @@
+"""Every rule's numbers: against torch.optim, against its formula, and between the engines."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing._internal.common_optimizers import optim_db
+
+from reference import REFERENCES, Reference
+
+# torch.compile's own log would be kept by pytest, at ten times the test's time.
+logging.getLogger("torch.__trace").setLevel(logging.WARNING)
+
+STEPS = 25
+#: The largest difference allowed, in eps of the largest weight.
+BOUND = 8
+#: The weight decay of most of torch's configurations.
+DECAY = 0.1
+
+REALS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+DTYPES = [*REALS, torch.complex64]
+ENGINES = {
+    dtype: ("fused",) if dtype in (torch.float16, torch.complex64) else ("fused", "eager")
+    for dtype in DTYPES
+}
+
+
+# What is updated: weights of many shapes and layouts, and gradients laid out like them or not.
+
+
+def contiguous(values: Tensor) -> Tensor:
+    return values.clone(memory_format=torch.contiguous_format)
+
+
+def channels_last(values: Tensor) -> Tensor:
+    return values.clone(memory_format=torch.channels_last)
+
+
+def transposed(values: Tensor) -> Tensor:
+    return values.t().contiguous().t()
+
+
+def permuted(values: Tensor) -> Tensor:
+    return values.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+
+
+def part_of_larger(values: Tensor) -> Tensor:
+    buffer = values.new_full((values.numel() + 12,), 77)
+    view = buffer[5 : 5 + values.numel()].view(values.shape)
+    return view.copy_(values)
+
+
+def with_gaps(values: Tensor) -> Tensor:
+    buffer = values.new_full((*values.shape[:-1], 2 * values.shape[-1]), 77)
+    return buffer[..., ::2].copy_(values)
+
+
+def expanded(values: Tensor) -> Tensor:
+    return values[:1].expand(values.shape)
+
+
+def always(t: int) -> bool:
+    return True
+
+
+def at_times(t: int) -> bool:
+    return t >= 8 and t % 3 != 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A weight: its shape, how it and its gradients lie in memory, and when it has a gradient."""
+
+    name: str
+    shape: tuple[int, ...]
+    weight: Callable[[Tensor], Tensor] = contiguous
+    gradient: Callable[[Tensor], Tensor] = contiguous
+    has_gradient: Callable[[int], bool] = always
+
+
+CASES = (
+    Case("0-dim", ()),
+    Case("empty", (0,)),
+    Case("empty matrix", (3, 0)),
+    Case("one element", (1, 1, 1)),
+    Case("vector", (7,)),
+    Case("matrix", (33, 65)),
+    Case("several chunks", (33_001,)),
+    Case("channels-last", (6, 3, 5, 5), channels_last, channels_last),
+    Case("channels-last weight", (6, 3, 5, 5), channels_last, contiguous),
+    Case("channels-last gradient", (6, 3, 5, 5), contiguous, channels_last),
+    Case("transposed", (12, 20), transposed, transposed),
+    Case("transposed weight", (12, 20), transposed, contiguous),
+    Case("transposed gradient", (12, 20), contiguous, transposed),
+    Case("permuted", (4, 5, 6), permuted, contiguous),
+    Case("part of a larger tensor", (3, 7), part_of_larger, part_of_larger),
+    Case("gaps in the weight", (5, 6), with_gaps, contiguous),
+    Case("gaps in the gradient", (5, 6), contiguous, with_gaps),
+    Case("expanded gradient", (4, 5), contiguous, expanded),
+    Case("at times without gradient", (40,), contiguous, contiguous, at_times),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Starting weights and all gradients of a run, one list of gradients a case."""
+
+    cases: Sequence[Case]
+    weights: Sequence[Tensor]
+    gradients: Sequence[Sequence[Tensor | None]]
+
+
+@functools.lru_cache(maxsize=32)
+def problem(dtype: torch.dtype, cases: tuple[Case, ...] = CASES, seed: int = 0) -> Problem:
+    """Weights of size 1 and gradients of sizes 0.01 to 3; some elements always have gradient 0.
+
+    In float16 torch's own states underflow unless gradients are of size 1 to 4, so there they are.
+    The largest weight has the largest gradients: among so many that were of the size of the decay,
+    some would all but cancel it step after step. And no first gradient all but cancels its weight's
+    decay: what is left would be rounding alone, and a rule that divides the first gradient by its
+    own size makes a whole step of it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights, gradients = [], []
+    for number, case in enumerate(cases):
+        size = 10 ** ((number * 3 + 1) % 10 / 4 - 2)
+        weights.append(torch.randn(case.shape, dtype=dtype, generator=generator))
+        dead = torch.rand(case.shape, generator=generator) < 0.02
+        own: list[Tensor | None] = []
+        for t in range(STEPS):
+            g = torch.randn(case.shape, dtype=dtype, generator=generator) * size
+            if dtype == torch.float16:
+                g = g.sign() * (1 + 3 * torch.rand(case.shape, generator=generator)).half()
+            else:
+                g = torch.where(dead, torch.zeros_like(g), g)
+            if all(earlier is None for earlier in own):
+                near = (g.abs() - DECAY * weights[-1].abs()).abs() < 1e-3
+                g = torch.where(near & ~dead, torch.full_like(g, 0.5), g)
+            own.append(case.gradient(g) if case.has_gradient(t) else None)
+        gradients.append(own)
+    return Problem(cases, weights, gradients)
+
+
+def run(
+    make: Callable[..., torch.optim.Optimizer], given: Problem, options: dict[str, Any]
+) -> tuple[list[Tensor], torch.optim.Optimizer]:
+    """The weights after all steps, and the optimizer."""
+    weights = [
+        torch.nn.Parameter(case.weight(w))
+        for case, w in zip(given.cases, given.weights, strict=True)
+    ]
+    # What only the eager engine takes has a group of its own: beside it the others would be planned
+    # anew at every step, and the tests take twice as long. test_any_hyperparameters mixes them.
+    apart = [with_gaps is case.weight and len(given.cases) > 5 for case in given.cases]
+    groups = [[w for w, a in zip(weights, apart, strict=True) if a is b] for b in (False, True)]
+    optimizer = make([{"params": group} for group in groups if group], **options)
+    for t in range(STEPS):
+        for w, gradients in zip(weights, given.gradients, strict=True):
+            w.grad = gradients[t]
+        optimizer.step()
+    return [w.detach() for w in weights], optimizer
+
+
+def real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def assert_close(
+    ours: Sequence[Tensor], theirs: Sequence[Tensor], given: Problem, bound: float = BOUND
+) -> None:
+    """Each weight is within ``bound`` eps of the largest of its tensor, before and after."""
+    for case, a, b, start in zip(given.cases, ours, theirs, given.weights, strict=True):
+        if a.numel() == 0:
+            continue
+        a64, b64, start64 = (real(t.resolve_conj()).double() for t in (a, b, start))
+        largest = max(b64.abs().max().item(), start64.abs().max().item())
+        difference = (a64 - b64).abs().max().item()
+        unit = torch.finfo(a.dtype).eps * largest
+        assert difference <= bound * unit, f"{case.name}: {difference / unit:.1f} eps"
+
+
+# The configurations: those of torch's own tests, and those of the table.
+
+
+def torch_options(reference: Reference) -> list[dict[str, Any]]:
+    for info in optim_db:
+        if info.optim_cls is reference.theirs:
+            return [i.kwargs for i in info.optim_inputs_func(device="cpu")]
+    return []
+
+
+def spelled(options: dict[str, Any]) -> str:
+    return ",".join(f"{k}={v}" for k, v in options.items()) or "default"
+
+
+CONFIGURATIONS = [
+    pytest.param(reference, options, id=f"{reference.name}-{spelled(options)}")
+    for reference in REFERENCES
+    for options in (*torch_options(reference), *reference.extra)
+]
+TORCH_CONFIGURATIONS = [c for c in CONFIGURATIONS if c.values[0].theirs is not None]
+
+
+def test_the_table_covers_every_rule_and_class() -> None:
+    import gradstep
+    from gradstep import rules, torch_optim
+
+    assert {r.ours for r in REFERENCES} == {getattr(torch_optim, n) for n in torch_optim.__all__}
+    stages = {"clip_by_value", "decay_weights"}  # in test_chain.py
+    assert {r.rule.name for r in REFERENCES} == set(rules.__all__) - stages
+    for reference in REFERENCES:
+        made = reference.ours([torch.zeros(1)])
+        assert made.rule is reference.rule and isinstance(made, gradstep.Optimizer)
+        if reference.theirs is not None:
+            assert len(torch_options(reference)) >= 5
+
+
+def exact(
+    reference: Reference, given: Problem, options: dict[str, Any], kind: Any = None
+) -> list[Any]:
+    """The weights by the formula.
+
+    In the given type of NumPy's; without, in float64, or for float64 in extended precision.
+    """
+    numbers = {k: v for k, v in options.items() if k != "maximize"}
+    for name, value in numbers.items():
+        if isinstance(value, Tensor):
+            numbers[name] = value.item()
+        elif isinstance(value, tuple):
+            numbers[name] = tuple(float(v) for v in value)
+    sign = -1 if options.get("maximize") else 1
+    if kind is None:
+        wide = given.weights[0].dtype == torch.float64
+        kind = numpy.longdouble if wide else numpy.float64
+
+    def as_array(tensor: Tensor) -> Any:
+        return real(tensor).double().numpy().astype(kind)
+
+    results = []
+    for weight, gradients in zip(given.weights, given.gradients, strict=True):
+        arrays = (None if g is None else sign * as_array(g) for g in gradients)
+        *_, last = reference.formula(as_array(weight), arrays, **numbers)
+        results.append(last)
+    return results
+
+
+def largest_error(weights: Sequence[Tensor], truth: Sequence[Any]) -> float:
+    """The largest difference from the truth over all weights."""
+    return max(
+        float(numpy.abs(real(w).double().numpy().astype(t.dtype) - t).max(initial=0))
+        for w, t in zip(weights, truth, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("reference", "options"), TORCH_CONFIGURATIONS)
+def test_same_as_torch_and_as_exact(reference: Reference, options: dict[str, Any]) -> None:
+    """Within the bound of torch, and no further from the formula than torch by more than half.
+
+    "As exact" is a statement about a configuration: the largest error over all of its weights,
+    some 39,000, so that it is not one unlucky rounding that decides.
+    """
+    assert reference.theirs is not None
+    for dtype in DTYPES:
+        given = problem(dtype)
+        truth = exact(reference, given, options)
+        theirs, _ = run(reference.theirs, given, {**options, "foreach": False})
+        allowed = 1.5 * largest_error(theirs, truth)
+        for engine in ENGINES[dtype]:
+            ours, optimizer = run(reference.ours, given, {**options, "engine": engine})
+            # torch rounds to float16 several times a step, so there its roundings may add up.
+            bound = STEPS / 2 if dtype == torch.float16 else BOUND
+            assert_close(ours, theirs, given, bound)
+            if dtype != torch.float64 or numpy.finfo(numpy.longdouble).eps < 1e-18:
+                assert largest_error(ours, truth) <= allowed, f"{engine} {dtype}"
+            used = list(optimizer.engines_used().values())  # type: ignore[attr-defined]
+            gaps = sum(case.weight is with_gaps for case in CASES) if engine == "fused" else 0
+            assert (used.count(engine), used.count("eager")) == (
+                (len(CASES) - gaps, gaps) if engine == "fused" else (len(CASES), len(CASES))
+            )
+
+
+@pytest.mark.parametrize(
+    ("reference", "options"), [c for c in CONFIGURATIONS if c.values[0].theirs is None]
+)
+def test_same_as_the_formula(reference: Reference, options: dict[str, Any]) -> None:
+    """Where torch has no such class: the formula itself, exact and in the type of the weights.
+
+    Of 33,000 elements one may have an average so near 0 that its sign, all that Lion takes of it,
+    is a matter of rounding; so the largest weight is left out.
+    """
+    for dtype in (torch.float32, torch.float64):
+        given = problem(dtype, tuple(c for c in CASES if c.name != "several chunks"))
+        truth = exact(reference, given, options)
+        in_kind = exact(reference, given, options, torch.zeros((), dtype=dtype).numpy().dtype)
+        for engine in ("fused", "eager"):
+            ours, _ = run(reference.ours, given, {**options, "engine": engine})
+            assert_close(ours, [torch.tensor(numpy.float64(a)) for a in in_kind], given)
+            # Equal steps round alike, so the roundings of all steps may add up.
+            assert_close(ours, [torch.tensor(numpy.float64(a)) for a in truth], given, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("reference", "options"),
+    [
+        pytest.param(r, options, id=f"{r.name}-{spelled(options)}")
+        for r in REFERENCES
+        for options in r.exact
+    ],
+)
+@pytest.mark.parametrize("dtype", REALS, ids=str)
+def test_bits_of_torch(reference: Reference, options: dict[str, Any], dtype: torch.dtype) -> None:
+    assert reference.theirs is not None
+    lr = options.get("lr", 1e-3)
+    if torch.tensor(lr, dtype=dtype).item() != lr and dtype in (torch.bfloat16, torch.float16):
+        pytest.skip("torch rounds the learning rate itself to the weight's type; gradstep does not")
+    for mode in ({"foreach": False}, {"foreach": True}, {"fused": True}):
+        cases = CASES
+        if mode == {"fused": True}:
+            # Here torch rounds lr · gradient to 16 bits, and takes gradients in the order of
+            # memory, whatever their layout.
+            if dtype in (torch.bfloat16, torch.float16):
+                continue
+            cases = tuple(c for c in CASES if c.weight is c.gradient)
+        given = problem(dtype, cases)
+        theirs, _ = run(reference.theirs, given, {**options, **mode})
+        for engine in ("fused", "eager"):
+            ours, _ = run(reference.ours, given, {**options, "engine": engine})
+            for case, a, b in zip(cases, ours, theirs, strict=True):
+                assert torch.equal(a, b), f"{case.name}, {engine}, torch's {mode}"
+
+
+# Flags, which change nothing in the result.
+
+
+def accepted(reference: Reference) -> list[dict[str, Any]]:
+    names = reference.ours([torch.zeros(1)]).defaults
+    flags = [{n: True} for n in ("foreach", "fused", "capturable") if n in names]
+    return [*flags, {n: False for flag in flags for n in flag}]
+
+
+@pytest.mark.parametrize(
+    ("reference", "flags"),
+    [
+        pytest.param(r, flags, id=f"{r.name}-{spelled(flags)}")
+        for r in REFERENCES
+        for flags in accepted(r)
+    ],
+)
+def test_flags_change_nothing(reference: Reference, flags: dict[str, Any]) -> None:
+    options = max((*torch_options(reference), *reference.extra), key=len)
+    options = {k: float(v) if isinstance(v, Tensor) else v for k, v in options.items()}
+    for dtype in (torch.float32, torch.bfloat16):
+        given = problem(dtype, CASES[:5])
+        for engine in ("fused", "eager"):
+            plain, _ = run(reference.ours, given, {**options, "engine": engine})
+            flagged, optimizer = run(reference.ours, given, {**options, **flags, "engine": engine})
+            assert all(torch.equal(a, b) for a, b in zip(plain, flagged, strict=True))
+            assert {n: optimizer.param_groups[0][n] for n in flags} == flags
+
+
+@pytest.mark.parametrize("reference", [r for r in REFERENCES if r.theirs], ids=lambda r: r.name)
+def test_differentiable(reference: Reference) -> None:
+    """The weights of torch, and the gradient of a loss with respect to the gradients."""
+    assert reference.theirs is not None
+    given = problem(torch.float64, CASES[4:6])
+    seen = []
+    for make, extra in ((reference.theirs, {"foreach": False}), (reference.ours, {})):
+        starts = [w.clone().requires_grad_() for w in given.weights]
+        scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+        weights = [w.clone() for w in starts]
+        optimizer = make(weights, differentiable=True, **extra)
+        for t in range(5):
+            for w, gradients in zip(weights, given.gradients, strict=True):
+                g = gradients[t]
+                assert g is not None
+                # No element is 0, where the derivative of a root has none.
+                w.grad = torch.where(g == 0, 0.25, g) * scale**t
+            optimizer.step()
+        loss = sum(((i + 1) * w).square().sum() for i, w in enumerate(weights))
+        try:
+            slopes = torch.autograd.grad(loss, [*starts, scale])
+        except RuntimeError:
+            # torch's Adamax and Rprop write over what autograd still needs.
+            assert make is reference.theirs and reference.name in ("Adamax", "Rprop")
+            slopes = ()
+        seen.append([*weights, *slopes])
+    for theirs, ours in zip(*seen, strict=len(seen[0]) == len(seen[1])):
+        # torch works out the step size in float32 here.
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_only_read() -> None:
+    for reference, dtype, engine in itertools.product(
+        REFERENCES, (torch.float32, torch.bfloat16, torch.complex64), ("fused", "eager")
+    ):
+        given = problem(dtype, tuple(c for c in CASES if c.name != "several chunks"))
+        before = [[None if g is None else g.clone() for g in own] for own in given.gradients]
+        run(reference.ours, given, {"engine": engine, "maximize": True})
+        for own, kept in zip(given.gradients, before, strict=True):
+            for g, k in zip(own, kept, strict=True):
+                assert (g is None and k is None) or torch.equal(g, k)
+
+
+# Hyperparameters that nobody listed.
+
+RANGES: dict[str, st.SearchStrategy[Any]] = {
+    # Long steps of unit size around 0 follow their own rounding: there the weight decays towards 0,
+    # steps over it, and turns.
+    "lr": st.floats(-4, -1.5).map(lambda x: 10**x),
+    # Other decays may all but cancel a first gradient, see problem().
+    "weight_decay": st.sampled_from([0.0, DECAY]),
+    "betas": st.tuples(st.floats(0, 0.99), st.floats(0.5, 0.9999)),
+    "eps": st.floats(-10, -1).map(lambda x: 10**x),
+    "momentum": st.floats(0, 0.95),
+    "momentum_decay": st.floats(0, 1),
+    "rho": st.floats(0, 0.99),
+    "lambd": st.floats(0, 0.1),
+    "t0": st.floats(0, 100),
+    "etas": st.tuples(st.floats(0.1, 0.9), st.floats(1.1, 2)),
+    "dampening": st.floats(-1, 1),
+    # A short memory makes RMSprop's centred variance a difference of nearly equal numbers.
+    "alpha": st.floats(0.9, 0.999),
+    "lr_decay": st.floats(0, 1),
+    "initial_accumulator_value": st.floats(0, 10),
+    **{
+        flag: st.booleans()
+        for flag in ("maximize", "nesterov", "amsgrad", "decoupled_weight_decay", "centered")
+    },
+}
+
+
+@pytest.mark.parametrize("reference", [r for r in REFERENCES if r.theirs], ids=lambda r: r.name)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_any_hyperparameters(reference: Reference, data: st.DataObject) -> None:
+    assert reference.theirs is not None
+    names = reference.theirs([torch.zeros(1)]).defaults
+    options = {n: data.draw(RANGES[n], n) for n in names if n in RANGES}
+    if options.get("nesterov"):
+        options.update(dampening=0.0, momentum=options["momentum"] or 0.5)
+    if reference.ours.__name__ == "AdamW":
+        options.pop("decoupled_weight_decay", None)
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    cases = data.draw(st.lists(st.sampled_from(CASES), min_size=1, max_size=3))
+    given = problem(dtype, tuple(cases), data.draw(st.integers(1, 5)))
+    theirs, _ = run(reference.theirs, given, {**options, "foreach": False})
+    for engine in ("fused", "eager"):
+        ours, _ = run(reference.ours, given, {**options, "engine": engine})
+        assert_close(ours, theirs, given)
+
+
+# The third engine. torch.compile takes seconds a function, so each rule has one function for four
+# tensors of three dtypes.
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a compiler"
+)
+@pytest.mark.parametrize("reference", REFERENCES, ids=lambda r: r.name)
+def test_compile_engine(reference: Reference) -> None:
+    options = max((*torch_options(reference), *reference.extra), key=len)
+    options = {k: float(v) if isinstance(v, Tensor) else v for k, v in options.items()}
+    cases = (
+        (Case("0-dim", ()), torch.float32),
+        (Case("transposed weight", (4, 3), transposed), torch.float32),
+        (Case("vector", (9,)), torch.float64),
+        (Case("half", (5, 1)), torch.bfloat16),
+    )
+    parts = [problem(dtype, (case,)) for case, dtype in cases]
+    given = Problem(
+        [case for case, _ in cases],
+        [w for part in parts for w in part.weights],
+        [own for part in parts for own in part.gradients],
+    )
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    eager, _ = run(reference.ours, given, {**options, "engine": "eager"})
+    compiled, optimizer = run(reference.ours, given, {**options, "engine": "compile"})
+    assert set(optimizer.engines_used().values()) == {"compile"}  # type: ignore[attr-defined]
+    assert_close(compiled, eager, given)
+    if reference.theirs is not None:
+        theirs, _ = run(reference.theirs, given, {**options, "foreach": False})
+        assert_close(compiled, theirs, given)
+    # One function for all steps: neither the step count nor the first step made another. torch
+    # makes a second for a number that is nan, as one of RAdam's is at first.
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == (2 if reference.name == "RAdam" else 1)
