@@ -188,6 +188,11 @@ def choose_optimizer(name: str, lr: float | None) -> Chosen:
         make = partial(make, lr=lr, **settings)
     else:
         rule = _rule(name)
+        if rule.sparse == "only":
+            raise SettingsError(
+                f"{rule.name} is for sparse gradients, such as nn.Embedding(sparse=True) makes; "
+                "LeNet has none"
+            )
         lr = 1e-3 if lr is None else lr
         spoken = name.replace(".py:", ".").replace(":", ".") if ":" in name else f"gradstep.{name}"
         start = f"gradstep.Optimizer(model.parameters(), {spoken}, "

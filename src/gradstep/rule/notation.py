@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from gradstep.rule.graph import Node
@@ -14,12 +15,12 @@ _FORMS: dict[str, tuple[str, int]] = {
     "or": ("{} or {}", -2),
     "and": ("{} and {}", -1),
     "not": ("not {}", 0),
-    "sqrt": ("√{}", 9),
+    "sqrt": ("√{}", 5),
     "rsqrt": ("1 / √{}", 3),
 }
-_COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
-_INFIX = {"add", "sub", "mul", "div", "pow", "and", "or", *_COMPARISONS}
+_INFIX = {"add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "ne", "and", "or"}
 _ATOM = 9
+_WORD = re.compile(r"[\w.′]+")
 
 _GREEK = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eps": "ε", "epsilon": "ε",
@@ -83,6 +84,9 @@ class _Writer:
         operation = node.operation
         if operation == "stored":  # a rounding, which a formula does not show
             return self.write(node.arguments[0])
+        if operation == "abs":
+            inside = self.write(node.arguments[0])[0]
+            return (f"abs({inside})" if "|" in inside else f"|{inside}|"), _ATOM
         if operation == "mul" and node.arguments[0] is node.arguments[1]:
             return self._base(node.arguments[0]) + "²", OPERATIONS["pow"].precedence
         template, precedence = _FORMS.get(operation) or (
@@ -100,8 +104,8 @@ class _Writer:
         if operation in _INFIX:
             return [self._before(node, precedence), self._behind(node, 1, precedence)]
         if operation in ("sqrt", "rsqrt"):
-            text, binds = self.write(node.arguments[0])
-            return [text if binds == _ATOM and "e-" not in text else f"({text})"]
+            text = self.write(node.arguments[0])[0]
+            return [text if _WORD.fullmatch(text) else f"({text})"]
         if operation == "where":
             return [_in_parentheses(*self.write(a), above=-3) for a in node.arguments]
         if operation in ("neg", "not"):
@@ -117,8 +121,7 @@ class _Writer:
         text, binds = self.write(left)
         # a / b·c is right for a machine; a person asks whether c is below the line.
         unclear = precedence == OPERATIONS["div"].precedence and self._is_quotient(left)
-        chained = node.operation in _COMPARISONS and binds == precedence
-        return f"({text})" if binds < precedence or unclear or chained else text
+        return f"({text})" if binds < precedence or unclear else text
 
     def _behind(self, node: Node, position: int, precedence: int) -> str:
         right = node.arguments[position]

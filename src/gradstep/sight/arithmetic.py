@@ -65,6 +65,7 @@ class Arithmetic:
         after = [node for _, _, node in graph.numbers]
         nodes = in_order([*self._settled.outputs(), *graph.outputs(), *after])
         self._number_nodes = [node for node in nodes if not node.per_element]
+        self._own = in_order([*graph.outputs(), *after])
         self._number_names = [
             str(node.value) for node in self._number_nodes if node.operation == "input"
         ]
@@ -105,8 +106,7 @@ class Arithmetic:
                     rounded[id(node)] = operations.apply(
                         node, [rounded[id(a)] for a in node.arguments]
                     )
-            values = _values_by_node(self.graph, self._twins, {**rounded, **known}, rounded)
-        values.update(known)
+            values = self._values({**rounded, **known}, rounded)
         new_weight, *new_states = [rounded[id(node)] for node in settled.outputs()]
         names = [name for name, _, _ in settled.states]
         return Evaluation(
@@ -115,6 +115,23 @@ class Arithmetic:
             states={n: stored(v, self.dtype) for n, v in zip(names, new_states, strict=True)},
             numbers={name: known[id(node)] for name, _, node in self.graph.numbers},
         )
+
+    def _values(
+        self, settled_values: Mapping[int, Value], rounded: Mapping[int, Value]
+    ) -> dict[int, Value]:
+        """The values by the nodes of the graph that is not settled."""
+        values: dict[int, Value] = {}
+        for node in self._own:
+            twin = self._twins.get(id(node), node)
+            if id(twin) in settled_values:
+                values[id(node)] = settled_values[id(twin)]
+                continue
+            # A fused multiply-add takes this product in before it is rounded. Its factors are
+            # rounded.
+            left, right = (float(rounded[id(self._twins[id(a)])]) for a in node.arguments)
+            finite = math.isfinite(left) and math.isfinite(right)
+            values[id(node)] = Fraction(left) * Fraction(right) if finite else left * right
+        return values
 
 
 def stored(value: Any, dtype: torch.dtype) -> float:
@@ -171,27 +188,6 @@ def replace_node(node: Node, arguments: tuple[Node, ...], name: str | None) -> N
     return Node(
         node.operation, arguments, node.per_element, node.boolean, node.value, name, node.line
     )
-
-
-def _values_by_node(
-    graph: Graph,
-    twins: Mapping[int, Node],
-    settled_values: Mapping[int, Value],
-    rounded: Mapping[int, Value],
-) -> dict[int, Value]:
-    values: dict[int, Value] = {}
-    for node in graph.order:
-        twin = twins.get(id(node))
-        if twin is not None:
-            values[id(node)] = settled_values[id(twin)]
-            continue
-        # A fused multiply-add takes this product in before it is rounded. Its factors are rounded.
-        left, right = (float(rounded[id(twins[id(a)])]) for a in node.arguments)
-        if math.isfinite(left) and math.isfinite(right):
-            values[id(node)] = Fraction(left) * Fraction(right)
-        else:
-            values[id(node)] = left * right
-    return values
 
 
 class _Operations:

@@ -67,32 +67,33 @@ def digits_text(value: Any, digits: int) -> str:
     """A number with at most so many significant digits; fewer where they say it all.
 
     Takes floats, NumPy's numbers, fractions and decimals. A float's shortest text counts as all it
-    has to say: 0.1, not 0.1000000000000000055.
+    has to say: 0.1, not 0.1000; unless so many digits are wanted that they tell the two apart.
     """
     exact = value if isinstance(value, Decimal) else decimal(value)
     if exact.is_nan() or exact.is_infinite():
         return "nan" if exact.is_nan() else "inf" if exact > 0 else "−inf"
     if not isinstance(value, Decimal | Fraction):
-        shortest = Decimal(str(value.item() if isinstance(value, numpy.float64) else value))
-        if len(shortest.normalize(_PAPER).as_tuple().digits) <= digits:
-            return _written(shortest.normalize(_PAPER))
+        own = 6 if isinstance(value, numpy.float32) else 15
+        shortest = Decimal(str(value)).normalize(_PAPER)
+        if digits <= own and len(shortest.as_tuple().digits) <= digits:
+            return _written(shortest)
     rounded = Context(prec=digits, traps=[]).plus(exact)
     if rounded == exact:
-        rounded = rounded.normalize(_PAPER)
-    elif rounded != 0:
-        # Trailing zeros are digits too: 0.5000 is not quite 0.5.
+        return _written(rounded.normalize(_PAPER))
+    if rounded != 0:
+        # Trailing zeros are digits too: 0.5000 is not quite 0.5, nor is 1579e1 quite 15790.
         place = Decimal(1).scaleb(rounded.adjusted() - digits + 1)
         rounded = rounded.quantize(place, context=_PAPER)
-    return _written(rounded)
+    return _written(rounded, fixed=rounded.adjusted() < digits)
 
 
-def _written(value: Decimal) -> str:
+def _written(value: Decimal, fixed: bool = True) -> str:
     sign = "−" if value < 0 else ""
     if value == 0:
         return "0"
     digits = value.as_tuple().digits
     power = value.adjusted()
-    if -4 <= power < 7:
+    if fixed and -4 <= power < 7:
         return sign + f"{abs(value):f}"
     mantissa = "".join(map(str, digits))
     mantissa = mantissa[0] + ("." + mantissa[1:] if len(mantissa) > 1 else "")
@@ -136,7 +137,7 @@ def equation(
 
     def tells_apart(digits: int) -> bool:
         same = unlike is None or float(unlike) == float(value)
-        return same or digits_text(value, digits) != digits_text(unlike, digits)
+        return same or _differ(digits_text(value, digits), digits_text(unlike, digits))
 
     fewest = next((d for d in range(FEWEST, most + 1) if tells_apart(d)), most)
     for shown in [*range(fewest, most + 1), *range(FEWEST - 1, 0, -1)]:
@@ -149,9 +150,13 @@ def equation(
     text, paper = put_in(most)
     for shown in range(fewest, most + 4):
         on_paper, kept = digits_text(paper, shown), digits_text(value, shown)
-        if on_paper != kept:
+        if _differ(on_paper, kept):
             return Equation(text, on_paper, kept)
     return Equation(text, digits_text(value, most))
+
+
+def _differ(a: str, b: str) -> bool:
+    return read_back(a) != read_back(b)
 
 
 def _agree(paper: Decimal, value: Decimal, digits: int) -> bool:

@@ -9,7 +9,7 @@ from typing import TextIO
 
 #: For an output that cannot show the sign on the left.
 _PLAIN_SIGNS = {
-    "←": "<-", "−": "-", "·": "*", "√": "sqrt", "²": "^2", "′": "'", "×": "x", "≤": "<=",
+    "←": "<-", "−": "-", "·": "*", "√(": "sqrt(", "√": "sqrt ", "²": "^2", "′": "'", "×": "x", "≤": "<=",
     "≥": ">=", "≠": "!=", "→": "->", "…": "...", "─": "-", "│": "|", "’": "'", "–": "-",
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "eps", "η": "eta", "κ": "kappa",
     "λ": "lambda", "μ": "mu", "ν": "nu", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi",

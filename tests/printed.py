@@ -1,0 +1,68 @@
+"""Work out what gradstep printed, from the print alone: a reader of its formulas for the tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Context, Decimal, localcontext
+from typing import Any
+
+#: Signs that Python has in other letters. " = " is a comparison within a formula.
+_SIGNS = {"−": "-", "·": "*", "²": "**2", "^": "**", "′": "_prime", "≤": "<=", "≥": ">=", "≠": "!="}
+_PAPER = Context(prec=70, traps=[])
+
+
+def as_python(text: str) -> str:
+    """A formula as Python would have it."""
+    text = re.sub(r"√([\w.′]+)", r"sqrt(\1)", text).replace("√(", "sqrt(")
+    text = re.sub(r"\|([^|]+)\|", r"abs(\1)", text)
+    for sign, python in _SIGNS.items():
+        text = text.replace(sign, python)
+    return text.replace(" = ", " == ")
+
+
+def functions(sqrt: Any, exp: Any, log: Any, one: Any) -> dict[str, Any]:
+    """What the formulas call, on numbers of one kind."""
+    return {
+        "sqrt": sqrt,
+        "exp": exp,
+        "log": log,
+        "abs": abs,
+        "max": max,
+        "min": min,
+        "sign": lambda a: one * ((a > 0) - (a < 0)),
+        "lerp": lambda a, b, x: a + x * (b - a),
+        "true": True,
+        "false": False,
+    }
+
+
+def evaluate(text: str, names: Mapping[str, Any]) -> Any:
+    """The value of a formula whose names have these values."""
+    spelled = {name.replace("′", "_prime"): value for name, value in names.items()}
+    return eval(as_python(text), {"__builtins__": {}}, spelled)
+
+
+def evaluate_numbers(text: str) -> Decimal:
+    """The value of a formula that has nothing but numbers in it, to 70 digits."""
+    python = re.sub(
+        r"(?<![\w.])(\d+\.?\d*(?:e-?\d+)?|inf|nan)(?![\w.])", r"D('\1')", as_python(text)
+    )
+    python = python.replace("**D('2')", "**2")
+    names = functions(lambda a: a.sqrt(), lambda a: a.exp(), lambda a: a.ln(), Decimal(1))
+    with localcontext(_PAPER):
+        return +Decimal(eval(python, {"__builtins__": {}}, {**names, "D": Decimal}))
+
+
+def number(text: str) -> Decimal:
+    """A printed number."""
+    return Decimal(text.replace("−", "-"))
+
+
+def holds(numbers: str, result: str) -> bool:
+    """Whether the left side, worked out, gives the right side to the digits that this shows."""
+    found, shown = evaluate_numbers(numbers), number(result)
+    if not (found.is_finite() and shown.is_finite()):
+        return str(found) == str(shown) or (found.is_nan() and shown.is_nan())
+    unit = Decimal(1).scaleb(int(shown.as_tuple().exponent))
+    return abs(found - shown) <= unit / 2

@@ -1,0 +1,201 @@
+"""``gradstep rules`` and ``gradstep explain``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradstep
+from gradstep.cli import main
+from gradstep.lab.optimizers import CHOICES
+from gradstep.sight.catalogue import find_rule, rule_names
+from gradstep.sight.description import describe_rule
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A command as a process of its own, its output piped."""
+    return subprocess.run(
+        [sys.executable, "-m", "gradstep", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.startswith(f"gradstep {arguments[0]}: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_the_table() -> None:
+    done = run("rules")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    rows = done.stdout.splitlines()
+    assert "\033" not in done.stdout
+    assert all(len(row) <= 100 for row in rows)
+    for name in rule_names():
+        place = next(i for i, row in enumerate(rows) if row.split("  ")[0] == name)
+        assert rows[place + 1].startswith("    w ← ")
+    adam = next(row for row in rows if row.startswith("adam "))
+    assert "8 to 12 B" in adam
+    assert "weight_decay, amsgrad, decoupled_weight_decay" in adam
+    assert adam.endswith("Kingma & Ba 2014")
+    sgd = next(i for i, row in enumerate(rows) if row.startswith("sgd "))
+    assert rows[sgd + 1] == "    w ← w − lr·g"
+
+
+def test_the_table_as_json() -> None:
+    done = run("rules", "--json")
+    assert done.returncode == 0, done.stderr
+    records = json.loads(done.stdout)
+    assert [r["name"] for r in records] == rule_names()
+    adam = next(r for r in records if r["name"] == "adam")
+    assert adam["kind"] == "rule"
+    assert adam["formula_lines"][-1] == "w ← w − lr·direction"
+    assert adam["state_bytes_float32"] == {"default": 8, "most": 12}
+    assert adam["states"]["max_exp_avg_sq"]["starts_as"] == "0; kept only with amsgrad"
+    assert adam["hyperparameters"]["beta1"] == {
+        "default": 0.9,
+        "allowed": "at least 0 and below 1",
+        "meaning": describe_rule(gradstep.adam).hyperparameters["beta1"],
+    }
+    assert adam["changes_formula"] == ["weight_decay", "amsgrad", "decoupled_weight_decay"]
+    assert next(r for r in records if r["name"] == "decay_weights")["kind"] == "stage"
+
+
+def test_explain_as_a_process() -> None:
+    done = run("explain", "adam")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\033" not in done.stdout
+    text = done.stdout
+    assert text.startswith("adam\nAdam: the average gradient")
+    assert "    direction ← (correction2 / correction1)·(exp_avg / " in text
+    assert "  once a step:\n    correction1 ← 1 − beta1^step\n" in text
+    assert "lerp(a, b, x) = a + x·(b − a)" in text
+    assert "beta2 = 0.999 (at least 0 and below 1): how much of the average squared" in text
+    assert "eps = 1e-8 (at least 0)" in text
+    assert "amsgrad = false (true or false)" in text
+    assert "max_exp_avg_sq: the largest exp_avg_sq so far. Starts as 0. Kept only with" in text
+    assert "arXiv:1412.6980." in text
+    assert "Agrees with torch.optim.Adam and AdamW" in text
+
+
+@pytest.mark.parametrize("name", rule_names())
+def test_explain_every_rule(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "explain", name)
+    flat = " ".join(text.split())
+    rule, description = find_rule(name), describe_rule(find_rule(name))
+    for part in [description.summary, *description.papers, *description.notes]:
+        assert " ".join(part.split()) in flat
+    for key, meaning in {**description.states, **description.hyperparameters}.items():
+        assert key in rule.states or key in rule.hyperparameters
+        assert meaning in flat
+    assert all(len(row) <= 100 for row in text.splitlines())
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_explain_knows_the_names_of_optimizers(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(capsys, "explain", name).startswith(name)
+
+
+def test_explain_an_optimizers_name_has_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "explain", "adamw")
+    assert text.startswith("adamw: the rule adam with ")
+    assert "decoupled_weight_decay=true" in text.splitlines()[0]
+    assert "shrunk ← w·(1 − lr·weight_decay)" in text
+
+
+def test_explain_with_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "explain", "sgd", "--set", "momentum=0.9", "--set", "nesterov=true")
+    assert "Formula with momentum=0.9, nesterov=true\n" in text
+    assert "direction ← g + momentum·momentum_buffer\n" in text
+    assert "first is true at a weight's first step only." in text
+    assert "Other formulas: --set weight_decay=…\n" in text
+    text = told(capsys, "explain", "adam", "--set", "amsgrad=yes", "--greek")
+    assert "√max_exp_avg_sq + ε·correction2" in text
+    text = told(capsys, "explain", "asgd")
+    assert "eta: the learning rate of the next step. Starts as lr, one number a parameter." in text
+
+
+def test_explain_a_rule_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "my_rules.py").write_text(
+        "import gradstep\n"
+        "@gradstep.rule\n"
+        "def heavy_ball(g, velocity, *, momentum: gradstep.Decay = 0.9, kind='plain'):\n"
+        '    """A ball that rolls.\n\n'
+        "    Hyperparameters:\n"
+        '        momentum: how much it keeps.\n    """\n'
+        "    velocity = momentum * velocity + g\n"
+        "    return velocity, velocity\n"
+        "@gradstep.rule\n"
+        "def bad(g, *, step):\n"
+        "    return g if step > 3 else -g\n"
+        "both = gradstep.chain(gradstep.clip_by_value(limit=0.5), heavy_ball)\n"
+    )
+    done = run("explain", "my_rules:heavy_ball", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("heavy_ball\nA ball that rolls.\n")
+    assert "  velocity ← momentum·velocity + g\n" in done.stdout
+    assert "  velocity. Starts as 0.\n" in done.stdout
+    assert "momentum = 0.9 (at least 0 and below 1): how much it keeps." in done.stdout
+    assert "kind = plain (a word)" in done.stdout
+    done = run("explain", "my_rules.py:both", cwd=tmp_path)
+    assert "g ← min(max(g, −limit), limit)\n" in done.stdout
+    assert "limit = 0.5 (at least 0)" in done.stdout
+    done = run("explain", "my_rules:bad", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "return g if step > 3 else -g" in done.stderr
+
+
+def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {
+        ("explain", "adm"): "unknown rule 'adm': did you mean adam",
+        ("explain", "momentun"): "did you mean momentum",
+        ("explain", "xyzzy"): "there are adadelta, adagrad, adam",
+        ("explain", "math:pi"): "math:pi is no rule (it is of type float)",
+        ("explain", "adam", "--set", "beta1"): "--set beta1: write NAME=VALUE",
+        ("explain", "adam", "--set", "beta=1"): "adam has no setting 'beta': did you mean beta",
+        ("explain", "adam", "--set", "xyzzy=1"): "adam has no setting 'xyzzy': it has beta1",
+        ("explain", "adam", "--set", "beta1=1"): "beta1 must be at least 0 and below 1",
+        ("explain", "adam", "--set", "beta1=x"): "--set beta1=x: beta1 is a number",
+        ("explain", "adam", "--set", "amsgrad=2"): "amsgrad is true or false",
+        ("explain",): "RULE",
+    }
+    for arguments, expected in said.items():
+        assert expected in refused(capsys, *arguments), arguments
+
+
+def test_help() -> None:
+    done = run("explain", "--help")
+    assert done.returncode == 0
+    assert "gradstep explain my_rules:heavy_ball" in done.stdout
+    done = run("rules", "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
