@@ -168,6 +168,8 @@ class Optimizer(torch.optim.Optimizer):
             TypeError, ValueError, RuntimeError: a gradient, state or hyperparameter that does not
                 fit, named. Weights and states are as they were.
         """
+        if torch.compiler.is_compiling():
+            return self._step_outside_of_graph(closure)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -203,6 +205,12 @@ class Optimizer(torch.optim.Optimizer):
         for index in range(len(self.param_groups)):
             launches += self._plan_group(self._run(index), same_states)
         return launches
+
+    # torch.compile leaves the step as it is: it is compiled already. (The mark is asked for only
+    # while torch.compile runs, since it imports torch._dynamo, which takes a second.)
+    @torch._disable_dynamo
+    def _step_outside_of_graph(self, closure: Callable[[], Any] | None = None) -> Any:
+        return self._step_with_hooks(*(() if closure is None else (closure,)))
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 

@@ -151,8 +151,8 @@ class Plan:
             if update.gradient.is_sparse:
                 ways[i] = eager.sparse_way(self.rule, self.graph, update)
             engines.append("eager" if self.differentiable else self.engine)
-            if engines[i] in ("eager", "compile") or torch.compiler.is_compiling():
-                if ways[i] is not None or torch.compiler.is_compiling():
+            if engines[i] in ("eager", "compile"):
+                if ways[i] is not None:
                     engines[i] = "eager"
                 continue
             reason = unfit(update)
