@@ -192,6 +192,17 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         assert expected in refused(capsys, *arguments), arguments
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
+def test_an_output_that_is_full_or_closed() -> None:
+    command = f"{sys.executable} -m gradstep explain sgd"
+    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True)
+    assert full.returncode == 1
+    assert full.stderr == "gradstep explain: cannot write the output: No space left on device\n"
+    closed = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True)
+    assert closed.returncode == 0
+    assert closed.stderr == ""
+
+
 def test_help() -> None:
     done = run("explain", "--help")
     assert done.returncode == 0

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from gradstep.rule.formula import formula
     from gradstep.sight.catalogue import graph_with, shaping_settings
-    from gradstep.sight.ink import ink_for, write
+    from gradstep.sight.ink import ink_for, tell
 
     try:
         rule, changed = _rule_and_settings(args.rule, args.settings)
@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"gradstep explain: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     others = [name for name in shaping if name not in changed]
-    write("\n".join(_text(args.rule, rule, changed, lines, others, ink_for(sys.stdout))))
-    return 0
+    text = _text(args.rule, rule, changed, lines, others, ink_for(sys.stdout))
+    return tell("gradstep explain", "\n".join(text))
 
 
 def _rule_and_settings(name: str, given: list[str]) -> tuple[Rule, dict[str, Any]]:

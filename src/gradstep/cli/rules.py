@@ -25,15 +25,15 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from gradstep.sight.ink import ink_for, write
+    from gradstep.sight.ink import ink_for, tell
 
     if args.json:
         import json
 
-        write(json.dumps([_record(name) for name in _names()], indent=2, ensure_ascii=False))
+        text = json.dumps([_record(name) for name in _names()], indent=2)
     else:
-        write("\n".join(_table(ink_for(sys.stdout))))
-    return 0
+        text = "\n".join(_table(ink_for(sys.stdout)))
+    return tell("gradstep rules", text)
 
 
 def _names() -> list[str]:

@@ -73,15 +73,14 @@ def run(args: argparse.Namespace) -> int:
     from gradstep.lab.errors import BadInput
     from gradstep.lab.lesson import make_lesson
     from gradstep.lab.lesson_text import lesson_text
-    from gradstep.sight.ink import ink_for, write
+    from gradstep.sight.ink import ink_for, tell
 
     try:
         lesson = make_lesson(args.optimizer, args.param, args.index, args.lr, args.seed)
     except BadInput as error:
         print(f"gradstep update: {error}", file=sys.stderr)
         return 2
-    write(lesson_text(lesson, ink_for(sys.stdout)))
-    return 0
+    return tell("gradstep update", lesson_text(lesson, ink_for(sys.stdout)))
 
 
 # What an argument may be. argparse makes one line of each error.

@@ -9,8 +9,8 @@ from typing import TextIO
 
 #: For an output that cannot show the sign on the left.
 _PLAIN_SIGNS = {
-    "←": "<-", "−": "-", "·": "*", "√(": "sqrt(", "√": "sqrt ", "²": "^2", "′": "'", "×": "x", "≤": "<=",
-    "≥": ">=", "≠": "!=", "→": "->", "…": "...", "─": "-", "│": "|", "’": "'", "–": "-",
+    "←": "<-", "−": "-", "·": "*", "√(": "sqrt(", "√": "sqrt ", "²": "^2", "′": "'", "×": "x",
+    "≤": "<=", "≥": ">=", "≠": "!=", "→": "->", "…": "...", "─": "-", "│": "|", "’": "'", "–": "-",
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "eps", "η": "eta", "κ": "kappa",
     "λ": "lambda", "μ": "mu", "ν": "nu", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi",
     "ψ": "psi", "ω": "omega", "ᵗ": "^t", "⁻": "-",
@@ -48,15 +48,22 @@ class Ink:
         return self._mark(text, "90")
 
 
-def ink_for(stream: TextIO) -> Ink:
+def ink_for(stream: TextIO | None) -> Ink:
     """Colours if the stream is a terminal that shows them and NO_COLOR is not set."""
-    wanted = stream.isatty() and not os.environ.get("NO_COLOR")
+    wanted = stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
     return Ink(wanted and os.environ.get("TERM") != "dumb")
 
 
-def write(text: str, stream: TextIO | None = None) -> None:
-    """Write text and a line end, in plain letters if the stream's encoding has no others."""
-    stream = sys.stdout if stream is None else stream
+def write(text: str, stream: TextIO | None) -> None:
+    """Write text and a line end, in plain letters if the stream's encoding has no others.
+
+    A stream that is None, as Python's are where the caller has closed them, gets nothing.
+
+    Raises:
+        OSError: the stream does not take it.
+    """
+    if stream is None:
+        return
     encoding = stream.encoding or "utf-8"
     try:
         text.encode(encoding)
@@ -65,3 +72,23 @@ def write(text: str, stream: TextIO | None = None) -> None:
             text = text.replace(sign, plain)
         text = text.encode("ascii", "replace").decode()
     stream.write(text + "\n")
+    stream.flush()
+
+
+def tell(command: str, text: str) -> int:
+    """Write what a command has to say to the standard output; return the command's exit code.
+
+    0; or 1 if the output does not take it, with a line on the standard error unless it is a pipe
+    whose reader has gone, as with ``| head``.
+    """
+    try:
+        write(text, sys.stdout)
+        return 0
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"{command}: cannot write the output: {error.strerror}", file=sys.stderr)
+        # What is still in the buffer would fail again when Python ends.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        return 1
