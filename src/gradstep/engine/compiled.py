@@ -31,7 +31,7 @@ def graph_function(graph: Graph, numbers: Sequence[Any]) -> Callable[..., tuple[
     for node in graph.order:
         if node.operation == "constant":
             places[id(node)] = len(inputs) + len(places)
-            constants[places[id(node)]] = float(node.value or 0.0)
+            constants[places[id(node)]] = node.constant()
     for node in graph.order:
         if node.per_element and id(node) not in places:
             places[id(node)] = len(inputs) + len(places)

@@ -113,7 +113,7 @@ def _write_chunk_loop(
         element.number(node, builder.load(address, typ=F64))
     for node in graph.order:
         if node.operation == "constant":
-            element.values[id(node)] = element.constant(float(node.value or 0.0))
+            element.values[id(node)] = element.constant(node.constant())
     empty = builder.icmp_signed("==", count, ir.Constant(I64, 0))
     builder.cbranch(empty, done, loop)
 

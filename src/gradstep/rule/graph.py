@@ -29,6 +29,11 @@ class Node:
     name: str | None = None
     line: int = 0
 
+    def constant(self) -> float:
+        """The number of a ``"constant"`` node."""
+        assert isinstance(self.value, float)
+        return self.value
+
 
 @dataclass(frozen=True)
 class Graph:
