@@ -1,9 +1,9 @@
 """Compiled kernels on disk, so that a process starts where an earlier one left off.
 
-A file a kernel, named by a digest of all that shaped it, holding a digest of its content and the
-content. Written beside and moved into place, so two processes that start together each find a
-whole file. A cache that cannot be read, is corrupt, or belongs to somebody else is no error: the
-kernel is compiled again.
+A file a kernel, named by a digest of all that shaped it, holding a digest of its name and content,
+and the content. Written beside and moved into place, so two processes that start together each
+find a whole file. A cache that cannot be read, is corrupt, or belongs to somebody else is no error:
+the kernel is compiled again. The digest finds accidents; against malice stands the folder's owner.
 
 The folder is ``$GRADSTEP_CACHE_DIR``, or ``gradstep`` in the user's cache directory.
 """
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-_MAGIC = b"gradstep kernel 1\n"
+_MAGIC = b"gradstep kernel 2\n"
 
 
 def cache_folder() -> Path:
@@ -51,7 +51,7 @@ def read(name: str) -> bytes | None:
         return None
     head = len(_MAGIC)
     content = data[head + 32 :]
-    if data[:head] != _MAGIC or hashlib.sha256(content).digest() != data[head : head + 32]:
+    if data[:head] != _MAGIC or _seal(name, content) != data[head : head + 32]:
         return None
     return content
 
@@ -66,7 +66,7 @@ def write(name: str, content: bytes) -> None:
             return
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
         with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(content).digest() + content)
+            file.write(_MAGIC + _seal(name, content) + content)
         Path(temporary).replace(folder / f"{name}.o")
         temporary = None
     except (OSError, RuntimeError):
@@ -75,6 +75,11 @@ def write(name: str, content: bytes) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def _seal(name: str, content: bytes) -> bytes:
+    """With the name in it, a file that was renamed is no other kernel's."""
+    return hashlib.sha256(name.encode() + b"\0" + content).digest()
 
 
 def _is_ours(folder: Path) -> bool:

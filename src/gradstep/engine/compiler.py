@@ -23,14 +23,12 @@ _functions: dict[str, dict[str, Any]] = {}
 _session: dict[str, Any] = {}
 
 
-def _renew_lock() -> None:
-    # A fork may have happened while another thread held it.
-    global _lock
-    _lock = threading.RLock()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    # A fork waits for a compilation in another thread: the child would find LLVM's own locks taken
+    # by a thread that it does not have.
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 def cpu() -> tuple[str, str]:
@@ -54,7 +52,12 @@ def functions(code: str, signatures: Mapping[str, tuple[int, bool]]) -> dict[str
     """
     cpu_name, features = cpu()
     key = cache.digest(
-        code, cpu_name, features, llvmlite.__version__, ".".join(map(str, llvm.llvm_version_info))
+        code,
+        llvm.get_default_triple(),
+        cpu_name,
+        features,
+        llvmlite.__version__,
+        ".".join(map(str, llvm.llvm_version_info)),
     )
     with _lock:
         known = _functions.get(key)
