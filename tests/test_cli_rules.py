@@ -49,8 +49,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
-def test_the_table() -> None:
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     done = run("rules")
+    assert told(capsys, "rules") == done.stdout
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     rows = done.stdout.splitlines()

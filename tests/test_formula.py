@@ -259,7 +259,7 @@ def _expressions(draw: st.DrawFn, depth: int = 4, condition: bool = False) -> No
     if operation in ("sqrt", "rsqrt"):
         size = Node("abs", tuple(arguments))
         return Node(
-            operation, (size if operation == "sqrt" else Node("add", (size, _constant(3))),)
+            operation, (size if operation == "sqrt" else Node("add", (size, _constant(3.0))),)
         )
     return Node(operation, tuple(arguments))
 

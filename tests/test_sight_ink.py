@@ -42,15 +42,15 @@ def test_marks() -> None:
 @pytest.mark.parametrize(
     ("encoding", "text"),
     [
-        ("utf-8", "w ← w − lr·√β₁²/√(w) é\n"),
-        ("ascii", "w <- w - lr*sqrt beta1^2/sqrt(w) ?\n"),
-        ("latin-1", "w <- w - lr*sqrt beta1^2/sqrt(w) ?\n"),
+        ("utf-8", "w ← w − lr·√β₁²/√(w) é ☂\n"),
+        ("ascii", "w <- w - lr*sqrt beta1^2/sqrt(w) e ?\n"),
+        ("latin-1", "w <- w - lr*sqrt beta1^2/sqrt(w) e ?\n"),
     ],
 )
 def test_plain_letters_where_the_output_has_no_others(encoding: str, text: str) -> None:
     binary = io.BytesIO()
     stream = io.TextIOWrapper(binary, encoding=encoding, newline="\n")
-    write("w ← w − lr·√β₁²/√(w) é", stream)
+    write("w ← w − lr·√β₁²/√(w) é ☂", stream)
     stream.flush()
     assert binary.getvalue().decode(encoding) == text
 

@@ -78,7 +78,7 @@ class _Writer:
         if name is None and node.operation == "input":
             name = str(node.value)
         if name is None and node.operation == "constant":
-            name = number_text(float(node.value or 0.0))
+            name = number_text(node.constant())
         if name is not None:
             return name, OPERATIONS["neg"].precedence if name.startswith("−") else _ATOM
         operation = node.operation

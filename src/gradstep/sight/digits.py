@@ -152,7 +152,7 @@ def equation(
         on_paper, kept = digits_text(paper, shown), digits_text(value, shown)
         if _differ(on_paper, kept):
             return Equation(text, on_paper, kept)
-    return Equation(text, digits_text(value, most))
+    return Equation(text, digits_text(paper, most), digits_text(value, most))
 
 
 def _differ(a: str, b: str) -> bool:

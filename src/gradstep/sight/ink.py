@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -13,7 +14,7 @@ _PLAIN_SIGNS = {
     "≤": "<=", "≥": ">=", "≠": "!=", "→": "->", "…": "...", "─": "-", "│": "|", "’": "'", "–": "-",
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "eps", "η": "eta", "κ": "kappa",
     "λ": "lambda", "μ": "mu", "ν": "nu", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi",
-    "ψ": "psi", "ω": "omega", "ᵗ": "^t", "⁻": "-",
+    "ψ": "psi", "ω": "omega", "ᵗ": "^t", "⁻": "-", "½": "1/2",
     **{chr(0x2080 + i): str(i) for i in range(10)},
 }  # fmt: skip
 
@@ -70,7 +71,9 @@ def write(text: str, stream: TextIO | None) -> None:
     except (UnicodeEncodeError, LookupError):
         for sign, plain in _PLAIN_SIGNS.items():
             text = text.replace(sign, plain)
-        text = text.encode("ascii", "replace").decode()
+        letters = unicodedata.normalize("NFKD", text)  # ü as u and its dots
+        letters = "".join(c for c in letters if not unicodedata.combining(c))
+        text = letters.encode("ascii", "replace").decode()
     stream.write(text + "\n")
     stream.flush()
 
