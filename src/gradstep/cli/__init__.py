@@ -31,11 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gradstep {gradstep.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name in COMMANDS:
-        try:
-            module = import_module(f"gradstep.cli.{name}")
-        except ModuleNotFoundError:  # until every command is there
-            continue
-        module.add_parser(subparsers)
+        import_module(f"gradstep.cli.{name}").add_parser(subparsers)
     return parser
 
 
@@ -44,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     1 for a failure on the way, 130 after Ctrl-C."""
     _occupy_standard_streams()
     parser = build_parser()
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        name = f"gradstep {args.command}" if args.command else "gradstep"
+        parser.exit(2, f"{name}: unknown argument {unknown[0]} (see {name} --help)\n")
     if args.command is None:
         parser.print_help()
         return 0

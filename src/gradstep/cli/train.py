@@ -216,6 +216,7 @@ def _train(run: Run, data: Dataset, quiet: bool) -> int:
     settings, training = run.settings, run.training
     batches = batch_count(data, settings.batch_size)
     progress = choose_progress(quiet)
+    warned: set[str] = set()
     start = perf_counter()
     if not run.finished:
         if not quiet:
@@ -232,9 +233,9 @@ def _train(run: Run, data: Dataset, quiet: bool) -> int:
         run.keep_epoch(records)
         if not quiet:
             write(report.epoch_line(records, settings.epochs))
-        for record, lr in zip(records, settings.lrs, strict=True):
-            warning = report.diverged(record, lr)
-            if warning:
+        for learner in training.learners:
+            if learner.name not in warned and (warning := report.diverged(learner, records)):
+                warned.add(learner.name)
                 print(f"gradstep train: {warning}", file=sys.stderr)
     seconds = perf_counter() - start
 
@@ -310,13 +311,8 @@ def _compared(settings: Settings, args: argparse.Namespace) -> Settings:
 
     Raises SettingsError if an argument asks for anything else than the run began with.
     """
-    optimizers = None if args.optimizer is None else _names(args.optimizer)
-    if optimizers not in (None, settings.optimizers):
-        raise SettingsError(
-            f"the run in {args.resume} began with --optimizer {','.join(settings.optimizers)}, "
-            f"not {','.join(optimizers)}; leave it out to go on"
-        )
     wanted = {
+        "optimizers": None if args.optimizer is None else _names(args.optimizer),
         "lrs": _rate_for_each(args.lr, settings.optimizers),
         "batch_size": args.batch_size,
         "lr_decay": args.lr_decay,
@@ -330,10 +326,11 @@ def _compared(settings: Settings, args: argparse.Namespace) -> Settings:
         own = getattr(settings, name)
         if value is None or value == own:
             continue
-        option = "--lr" if name == "lrs" else f"--{name.replace('_', '-')}"
-        began = f"with {option} {_written(own)}" if own is not None else f"without {option}"
+        option = "--" + {"optimizers": "optimizer", "lrs": "lr"}.get(name, name.replace("_", "-"))
+        has = f"has no {option}" if own is None else f"has {option} {_written(own)}"
         raise SettingsError(
-            f"the run in {args.resume} began {began}, not {_written(value)}; leave it out to go on"
+            f"the run in {args.resume} {has} and cannot go on with {_written(value)}; "
+            f"leave {option} out"
         )
     epochs = args.epochs or settings.epochs
     if epochs < settings.epochs:
@@ -345,7 +342,7 @@ def _compared(settings: Settings, args: argparse.Namespace) -> Settings:
 
 def _written(value: object) -> str:
     """A setting as it is written on the command line."""
-    return ",".join(f"{rate:g}" for rate in value) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -41,10 +41,10 @@ def draw_curves(records: Sequence[Record]) -> Figure:
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    figure = _figure(11, 4.6)
+    figure = _figure(11, 4.6, layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    names = list(dict.fromkeys(record["optimizer"] for record in records))
-    for name in names:
+    all_accuracies = [100 * record["test_accuracy"] for record in records]
+    for name in dict.fromkeys(record["optimizer"] for record in records):
         own = [record for record in records if record["optimizer"] == name]
         style = _style(name, len(own))
         epochs = [record["epoch"] for record in own]
@@ -60,10 +60,12 @@ def draw_curves(records: Sequence[Record]) -> Figure:
     loss_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     loss_axes.yaxis.set_minor_formatter(NullFormatter())
     accuracy_axes.set_title("Test images read correctly")
-    lowest = min(100 * record["test_accuracy"] for record in records)
+    lowest, highest = min(all_accuracies), max(all_accuracies)
     accuracy_axes.set_yscale("function", functions=(_stretched, _unstretched))
-    accuracy_axes.set_ylim(max(0, lowest - 0.15 * (100 - lowest) - 0.2), 100.02)
-    accuracy_axes.set_yticks([tick for tick in _ACCURACY_TICKS if tick >= lowest - 5])
+    bottom = max(0, lowest - 0.15 * (100 - lowest) - 0.2)
+    top = 100.02 if highest > 98 else highest + 0.4 * (100 - highest)
+    accuracy_axes.set_ylim(bottom, top)
+    accuracy_axes.set_yticks([tick for tick in _ACCURACY_TICKS if bottom <= tick <= top])
     accuracy_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     accuracy_axes.legend(title="after the last epoch", loc="lower right", framealpha=0.9)
     for axes in (loss_axes, accuracy_axes):
@@ -96,22 +98,33 @@ def draw_filters(before: Tensor, after: Mapping[str, Tensor]) -> Figure:
         ("after" if len(after) == 1 else f"after {name}"): kernels
         for name, kernels in after.items()
     }
-    columns = len(before)
-    figure = _figure(1.25 * columns + 2.4, 1.3 * len(rows) + 1.0)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for number, axes in enumerate(grid[0]):
-        axes.set_title(f"kernel {number}", fontsize=9, color=_GREY)
-    for axes_row, (label, kernels) in zip(grid, rows.items(), strict=True):
+    # All measures in inches.
+    side, gap, label_width, scale_width, title_height = 1.2, 0.1, 1.3, 0.75, 0.65
+    width = label_width + len(before) * (side + gap) + scale_width
+    height = title_height + len(rows) * (side + gap) + gap
+    figure = _figure(width, height)
+    figure.text(
+        *(0.5, 1 - 0.25 / height, "conv1: the six 5×5 kernels (red adds, blue takes away)"),
+        ha="center",
+        fontsize=11,
+    )
+    for row, (label, kernels) in enumerate(rows.items()):
+        bottom = height - title_height - (row + 1) * side - row * gap
+        middle = (bottom + side / 2) / height
+        figure.text((label_width - 0.15) / width, middle, label, ha="right", va="center")
         largest = float(kernels.abs().max())
-        for axes, kernel in zip(axes_row, kernels, strict=True):
-            picture = axes.imshow(kernel[0], cmap="RdBu_r", vmin=-largest, vmax=largest)
+        for number, kernel in enumerate(kernels):
+            left = label_width + number * (side + gap)
+            axes = _axes(figure, left, bottom, side, side)
+            picture = axes.imshow(kernel[0].numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest)
             _frame(axes)
-        axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=10)
-        bar = figure.colorbar(picture, ax=list(axes_row), fraction=0.025, pad=0.015)
-        bar.set_ticks([-largest, 0, largest])
-        bar.ax.set_yticklabels([f"−{largest:.2f}", "0", f"{largest:.2f}"], fontsize=8)
+            if row == 0:
+                axes.set_title(f"kernel {number}", fontsize=9, color=_GREY, pad=4)
+        left = label_width + len(before) * (side + gap)
+        bar = figure.colorbar(picture, cax=_axes(figure, left, bottom + 0.06, 0.1, side - 0.12))
+        bar.set_ticks([-largest, 0, largest], labels=[f"−{largest:.2f}", "0", f"{largest:.2f}"])
+        bar.ax.tick_params(labelsize=8)
         bar.outline.set_linewidth(0.4)
-    figure.suptitle("conv1: the six 5×5 kernels (red adds, blue takes away)", fontsize=11)
     return figure
 
 
@@ -131,7 +144,7 @@ def draw_mistakes(images: Tensor, labels: Tensor, scores: Mapping[str, Tensor]) 
     cell_width, cell_height, side, title_height, margin = 1.0, 1.32, 0.86, 0.42, 0.15
     width = columns * cell_width + 2 * margin
     height = sum(rows) * cell_height + len(rows) * title_height + margin
-    figure = _figure(width, height, layout=None)
+    figure = _figure(width, height)
     top = height
     for (name, wrong), row_count in zip(mistakes.items(), rows, strict=True):
         shown = wrong[: row_count * columns]
@@ -143,8 +156,8 @@ def draw_mistakes(images: Tensor, labels: Tensor, scores: Mapping[str, Tensor]) 
         for number, (place, answer) in enumerate(shown):
             left = margin + number % columns * cell_width + (cell_width - side) / 2
             bottom = top - number // columns * cell_height - 0.2 - side
-            axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
-            axes.imshow(images[place, 0], cmap="gray_r", interpolation="nearest")
+            axes = _axes(figure, left, bottom, side, side)
+            axes.imshow(images[place, 0].numpy(), cmap="gray_r", interpolation="nearest")
             _frame(axes)
             axes.set_title(f"says {answer}", fontsize=10, color=_RED, pad=2)
             axes.set_xlabel(f"is {int(labels[place])}", fontsize=10, color=_GREEN, labelpad=2)
@@ -171,13 +184,21 @@ def _style(name: str, epochs: int) -> dict[str, Any]:
     }
 
 
-def _figure(width: float, height: float, layout: Any = "constrained") -> Figure:
+def _figure(width: float, height: float, layout: Any = None) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Any:
+    """Axes at a place given in inches."""
+    whole_width, whole_height = figure.get_size_inches()
+    return figure.add_axes(
+        (left / whole_width, bottom / whole_height, width / whole_width, height / whole_height)
+    )
 
 
 def _frame(axes: Any) -> None:

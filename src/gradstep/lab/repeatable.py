@@ -15,9 +15,9 @@ with 12 fresh processes a setting, under load and without, and with tensors move
   cases, at no cost that could be measured.
 - *The random numbers*: order of the images and their shifts come from one generator, whose state
   is in the checkpoint, next to that of torch's global one.
-- ``torch.use_deterministic_algorithms``, and oneDNN on or off, made no difference for LeNet on a
-  CPU: no run drifted without. The former is on all the same: torch then refuses any operation
-  that it cannot repeat, in place of drifting silently.
+- torch's switch for deterministic algorithms, and oneDNN on or off, made no difference for LeNet
+  on a CPU: no run drifted without. The former is on all the same: torch then refuses any
+  operation that it cannot repeat, in place of drifting silently.
 
 Another CPU or another version of torch may give other last bits: a run notes both, and a resumed
 run says so when they have changed.
@@ -43,14 +43,16 @@ def repeatable(threads: int) -> Iterator[None]:
     import torch
 
     threads_before = torch.get_num_threads()
-    strict_before = torch.are_deterministic_algorithms_enabled()
+    strict_before = torch.get_deterministic_debug_mode()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # The same switch as use_deterministic_algorithms(True), which imports the whole of
+    # torch's compiler first: two seconds.
+    torch.set_deterministic_debug_mode("error")
     try:
         yield
     finally:
         torch.set_num_threads(threads_before)
-        torch.use_deterministic_algorithms(strict_before)
+        torch.set_deterministic_debug_mode(strict_before)
 
 
 def made_with() -> dict[str, str]:

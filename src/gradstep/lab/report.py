@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gradstep.lab.training import Record
+from gradstep.lab.optimizers import CHOICES
+from gradstep.lab.training import Learner, Record
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -80,13 +81,16 @@ def final_table(records: Sequence[Record], lrs: dict[str, float]) -> list[str]:
     return table(header, rows)
 
 
-def diverged(record: Record, lr: float) -> str | None:
-    """A warning if the loss is no number any more, else None."""
-    if math.isfinite(record["train_loss"]) and math.isfinite(record["test_loss"]):
+def diverged(learner: Learner, records: Sequence[Record]) -> str | None:
+    """A warning if one of the losses that the learner has in ``records`` is no number any more."""
+    losses = [r["train_loss"] for r in records if r["optimizer"] == learner.name]
+    if all(map(math.isfinite, losses)):
         return None
+    default = CHOICES[learner.name].lr
+    advice = f"try --lr {default:g}" if learner.lr > default else "try a smaller --lr"
     return (
-        f"the loss of {record['optimizer']} is no longer a finite number: "
-        f"a learning rate of {lr:g} is too large for it, try --lr {lr / 10:g}"
+        f"the loss of {learner.name} is no longer a finite number: "
+        f"a learning rate of {learner.lr:g} is too large; {advice}"
     )
 
 
