@@ -51,7 +51,9 @@ def begin_states(
             f"state {missing[0]!r} of {name_of()} is missing, while {there} is there. Load a "
             "checkpoint, or delete the parameter's entry in optimizer.state to start it anew."
         )
-    fresh = True
+    kept = [n for n, s in rule.states.items() if s.exists(numbers)]
+    kept += ["step"] * ("step" in rule.inputs)
+    fresh = bool(kept) and all(entry.get(n) is None for n in kept)
     on_device = group.get("capturable") or group.get("fused")
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
     for name in number_states(rule, numbers):
@@ -66,7 +68,6 @@ def begin_states(
         if not state.exists(numbers) or state.start == "number":
             continue
         if entry.get(name) is not None:
-            fresh = False
             continue
         like = torch.preserve_format
         with torch.no_grad(), torch.inference_mode(False):
