@@ -154,17 +154,18 @@ def _evaluate(
     if narrow:  # worked out in float32, as the kernels do
         weight, gradient = weight.float(), gradient.float()
         states = {n: s.float() for n, s in states.items()}
-    inputs = {**numbers, "w": weight, "first": update.first}
-    inputs["step"] = _next_step(update)
-    own = {n: float(t) for n, t in update.numbers.items() if n != "step"}
+    # Python refuses 1/0 between numbers, and makes a complex one of (-1) ** 0.5. NumPy's float64
+    # answers as IEEE says, as the kernels' numbers do; torch.compile, though, cannot follow it.
+    kind = float if torch.compiler.is_compiling() else numpy.float64
+    inputs = {n: kind(v) if type(v) is float else v for n, v in numbers.items()}
+    inputs |= {"w": weight, "first": update.first, "step": kind(_next_step(update))}
+    own = {n: kind(t) for n, t in update.numbers.items() if n != "step"}
     gradient = -gradient if maximize else gradient
-    try:
+    if kind is float:
         direction, new_states = rule.run(gradient, {**states, **own}, inputs)
-    except ArithmeticError:  # Python refuses 1/0 between numbers; IEEE has inf and nan
-        ieee = {n: numpy.float64(v) if type(v) is float else v for n, v in inputs.items()}
+    else:
         with numpy.errstate(all="ignore"):
-            exact = {n: numpy.float64(v) for n, v in own.items()}
-            direction, new_states = rule.run(gradient, {**states, **exact}, ieee)
+            direction, new_states = rule.run(gradient, {**states, **own}, inputs)
     return _move(weight, direction, inputs["lr"]), new_states
 
 

@@ -39,16 +39,15 @@ def host_function(
     """
     lines = []
     names: dict[int, str] = {}
+    # Names of its own for all, since a hyperparameter may be called anything.
+    places = {name: f"input{position}" for position, name in enumerate(inputs)}
     for position, node in enumerate(in_order(outputs)):
         if node.operation == "input":
-            names[id(node)] = str(node.value)
+            names[id(node)] = places[str(node.value)]
             continue
         if node.operation == "constant":
-            names[id(node)] = (
-                f"({node.value!r})"
-                if math.isfinite(float(node.value or 0))
-                else f"float('{node.value}')"
-            )
+            value = node.constant()
+            names[id(node)] = f"({value!r})" if math.isfinite(value) else f"float('{value}')"
             continue
         arguments = [names[id(a)] for a in node.arguments]
         if node.operation in _INFIX:
@@ -60,22 +59,26 @@ def host_function(
         names[id(node)] = f"n{position}"
         lines.append(f"    n{position} = {text}\n")
     result = "".join(f"{names[id(node)]}, " for node in outputs)
-    source = f"def numbers({', '.join(inputs)}):\n{''.join(lines)}    return ({result})\n"
-    made = _compile(source)
+    source = f"def numbers({', '.join(places.values())}):\n{''.join(lines)}    return ({result})\n"
+    python = _compile(source, lambda function: function)
+    ieee = _compile(source, lambda function: lambda *values: numpy.float64(function(*values)))
 
     def numbers(*values: float) -> tuple[float, ...]:
         try:
-            return made(*values)
-        except ArithmeticError:  # 1/0 or an overflow, which Python refuses
+            return python(*values)
+        except ArithmeticError:  # 1/0 or an overflow, which Python refuses and NumPy's numbers do
             with numpy.errstate(all="ignore"):
-                return tuple(float(n) for n in made(*map(numpy.float64, values)))
+                return tuple(float(n) for n in ieee(*map(numpy.float64, values)))
 
     return numbers
 
 
-def _compile(source: str) -> Callable[..., tuple[float, ...]]:
+def _compile(
+    source: str, wrapped: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[..., tuple[float, ...]]:
+    """The function ``numbers`` of a text, with each operation of the language as ``_name``."""
     namespace: dict[str, Any] = {
-        f"_{name}": operation.number for name, operation in OPERATIONS.items()
+        f"_{name}": wrapped(operation.number) for name, operation in OPERATIONS.items()
     }
     exec(source, namespace)
     return namespace["numbers"]

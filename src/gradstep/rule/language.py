@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 from torch import Tensor
 
 from gradstep.rule.operations import OPERATIONS
@@ -39,7 +40,9 @@ def _apply(name: str, *arguments: Any) -> Any:
     operation = OPERATIONS[name]
     if any(isinstance(argument, Tensor) for argument in arguments):
         return operation.tensor(*arguments)
-    return operation.number(*arguments)
+    result = operation.number(*arguments)
+    # NumPy's numbers answer 1/0 and the like as IEEE says: what is made of them stays one.
+    return numpy.float64(result) if any(isinstance(a, numpy.generic) for a in arguments) else result
 
 
 def lerp(start: Any, end: Any, weight: Any) -> Any:

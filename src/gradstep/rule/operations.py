@@ -66,7 +66,7 @@ def _lerp_tensor(start: Any, end: Any, weight: Any) -> Tensor:
 
 
 def _sign(x: float) -> float:
-    return float((x > 0) - (x < 0))
+    return float(x > 0) - float(x < 0)
 
 
 def _as_tensor(x: Any, like: Tensor) -> Tensor:
@@ -111,7 +111,9 @@ OPERATIONS: dict[str, Operation] = {
     "neg": Operation(lambda a: -a, lambda a: -a, "−{}", 4),
     "pow": Operation(_power_number, torch.pow, "{}^{}", 5),
     "sqrt": Operation(_sqrt, torch.sqrt, "√({})"),
-    "rsqrt": Operation(_ieee(lambda a: 1 / _sqrt(a), lambda a: math.inf), torch.rsqrt, "1/√({})"),
+    "rsqrt": Operation(
+        _ieee(lambda a: 1 / _sqrt(a), lambda a: math.copysign(math.inf, a)), torch.rsqrt, "1/√({})"
+    ),
     "abs": Operation(abs, torch.abs, "|{}|"),
     "sign": Operation(_sign, torch.sign, "sign({})"),
     "exp": Operation(_ieee(math.exp, lambda a: math.inf), torch.exp, "exp({})"),
