@@ -325,7 +325,7 @@ RETURNS = [
     (none_for_a_state, r"returned None for state velocity\. Return its new value"),
     (
         value_for_an_absent_state,
-        r"returned a value for the absent state best\. .* None where it is None",
+        r"returned a value for the absent state best\. .* where it is None",
     ),
     (nothing, r"returned None for its direction, which must be a tensor"),
     (number_as_direction, r"returned a number for its direction, which must be a tensor"),
