@@ -241,6 +241,19 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
         os.seteuid(user)
 
 
+@pytest.mark.parametrize(
+    ("missing", "name"), [("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")]
+)
+def test_a_package_that_is_not_installed_is_named(
+    missing: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)  # import then says that there is none
+    assert gradstep.cli.main(["train"]) == 2
+    assert capsys.readouterr().err == (
+        f"gradstep train: needs {name}: pip install 'gradstep[lab]'\n"
+    )
+
+
 def accuracies(out: Path) -> dict[str, float]:
     """The test accuracy after the last epoch, in per cent."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

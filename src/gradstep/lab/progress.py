@@ -16,7 +16,7 @@ def write(line: str = "") -> None:
     """Print a line. A reader that went away (``gradstep train | head``) is no reason to stop."""
     try:
         print(line, flush=True)
-    except (BrokenPipeError, OSError):
+    except OSError:
         _discard_output()
     except UnicodeEncodeError:  # a terminal that knows only ASCII
         encoding = sys.stdout.encoding or "ascii"

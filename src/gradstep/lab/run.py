@@ -58,10 +58,12 @@ class Run:
         return self.training.epoch >= self.settings.epochs
 
     def keep_settings(self) -> None:
-        """Write run.json."""
+        """Write run.json. Raises DiskError if the disk does not take it."""
         content = {"format": FORMAT, "settings": self.settings.to_json(), **self.facts}
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.directory / SETTINGS_FILE, text.encode())
+        path = self.directory / SETTINGS_FILE
+        with self._disk_errors(path):
+            write_atomically(path, text.encode())
 
     def keep_epoch(self, records: list[Record]) -> None:
         """Make the epoch just done last: its checkpoint, then its lines of metrics.
@@ -89,7 +91,10 @@ class Run:
             raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
     def recall(self) -> list[str]:
-        """Take the newest checkpoint that is whole; return a note on each that is not."""
+        """Take the newest checkpoint that is whole; return a note on each that is not.
+
+        Raises DiskError if metrics.jsonl has to be put right and the disk does not take it.
+        """
         notes = []
         for path in find_checkpoints(self.directory):
             try:
@@ -99,8 +104,9 @@ class Run:
                 notes.append(f"{error}; going back to the one before it")
                 self.training = begin_training(self.settings)
         metrics, expected = self.directory / METRICS_FILE, _lines(self.training.records)
-        if not metrics.exists() or metrics.read_bytes() != expected:
-            write_atomically(metrics, expected)
+        with self._disk_errors(metrics):
+            if not metrics.exists() or metrics.read_bytes() != expected:
+                write_atomically(metrics, expected)
         return notes
 
 
@@ -172,8 +178,10 @@ def begin_run(directory: Path, settings: Settings, data: Dataset) -> Run:
         run = Run(directory, settings, facts)
         run.keep_settings()
         return run
+    except DiskError as error:
+        raise RunError(str(error)) from None
     except OSError as error:
-        raise RunError(f"cannot write to {directory}: {error.strerror}") from None
+        raise RunError(f"cannot read {directory}: {error.strerror}") from None
 
 
 def read_settings(directory: Path) -> tuple[Settings, dict[str, Any]]:
@@ -214,7 +222,7 @@ def resume_run(
     run = Run(directory, settings, facts)
     for path in directory.iterdir():
         if is_unfinished(path):
-            path.unlink()
+            path.unlink(missing_ok=True)
     notes += run.recall()
     return run, notes
 
