@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import typing
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -153,10 +155,20 @@ class Rule:
             new_states.update({names[n]: value for n, value in changed.items()})
         return direction, new_states
 
+    def _parts(self) -> tuple[Rule, ...]:
+        """The rules of a chain, each with the defaults that it has in it; otherwise itself."""
+        if self.function is not None:
+            return (self,)
+        values = self.hyperparameters
+        return tuple(
+            replace(stage, hyperparameters={n: values[names[n]] for n in stage.hyperparameters})
+            for stage, names in self.stages
+        )
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by name, as functions are: the module's own rule, with its defaults changed."""
         if self.function is None:
-            return chain, tuple(stage for stage, _ in self.stages)
+            return chain, self._parts()
         module, name = self.function.__module__, self.function.__qualname__
         return _rule_by_name, (module, name, dict(self.hyperparameters))
 
@@ -273,12 +285,18 @@ def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
     )
 
 
+def _free(name: str, taken: Collection[str]) -> str:
+    """The name, with the first number from 2 on that makes it one of its own."""
+    numbered = (name if i == 1 else f"{name}{i}" for i in itertools.count(1))
+    return next(n for n in numbered if n not in taken)
+
+
 def chain(*rules: Rule) -> Rule:
     """Rules in a row: the direction that one returns is the gradient of the next.
 
-    A chain is again a rule, traced and fused as one. A state or hyperparameter keeps its name
-    where it is the only one of that name, and gets its rule's name in front (and a number, where
-    the same rule stands twice) where it is not.
+    A chain is again a rule, traced and fused as one; a chain within a chain is its rules. A state
+    or hyperparameter keeps its name where it is the only one of that name, and gets its rule's
+    name in front (and a number, where the same rule stands twice) where it is not.
 
     Raises:
         TypeError: something that is no rule.
@@ -291,17 +309,20 @@ def chain(*rules: Rule) -> Rule:
             raise TypeError(
                 f"chain() takes rules; got {r!r}. Is a decorator @gradstep.rule missing?"
             )
+    rules = tuple(part for r in rules for part in r._parts())
     owned = [[*r.states, *r.hyperparameters] for r in rules]
+    count = Counter(n for own in owned for n in own)
     labels: list[str] = []
     for r in rules:
-        same = sum(earlier.name == r.name for earlier in rules[: len(labels)])
-        labels.append(r.name if same == 0 else f"{r.name}{same + 1}")
+        labels.append(_free(r.name, labels))
+    taken = [n for n in count if count[n] == 1]
     stages: list[tuple[Rule, dict[str, str]]] = []
     states: dict[str, State] = {}
     hyperparameters: dict[str, Any] = {}
     intervals: dict[str, Interval] = {}
     for r, label, own in zip(rules, labels, owned, strict=True):
-        names = {n: n if sum(n in o for o in owned) == 1 else f"{label}_{n}" for n in own}
+        names = {n: n if count[n] == 1 else _free(f"{label}_{n}", taken) for n in own}
+        taken += names.values()
         stages.append((r, names))
         for n, state in r.states.items():
             value = (
