@@ -101,28 +101,28 @@ def write(folder: Path, rows: Sequence[Row], host: tuple[float, float] | None) -
         "torch foreach": "#d99a6c",
         "torch loop": "#ecd0b8",
     }
+    drawn = {}
     for panel, size in zip(panels[0], sizes, strict=True):
         shown = [row for row in rows if row.size == size and not row.loaded]
-        names = [name for name in colours if any(name in row.seconds for row in shown)]
-        height = 0.8 / len(names)
         unit, label = (1e6, "µs") if size == "lenet" else (1e3, "ms")
-        for place, name in enumerate(names):
-            have = [
-                (i, row.seconds[name] * unit) for i, row in enumerate(shown) if name in row.seconds
-            ]
-            panel.barh(
-                [i + (place - (len(names) - 1) / 2) * height for i, _ in have],
-                [t for _, t in have],
-                height=height * 0.92,
-                color=colours[name],
-                label=name,
-            )
-        panel.set_yticks(range(len(shown)), [row.case for row in shown])
+        for place, row in enumerate(shown):
+            names = [name for name in colours if name in row.seconds]
+            for i, name in enumerate(names):
+                drawn[name] = panel.barh(
+                    place + (i - (len(names) - 1) / 2) * 0.2,
+                    row.seconds[name] * unit,
+                    height=0.18,
+                    color=colours[name],
+                )
+        panel.set_yticks(range(len(shown)), [row.case.replace("-", "\n", 1) for row in shown])
         panel.invert_yaxis()
         panel.set_xlabel(f"median time of a step, {label}: shorter is better")
         panel.set_title(size)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0][-1].legend(frameon=False, loc="lower right")
+    labels = [name for name in colours if name in drawn]
+    figure.legend(
+        [drawn[name] for name in labels], labels, frameon=False, loc="outside lower center", ncols=4
+    )
     written.append(folder / "bench.png")
     figure.savefig(written[-1], dpi=130)
     pyplot.close(figure)
