@@ -24,8 +24,8 @@ _session: dict[str, Any] = {}
 
 
 if hasattr(os, "register_at_fork"):
-    # A fork waits for a compilation in another thread: the child would find LLVM's own locks taken
-    # by a thread that it does not have.
+    # Every call of LLVM is under this lock, and a fork waits for it: else the child would find
+    # LLVM's own locks taken by a thread that it does not have.
     os.register_at_fork(
         before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
     )
@@ -33,12 +33,12 @@ if hasattr(os, "register_at_fork"):
 
 def cpu() -> tuple[str, str]:
     """Name and features of the CPU that kernels are compiled for."""
-    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    name = os.environ.get("NUMBA_CPU_NAME")
     features = os.environ.get("NUMBA_CPU_FEATURES")
-    if features is None:
-        same = "NUMBA_CPU_NAME" not in os.environ
-        features = llvm.get_host_cpu_features().flatten() if same else ""
-    return name, features
+    with _lock:
+        if features is None:
+            features = "" if name is not None else llvm.get_host_cpu_features().flatten()
+        return name or llvm.get_host_cpu_name(), features
 
 
 def functions(code: str, signatures: Mapping[str, tuple[int, bool]]) -> dict[str, Any]:
@@ -50,29 +50,17 @@ def functions(code: str, signatures: Mapping[str, tuple[int, bool]]) -> dict[str
         code: a module of LLVM's intermediate language, which defines them.
         signatures: name -> how many 64-bit integers it takes, and whether it returns one.
     """
-    cpu_name, features = cpu()
-    key = cache.digest(
-        code,
-        llvm.get_default_triple(),
-        cpu_name,
-        features,
-        llvmlite.__version__,
-        ".".join(map(str, llvm.llvm_version_info)),
-    )
     with _lock:
+        key = cache.digest(
+            code,
+            llvm.get_default_triple(),
+            *cpu(),
+            llvmlite.__version__,
+            ".".join(map(str, llvm.llvm_version_info)),
+        )
         known = _functions.get(key)
         if known is None:
-            image = cache.read(key)
-            library = None
-            if image is not None:
-                try:
-                    library = _link(image, key, signatures)
-                except RuntimeError:  # whole, but not what this machine can load
-                    library = None
-            if library is None:
-                image = _compile(code, cpu_name, features)
-                library = _link(image, key + "'", signatures)
-                cache.write(key, image)
+            library = _load(key, code, signatures)
             known = {}
             for name, (arguments, returns) in signatures.items():
                 result = ctypes.c_int64 if returns else None
@@ -82,11 +70,25 @@ def functions(code: str, signatures: Mapping[str, tuple[int, bool]]) -> dict[str
     return known
 
 
+def _load(key: str, code: str, symbols: Iterable[str]) -> Any:
+    """The library of a module, from the cache or compiled."""
+    image = cache.read(key)
+    if image is not None:
+        try:
+            return _link(image, key, symbols)
+        except RuntimeError:  # whole, but not what this machine can load
+            pass
+    image = _compile(code, *cpu())
+    library = _link(image, key + "'", symbols)
+    cache.write(key, image)
+    return library
+
+
 def assembly(code: str) -> str:
     """The assembly text of a module as compiled for :func:`cpu`."""
-    cpu_name, features = cpu()
-    module, machine = _optimised(code, cpu_name, features)
-    return str(machine.emit_assembly(module))
+    with _lock:
+        module, machine = _optimised(code, *cpu())
+        return str(machine.emit_assembly(module))
 
 
 def _machine(cpu_name: str, features: str) -> Any:
