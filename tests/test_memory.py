@@ -1,0 +1,201 @@
+"""What a step costs beside its arithmetic: no temporary memory, and little time to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reference import REFERENCES, Reference
+
+
+def in_a_child(code: str, **environment: str) -> Any:
+    """What a fresh Python prints in its last line, as JSON."""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+# Peak memory. Linux counts a process's largest number of resident bytes, and can start anew.
+
+MEGABYTE = 1 << 20
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resident(which: str) -> int:
+    """Resident bytes: now (``VmRSS``), or at the most since :func:`forget_peak` (``VmHWM``)."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(which + ":"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(which)
+
+
+def forget_peak() -> None:
+    RESET.write_text("5")
+
+
+def can_measure() -> bool:
+    try:
+        forget_peak()
+        return resident("VmHWM") > 0
+    except (OSError, ValueError):
+        return False
+
+
+def growth(step: Callable[[], Any], steps: int) -> int:
+    """How many bytes more than before were resident at some moment of these steps."""
+    forget_peak()
+    before = resident("VmRSS")
+    for _ in range(steps):
+        step()
+    return resident("VmHWM") - before
+
+
+def measure() -> list[tuple[str, str, str, int, int, int]]:
+    """Rule, dtype, engine, bytes of the weights, growth at the first step, growth later."""
+    rows = []
+    for reference in REFERENCES:
+        for dtype in (torch.float32, torch.bfloat16):
+            for engine in ("fused", "eager"):
+                # The kernel, the threads, and all that they import, are there before.
+                warm = torch.nn.Parameter(torch.ones(400_000, dtype=dtype))
+                warm.grad = torch.ones_like(warm)
+                reference.ours([warm], engine=engine).step()
+                weights = [
+                    torch.nn.Parameter(torch.ones(n, dtype=dtype)) for n in (2_000_000, 500_000, 17)
+                ]
+                for w in weights:
+                    w.grad = torch.ones_like(w)
+                optimizer = reference.ours(weights, engine=engine)
+                total = sum(w.numel() * w.element_size() for w in weights)
+                first, later = growth(optimizer.step, 1), growth(optimizer.step, 3)
+                rows.append((reference.name, str(dtype), engine, total, first, later))
+    return rows
+
+
+@pytest.mark.skipif(not can_measure(), reason="needs Linux's count of resident memory")
+def test_a_step_needs_no_temporary_memory() -> None:
+    code = "import json, test_memory\nprint(json.dumps(test_memory.measure()))"
+    # Whatever is freed goes back to Linux at once, so that nothing hides in what was kept.
+    rows = in_a_child(code, MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0")
+    states = {r.name: len(r.rule.states) for r in REFERENCES}
+    assert len(rows) == 4 * len(REFERENCES)
+    for name, dtype, engine, total, first, later in rows:
+        what = (
+            f"{name} {dtype} {engine}: {first / total:.2f} and {later / total:.2f} of the weights"
+        )
+        if engine == "fused":
+            # The first step makes the states and nothing else; later ones make nothing.
+            assert first <= states[name] * total + MEGABYTE, what
+            assert later <= MEGABYTE, what
+        else:
+            # torch's own operations make a temporary each: the measure sees it.
+            assert later >= total / 2, what
+
+
+# Time to start, in processes of their own: the best of a few, for the machine may be busy.
+
+IMPORT = """
+import time
+import torch
+start = time.perf_counter()
+import gradstep
+print(time.perf_counter() - start)
+"""
+
+
+def test_importing_gradstep_takes_little_more_than_importing_torch() -> None:
+    seconds = []
+    while len(seconds) < 5 and not (seconds and min(seconds) <= 0.1):
+        seconds.append(in_a_child(IMPORT))
+    assert min(seconds) <= 0.1, seconds
+
+
+def test_importing_gradstep_imports_nothing_else() -> None:
+    code = (
+        "import json, sys, torch\nbefore = set(sys.modules)\nimport gradstep\n"
+        "print(json.dumps(sorted({m.partition('.')[0] for m in set(sys.modules) - before})))"
+    )
+    assert in_a_child(code) == ["gradstep"]
+
+
+def first_steps(folder: str) -> dict[str, list[list[float]]]:
+    """Seconds of each rule's first step less those of its second.
+
+    From nothing, and from the disk cache; each at most three times, and every one in a fork of this
+    process, which has taken no step before and so has loaded no compiler.
+    """
+    torch.optim.SGD([torch.zeros(1)])  # what torch imports for any optimizer takes a second
+    assert "llvmlite" not in sys.modules
+    return {r.name: first_steps_of(r, f"{folder}/{r.name}") for r in REFERENCES}
+
+
+def first_steps_of(reference: Reference, folder: str) -> list[list[float]]:
+    seconds: list[list[float]] = [[], []]
+    for attempt in range(3):
+        os.environ["GRADSTEP_CACHE_DIR"] = f"{folder}/{attempt}"
+        for kind in (0, 1):
+            receiver, sender = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.write(sender, str(first_step(reference)).encode())
+                os._exit(0)
+            os.waitpid(child, 0)
+            seconds[kind].append(float(os.read(receiver, 100)))
+            os.close(sender)
+            os.close(receiver)
+            assert list(Path(f"{folder}/{attempt}").iterdir()), "nothing was put into the cache"
+        if seconds[0][-1] <= 1.5 and seconds[1][-1] <= 0.2:
+            break
+    return seconds
+
+
+def first_step(reference: Reference) -> float:
+    """Of a LeNet's weights, with all that the rule has."""
+    shapes = [(6, 1, 5, 5), (6,), (16, 6, 5, 5), (16,), (120, 400), (120,), (84, 120), (84,)]
+    weights = [torch.nn.Parameter(torch.ones(shape)) for shape in [*shapes, (10, 84), (10,)]]
+    for w in weights:
+        w.grad = torch.ones_like(w)
+    full = {"amsgrad": True, "centered": True, "momentum": 0.9, "weight_decay": 0.1}
+    defaults = reference.ours([torch.zeros(1)]).defaults
+    optimizer = reference.ours(
+        weights, engine="fused", **{n: v for n, v in full.items() if n in defaults}
+    )
+    times = [time.perf_counter()]
+    for _ in range(2):
+        optimizer.step()
+        times.append(time.perf_counter())
+    return (times[1] - times[0]) - (times[2] - times[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each first step is in a fork")
+def test_the_first_step(tmp_path: Path) -> None:
+    """1.5 s where the kernel is compiled, 0.2 s where it is on disk."""
+    code = (
+        f"import json, test_memory\nprint(json.dumps(test_memory.first_steps({str(tmp_path)!r})))"
+    )
+    seconds = in_a_child(code)
+    assert len(seconds) == len(REFERENCES)
+    for name, (cold, warm) in seconds.items():
+        assert min(cold) <= 1.5, f"{name}: {cold}"
+        assert min(warm) <= 0.2, f"{name}: {warm}"
+        assert min(warm) < min(cold), f"{name}: the cache is of no use"
