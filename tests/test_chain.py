@@ -396,3 +396,14 @@ def test_states_may_start_as_anything() -> None:
         assert entry["weight"].tolist() == [1.0, 2.0]
         assert entry["gradient"].tolist() == [10.0, 20.0]
         assert entry["by_name"].tolist() == [-3.0, -3.0]
+
+
+def test_hyperparameters_by_their_place():
+    assert gradstep.decay_weights(0.1).hyperparameters == {"weight_decay": 0.1}
+    assert gradstep.adam(0.8, 0.9).hyperparameters["beta2"] == 0.9
+    with pytest.raises(TypeError, match=r"1 hyperparameter.*got 2"):
+        gradstep.decay_weights(0.1, 0.2)
+    with pytest.raises(TypeError, match="twice"):
+        gradstep.decay_weights(0.1, weight_decay=0.1)
+    with pytest.raises(ValueError, match="weight_decay"):
+        gradstep.decay_weights(-0.1)

@@ -60,14 +60,25 @@ class Rule:
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """With a gradient: run the function. Without: the same rule with other defaults.
 
-        ``adam(g, exp_avg, exp_avg_sq, step=1)`` returns ``(direction, exp_avg, exp_avg_sq)``;
-        ``adam(beta1=0.8)`` returns a rule.
+        ``heavy_ball(g, velocity)``, with tensors, returns ``(direction, velocity)``;
+        ``adam(beta1=0.8)`` and ``decay_weights(0.1)``, with hyperparameters by name or in their
+        order, return a rule.
 
         Raises:
-            TypeError: a keyword that is no hyperparameter of the rule.
+            TypeError: a keyword that is no hyperparameter of the rule, or more numbers than it has.
             ValueError: a number outside of its interval.
         """
-        if arguments:
+        if arguments and isinstance(arguments[0], bool | int | float | str):
+            if len(arguments) > len(self.hyperparameters):
+                raise TypeError(
+                    f"{self.name} has {len(self.hyperparameters)} hyperparameter(s); got "
+                    f"{len(arguments)}"
+                )
+            for name, value in zip(self.hyperparameters, arguments, strict=False):
+                if name in keywords:
+                    raise TypeError(f"{self.name} got {name} twice: by its place and by its name")
+                keywords[name] = value
+        elif arguments:
             if self.function is None:
                 raise TypeError(f"{self.name} is a chain: call run(), or give it to an optimizer")
             return self.function(*arguments, **{**self.hyperparameters, **keywords})
