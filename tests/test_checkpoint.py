@@ -301,6 +301,37 @@ def test_weights_without_a_state_stay_without_one() -> None:
     assert [resumed.state[p]["step"].item() for p in rest] == [4, 3, 3, 2]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "change"),
+    [
+        ("SGD", {"momentum": 0.9}, {"momentum": 0.0}),
+        ("SGD", {}, {"momentum": 0.9}),
+        ("RMSprop", {"momentum": 0.9}, {"momentum": 0.0}),
+        ("RMSprop", {}, {"momentum": 0.9, "centered": True}),
+        ("Adam", {"amsgrad": True}, {"amsgrad": False}),
+        ("Adam", {}, {"amsgrad": True}),
+    ],
+)
+def test_an_option_that_changed_just_before_saving(
+    name: str, options: dict[str, Any], change: dict[str, Any]
+) -> None:
+    """A state is left over then, or still to come."""
+    params = weights()
+    optimizer = ours(name, params, lr=0.01, **options)
+    go(params, optimizer, range(4))
+    optimizer.param_groups[0].update(change)
+    rest = continued(params)
+    resumed = ours(name, rest)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for number in range(4, 12):
+        if number == 8:  # and back
+            for o in (optimizer, resumed):
+                o.param_groups[0].update({k: options.get(k, 0) for k in change if k == "momentum"})
+        go(params, optimizer, range(number, number + 1))
+        go(rest, resumed, range(number, number + 1))
+        assert_same_bits(rest, params)
+
+
 def test_the_initial_lr_of_a_scheduler_is_kept() -> None:
     params = weights()
     optimizer = gradstep.SGD(params, lr=0.1, momentum=0.9)

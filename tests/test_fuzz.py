@@ -1,0 +1,518 @@
+"""Random sequences of what may happen to an optimizer, good and bad, against an eager twin.
+
+The machine below holds one optimizer on the fused engine and one on the eager engine, with equal
+weights. Every step must take both to the same weights and states (within a few roundings); a step
+that is refused must leave everything as it was; and after a repair both go on. pytest has Python's
+faulthandler on, so that a crash would show where it came from.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+)
+from torch import Tensor, nn
+
+import gradstep
+from gradstep.engine.update import is_dense
+
+#: Sequences that are tried: the same ones at each run, unless another number is asked for.
+EXAMPLES = int(os.environ.get("GRADSTEP_FUZZ_EXAMPLES", "120"))
+
+#: A rule for :class:`gradstep.Optimizer`, its options, and what may change while it runs.
+NUMBERS: dict[str, Any] = {"lr": [0.0, 1e-3, 0.02, 0.1], "weight_decay": [0.0, 0.01, 0.1]}
+FLAGS: dict[str, Any] = {"maximize": [True, False]}
+RULES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "sgd": (
+        gradstep.sgd,
+        {"momentum": 0.0},
+        {**NUMBERS, **FLAGS, "momentum": [0.0, 0.5, 0.9], "dampening": [0.0, 0.3]},
+    ),
+    "nesterov": (
+        gradstep.sgd,
+        {"momentum": 0.9, "nesterov": True},
+        {**NUMBERS, "nesterov": [True, False]},
+    ),
+    "adam": (
+        gradstep.adam,
+        {},
+        {
+            **NUMBERS,
+            **FLAGS,
+            "beta1": [0.0, 0.5, 0.9],
+            "beta2": [0.9, 0.999],
+            "eps": [1e-8, 1e-3],
+            "amsgrad": [True, False],
+            "decoupled_weight_decay": [True, False],
+        },
+    ),
+    "rmsprop": (
+        gradstep.rmsprop,
+        {"momentum": 0.5},
+        {**NUMBERS, **FLAGS, "alpha": [0.5, 0.99], "momentum": [0.0, 0.9]},
+    ),
+    "adagrad": (gradstep.adagrad, {}, {**NUMBERS, **FLAGS, "lr_decay": [0.0, 0.1]}),
+    "lion": (gradstep.lion, {}, {**NUMBERS, "beta1": [0.5, 0.9], "beta2": [0.9, 0.99]}),
+    "chain": (
+        gradstep.chain(
+            gradstep.clip_by_value(limit=0.5),
+            gradstep.adam(),
+            gradstep.decay_weights(weight_decay=0.1),
+        ),
+        {},
+        {"lr": NUMBERS["lr"], "limit": [0.1, 2.0]},
+    ),
+}
+SHAPES = ((), (1,), (0, 3), (7,), (4, 5), (5, 4), (2, 3, 4, 2), (1, 6), (400, 700))
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
+
+
+def noise(shape: Any, dtype: torch.dtype, seed: int, scale: float = 1.0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    made = torch.randn(shape, generator=random) * scale
+    if dtype.is_complex:
+        return torch.complex(made, torch.randn(shape, generator=random) * scale).to(dtype)
+    return made.to(dtype)
+
+
+def relaid(tensor: Tensor, way: int) -> Tensor:
+    """The same values in another order in memory: four dense ones, one with gaps."""
+    if way == 4:
+        wide = torch.empty((*tensor.shape, 2), dtype=tensor.dtype)
+        wide[..., 0] = tensor
+        return wide[..., 0]
+    if tensor.dim() == 4 and way == 1:
+        return tensor.contiguous(memory_format=torch.channels_last)
+    if tensor.dim() >= 2 and way == 2:
+        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    if tensor.dim() >= 2 and way == 3:
+        return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+    return tensor.contiguous()
+
+
+def copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: copied(v) for k, v in value.items()}
+    return copy.deepcopy(value)
+
+
+def assert_same(left: Any, right: Any) -> None:
+    assert type(left) is type(right)
+    if isinstance(left, Tensor):
+        assert left.dtype == right.dtype and left.shape == right.shape
+        torch.testing.assert_close(left, right, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(left, dict):
+        assert list(left) == list(right)
+        for key in left:
+            assert_same(left[key], right[key])
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for a, b in zip(left, right, strict=True):
+            assert_same(a, b)
+    else:
+        assert left == right or (left != left and right != right)
+
+
+def assert_near(left: Tensor, right: Tensor, what: str, before: float) -> None:
+    """Within 8 eps of the largest element, now or before the step."""
+    assert left.dtype == right.dtype and left.shape == right.shape
+    if not left.numel():
+        return
+    wide = torch.complex128 if left.is_complex() else torch.float64
+    a, b = left.detach().to(wide), right.detach().to(wide)
+    finite = torch.isfinite(a) & torch.isfinite(b)
+    torch.testing.assert_close(a[~finite], b[~finite], rtol=0, atol=0, equal_nan=True)
+    if not finite.any():
+        return
+    a, b = a[finite], b[finite]
+    difference = (a - b).abs().max().item()
+    largest = max(b.abs().max().item(), before, 1.0 if what == "weight" else 1e-30)
+    assert difference <= 8 * torch.finfo(left.dtype).eps * largest, (what, difference, largest)
+
+
+def size(tensor: Tensor) -> float:
+    """The largest element that is a number."""
+    finite = tensor.detach().abs()[torch.isfinite(tensor.detach())]
+    return finite.max().item() if finite.numel() else 0.0
+
+
+Repair = Callable[[], None]
+
+
+def gradient_spoils(p: nn.Parameter) -> dict[str, Callable[[], Repair]]:
+    def gradient(make: Callable[[Tensor], Tensor]) -> Callable[[], Repair]:
+        def spoil() -> Repair:
+            assert p.grad is not None
+            before = p.grad.clone()
+            p.grad.data = make(p.grad.detach())
+
+            def repair() -> None:
+                p.grad = before
+
+            return repair
+
+        return spoil
+
+    def data(make: Callable[[Tensor], Tensor]) -> Callable[[], Repair]:
+        def spoil() -> Repair:
+            before, gradient = p.data, p.grad
+            p.data = make(p.detach())
+
+            def repair() -> None:
+                p.data = before
+                p.grad = gradient
+
+            return repair
+
+        return spoil
+
+    other = torch.float32 if p.dtype != torch.float32 else torch.float64
+    return {
+        "gradient of another dtype": gradient(lambda g: g.to(other)),
+        "gradient of integers": gradient(lambda g: torch.zeros(g.shape, dtype=torch.int64)),
+        "gradient of another shape": gradient(lambda g: torch.ones((*g.shape, 2), dtype=g.dtype)),
+        "data of another size": data(lambda w: torch.ones((*w.shape, 3), dtype=w.dtype)),
+        "data of another dtype": data(lambda w: w.to(other)),
+    }
+
+
+def state_spoils(
+    p: nn.Parameter, entry: dict[str, Any], unused: set[str]
+) -> dict[str, Callable[[], Repair]]:
+    def state(key: str, make: Callable[[Any], Any]) -> Callable[[], Repair]:
+        def spoil() -> Repair:
+            before = entry[key]
+            entry[key] = make(before)
+
+            def repair() -> None:
+                entry[key] = before
+
+            return repair
+
+        return spoil
+
+    other = torch.float32 if p.dtype != torch.float32 else torch.float64
+    spoils: dict[str, Callable[[], Repair]] = {}
+    for key, value in entry.items():
+        if key in unused:
+            continue
+        if key == "step":
+            spoils["step as text"] = state(key, str)
+            spoils["step as int"] = state(key, int)
+            spoils["step of two"] = state(key, lambda s: torch.stack([s, s]))
+        elif isinstance(value, Tensor):
+            spoils[f"{key} of another dtype"] = state(key, lambda s: s.to(other))
+            spoils[f"{key} of another shape"] = state(key, lambda s: s.unsqueeze(0)[:, None])
+            spoils[f"{key} as a list"] = state(key, lambda s: s.tolist())
+            spoils[f"{key} as a number"] = state(key, lambda s: 1.0)
+            if p.dim() == 2 and min(p.shape) > 1 and is_dense(p):
+                spoils[f"{key} transposed"] = state(key, lambda s: relaid(s, turned(s)))
+    return spoils
+
+
+def turned(tensor: Tensor) -> int:
+    """The way of :func:`relaid` that gives a matrix other strides than it has."""
+    return 2 if tensor.is_contiguous() else 0
+
+
+def number_spoils(group: dict[str, Any]) -> dict[str, Callable[[], Repair]]:
+    def number(key: str, value: Any) -> Callable[[], Repair]:
+        def spoil() -> Repair:
+            before = group[key]
+            group[key] = value
+
+            def repair() -> None:
+                group[key] = before
+
+            return repair
+
+        return spoil
+
+    def twice() -> Repair:
+        params = group["params"]
+        group["params"] = [*params, params[0]]
+
+        def repair() -> None:
+            group["params"] = params
+
+        return repair
+
+    return {
+        "lr nan": number("lr", float("nan")),
+        "lr negative": number("lr", -0.1),
+        "lr text": number("lr", "0.1"),
+        "lr None": number("lr", None),
+        "maximize text": number("maximize", "yes"),
+        "a parameter twice": twice,
+    }
+
+
+class Training(RuleBasedStateMachine):
+    """One optimizer, its eager twin, and what may happen to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.params: list[nn.Parameter] = []
+        self.seed = 0
+        self.sizes: dict[tuple[int, str], float] = {}
+
+    @initialize(
+        kind=st.sampled_from(sorted(RULES)),
+        shapes=st.lists(
+            st.tuples(st.sampled_from(SHAPES), st.sampled_from(DTYPES)), min_size=1, max_size=4
+        ),
+        split=st.booleans(),
+    )
+    def begin(self, kind: str, shapes: list[Any], split: bool) -> None:
+        rule_, options, self.changes = RULES[kind]
+        self.params = [nn.Parameter(noise(s, d, i)) for i, (s, d) in enumerate(shapes)]
+        self.twins = [nn.Parameter(p.detach().clone()) for p in self.params]
+        self.rule, self.options = rule_, options
+        self.optimizer = self.make(self.params, "fused", split)
+        self.twin = self.make(self.twins, "eager", split)
+
+    def make(self, params: list[nn.Parameter], engine: str, split: bool) -> Any:
+        groups: Any = [{"params": params}]
+        if split and len(params) > 1:
+            groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.05}]
+        return gradstep.Optimizer(groups, self.rule, lr=0.02, engine=engine, **self.options)
+
+    # What is looked at.
+
+    def everything(self) -> list[Any]:
+        position = {p: i for i, p in enumerate(self.params)}
+        states = {position[p]: copied(dict(e)) for p, e in self.optimizer.state.items()}
+        groups = [
+            {k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups
+        ]
+        counted = [len(g["params"]) for g in self.optimizer.param_groups]
+        gradients = [copied(p.grad) for p in self.params]
+        return [copied(list(map(copied, self.params))), states, copied(groups), counted, gradients]
+
+    def compare(self) -> None:
+        for i, (p, q) in enumerate(zip(self.params, self.twins, strict=True)):
+            assert_near(p, q, "weight", self.sizes.get((i, "weight"), 0.0))
+            left, right = self.optimizer.state.get(p, {}), self.twin.state.get(q, {})
+            assert set(left) == set(right)
+            for key, value in left.items():
+                if key == "step":
+                    assert value.item() == right[key].item()
+                else:
+                    assert_near(value, right[key], key, self.sizes.get((i, key), 0.0))
+
+    def align(self) -> None:
+        """Take the twin to the very bits, so that each step is compared by itself."""
+        with torch.no_grad():
+            for i, (p, q) in enumerate(zip(self.params, self.twins, strict=True)):
+                q.copy_(p)
+                self.sizes[i, "weight"] = size(p)
+                for key, value in self.optimizer.state.get(p, {}).items():
+                    self.twin.state[q][key].copy_(value)
+                    self.sizes[i, key] = size(value)
+
+    def feed(self, present: int, scale: float, way: int) -> None:
+        self.seed += 1
+        for i, (p, q) in enumerate(zip(self.params, self.twins, strict=True)):
+            if present >> i & 1:
+                g = noise(p.shape, p.dtype, 1000 * self.seed + i, scale)
+                p.grad = relaid(g, way).detach()
+                q.grad = g.detach().clone()
+            else:
+                p.grad = q.grad = None
+
+    def step_both(self) -> None:
+        held = [p.grad for p in self.params]
+        before = copied(held) if held[0] is None else [copied(g) for g in held]
+        self.optimizer.step()
+        self.twin.step()
+        for p, g, kept in zip(self.params, held, before, strict=True):
+            assert p.grad is g
+            assert_same(copied(g), kept)
+        self.compare()
+        self.align()
+
+    def unused(self, p: nn.Parameter) -> set[str]:
+        """States that are left over from another option, and that nobody looks at."""
+        group = next(g for g in self.optimizer.param_groups if any(p is q for q in g["params"]))
+        return {n for n, s in self.optimizer.rule.states.items() if not s.exists(group)}
+
+    # What may happen.
+
+    @rule(
+        present=st.integers(0, 15),
+        scale=st.sampled_from([1.0, 1.0, 1.0, 0.0, 1e-12, 100.0]),
+        way=st.integers(0, 4),
+        times=st.integers(1, 3),
+    )
+    def step(self, present: int, scale: float, way: int, times: int) -> None:
+        for _ in range(times):
+            self.feed(present, scale, way)
+            self.step_both()
+
+    @rule(data=st.data(), again=st.booleans())
+    def refused_step(self, data: st.DataObject, again: bool) -> None:
+        self.feed(15, 1.0, 0)
+        place = data.draw(st.integers(0, len(self.params) - 1))
+        p = self.params[place]
+        groups = self.optimizer.param_groups
+        spoils = {
+            **gradient_spoils(p),
+            **state_spoils(p, self.optimizer.state.get(p, {}), self.unused(p)),
+            **number_spoils(groups[data.draw(st.integers(0, len(groups) - 1))]),
+        }
+        what = data.draw(st.sampled_from(sorted(spoils)))
+        repair = spoils[what]()
+        before = self.everything()
+        if what.endswith("transposed") and not self.optimizer._layouts:
+            # A copied optimizer does not know that its weight was never laid out otherwise, and
+            # takes the state for one that has to follow.
+            self.step_both()
+            return
+        for _ in range(1 + again):
+            with pytest.raises((ValueError, TypeError)):
+                self.optimizer.step()
+            assert_same(self.everything(), before)
+        repair()
+        self.step_both()
+
+    @rule(data=st.data(), group=st.integers(0, 1))
+    def change_an_option(self, data: st.DataObject, group: int) -> None:
+        key = data.draw(st.sampled_from(sorted(self.changes)))
+        value = data.draw(st.sampled_from(self.changes[key]))
+        for optimizer in (self.optimizer, self.twin):
+            chosen = optimizer.param_groups[group % len(optimizer.param_groups)]
+            chosen[key] = value
+
+    @rule(value=st.sampled_from([0.0, 0.01, 0.1]))
+    def make_lr_a_tensor(self, value: float) -> None:
+        for optimizer in (self.optimizer, self.twin):
+            optimizer.param_groups[0]["lr"] = torch.tensor(value)
+
+    @rule(place=st.integers(0, 3), way=st.integers(0, 4))
+    def lay_out_anew(self, place: int, way: int) -> None:
+        p = self.params[place % len(self.params)]
+        p.data = relaid(p.detach().clone(), way)
+        p.grad = None
+
+    @rule(count=st.integers(1, 4))
+    def set_threads(self, count: int) -> None:
+        torch.set_num_threads(count)
+
+    @rule(place=st.integers(0, 3))
+    def forget_a_state(self, place: int) -> None:
+        i = place % len(self.params)
+        self.optimizer.state.pop(self.params[i], None)
+        self.twin.state.pop(self.twins[i], None)
+
+    @rule(shape=st.sampled_from(SHAPES[:6]), dtype=st.sampled_from(DTYPES))
+    @precondition(lambda self: len(self.params) < 4)
+    def add_a_group(self, shape: Any, dtype: torch.dtype) -> None:
+        added = nn.Parameter(noise(shape, dtype, 77))
+        self.params.append(added)
+        self.twins.append(nn.Parameter(added.detach().clone()))
+        self.optimizer.add_param_group({"params": self.params[-1:]})
+        self.twin.add_param_group({"params": self.twins[-1:]})
+
+    @rule(shape=st.sampled_from([(3,), (2, 2)]))
+    def a_group_that_is_refused(self, shape: Any) -> None:
+        before = self.everything()
+        for bad in (
+            {"params": [nn.Parameter(torch.ones(shape))], "lr": -1.0},
+            {"params": [torch.ones(shape, dtype=torch.int64)]},
+            {"params": [self.params[0]]},
+        ):
+            with pytest.raises((ValueError, TypeError)):
+                self.optimizer.add_param_group(bad)
+        assert_same(self.everything(), before)
+
+    @rule(through_bytes=st.booleans())
+    def save_and_load(self, through_bytes: bool) -> None:
+        """A new optimizer goes on from the checkpoint of the old one."""
+        saved = copied(self.optimizer.state_dict())
+        if through_bytes:
+            saved = pickle.loads(pickle.dumps(saved))
+        groups = [{"params": g["params"]} for g in self.optimizer.param_groups]
+        resumed = gradstep.Optimizer(groups, self.rule, lr=0.02, engine="fused", **self.options)
+        before = self.everything()
+        resumed.load_state_dict(saved)
+        self.optimizer = resumed
+        assert_same(self.everything()[:2], before[:2])
+
+    @rule()
+    def copy_all(self) -> None:
+        gradients = [copied(p.grad) for p in self.params]
+        self.params, self.optimizer = copy.deepcopy((self.params, self.optimizer))
+        for p, g in zip(self.params, gradients, strict=True):
+            p.grad = g
+
+    @rule(data=st.data())
+    @precondition(lambda self: len(self.optimizer.state) > 0)
+    def load_what_is_refused(self, data: st.DataObject) -> None:
+        saved = copied(self.optimizer.state_dict())
+        ways = ["no groups", "group too long", "no state", "lr nan"]
+        entry = next(iter(saved["state"].values()))
+        if any(isinstance(v, Tensor) for v in entry.values()):
+            ways += ["missing", "shape", "number"]
+        way = data.draw(st.sampled_from(ways))
+        key = next(iter(entry), "")
+        if way == "no groups":
+            saved["param_groups"] = []
+        elif way == "group too long":
+            saved["param_groups"][0]["params"].append(99)
+        elif way == "no state":
+            del saved["state"]
+        elif way == "lr nan":
+            saved["param_groups"][0]["lr"] = float("nan")
+        elif way == "missing" and len(entry) > 1:
+            del entry[key]
+        elif way == "number" and key != "step":
+            entry[key] = 3.0
+        else:
+            entry[key] = torch.ones(2, 1, 2, 1, 2)
+        before = self.everything()
+        with pytest.raises((ValueError, TypeError)):
+            self.optimizer.load_state_dict(saved)
+        assert_same(self.everything(), before)
+
+    @rule(place=st.integers(0, 3))
+    def share_memory_between_two(self, place: int) -> None:
+        """Two weights on one memory: updated one after the other."""
+        i = place % len(self.params)
+        for j in range(i + 1, len(self.params)):
+            p, other = self.params[i], self.params[j]
+            if p.shape == other.shape and p.dtype == other.dtype:
+                for params in (self.params, self.twins):
+                    params[j].data = params[i].data
+                    params[j].grad = None
+                self.step(15, 1.0, 0, 1)
+                for params in (self.params, self.twins):
+                    params[j].data = params[j].detach().clone()
+                return
+
+    def teardown(self) -> None:
+        torch.set_num_threads(2)
+
+
+Training.TestCase.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=EXAMPLES == 120,
+    phases=[Phase.generate, Phase.shrink],
+)
+TestTraining = Training.TestCase
