@@ -191,6 +191,21 @@ def assert_close(
         assert difference <= bound * unit, f"{case.name}: {difference / unit:.1f} eps"
 
 
+def assert_same_states(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> None:
+    """The same states, each within twice BOUND eps of the largest of its tensor."""
+    pairs = zip(ours.param_groups, theirs.param_groups, strict=True)
+    params = [zip(a["params"], b["params"], strict=True) for a, b in pairs]
+    for p, q in itertools.chain(*params):
+        expected = {n: v for n, v in theirs.state[q].items() if v is not None}
+        assert set(ours.state[p]) == set(expected)
+        for name, value in expected.items():
+            found = ours.state[p][name]
+            largest = value.abs().max().item() if value.numel() else 0.0
+            allowed = 2 * BOUND * torch.finfo(found.dtype).eps * largest
+            assert found.shape == value.shape
+            assert ((found - value).abs() <= allowed).all(), name
+
+
 # The configurations: those of torch's own tests, and those of the table.
 
 
@@ -276,13 +291,15 @@ def test_same_as_torch_and_as_exact(reference: Reference, options: dict[str, Any
     for dtype in DTYPES:
         given = problem(dtype)
         truth = exact(reference, given, options)
-        theirs, _ = run(reference.theirs, given, {**options, "foreach": False})
+        theirs, in_torch = run(reference.theirs, given, {**options, "foreach": False})
         allowed = 1.5 * largest_error(theirs, truth)
         for engine in ENGINES[dtype]:
             ours, optimizer = run(reference.ours, given, {**options, "engine": engine})
             # torch rounds to float16 several times a step, so there its roundings may add up.
             bound = STEPS / 2 if dtype == torch.float16 else BOUND
             assert_close(ours, theirs, given, bound)
+            if dtype in (torch.float32, torch.float64):
+                assert_same_states(optimizer, in_torch)
             if dtype != torch.float64 or numpy.finfo(numpy.longdouble).eps < 1e-18:
                 assert largest_error(ours, truth) <= allowed, f"{engine} {dtype}"
             used = list(optimizer.engines_used().values())  # type: ignore[attr-defined]
