@@ -70,6 +70,7 @@ BAD_ARGUMENTS = {
     "--optimizer adm": "unknown optimizer 'adm': did you mean adam",
     "--optimizer sgd,,adam": "unknown optimizer ''",
     "--optimizer sgd,adam,sgd": "sgd is named twice",
+    "--optimizer ": "unknown optimizer ''",
     "--lr -1": "-1: a learning rate must be above 0",
     "--lr 0": "above 0",
     "--lr nan": "above 0 and finite",
@@ -225,6 +226,20 @@ def test_it_trains_on_whatever_becomes_of_its_output(tmp_path: Path, redirection
     for path in out.glob("checkpoint-*"):
         torch.load(path, weights_only=True)
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """Else a library that prints would print into a checkpoint."""
+    script = (
+        "import os, sys, gradstep.cli\n"
+        "gradstep.cli.main([])\n"
+        "descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)\n"
+        "os.write(descriptor, str(descriptor).encode())\n"
+    )
+    path = tmp_path / "descriptor"
+    command = [sys.executable, "-c", script, str(path)]
+    subprocess.run(["bash", "-c", '"$@" <&- >&- 2>&-', "bash", *command], check=True)
+    assert int(path.read_text()) > 2
 
 
 def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:

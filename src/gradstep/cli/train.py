@@ -10,14 +10,12 @@ import sys
 from importlib.util import find_spec
 from os import cpu_count
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from gradstep.lab.errors import BadInput, DiskError, SettingsError
 
 if TYPE_CHECKING:
     from gradstep.lab.dataset import Dataset
-    from gradstep.lab.run import Run
     from gradstep.lab.settings import Settings
 
 EPOCHS = 40
@@ -182,8 +180,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _begin(directory: Path, settings: Settings, data: Dataset, quiet: bool) -> int:
     from gradstep.lab.run import begin_run
+    from gradstep.lab.session import finish
 
-    return _train(begin_run(directory, settings, data), data, quiet)
+    finish(begin_run(directory, settings, data), data, quiet)
+    return 0
 
 
 def _resume(
@@ -191,6 +191,7 @@ def _resume(
 ) -> int:
     from gradstep.lab.progress import write
     from gradstep.lab.run import resume_run
+    from gradstep.lab.session import finish
 
     wanted = _compared(settings, args)
     data = _load(settings)
@@ -204,79 +205,8 @@ def _resume(
         write(f"{directory} is finished: {done}; a larger --epochs would make it longer")
     elif not args.quiet:
         write(f"Going on with {directory}: {done}.")
-    return _train(run, data, args.quiet)
-
-
-def _train(run: Run, data: Dataset, quiet: bool) -> int:
-    """Train until all epochs are done, keeping each, then draw and print the result."""
-    from gradstep.lab import report
-    from gradstep.lab.progress import choose_progress, write
-    from gradstep.lab.training import batch_count, train_epoch, warm_up
-
-    settings, training = run.settings, run.training
-    batches = batch_count(data, settings.batch_size)
-    progress = choose_progress(quiet)
-    warned: set[str] = set()
-    start = perf_counter()
-    if not run.finished:
-        if not quiet:
-            write(_introduction(run, data))
-            for line in report.epoch_header(settings.optimizers):
-                write(line)
-        warm_up(settings)
-    while not run.finished:
-        progress.begin_epoch(training.epoch + 1, settings.epochs, batches, settings.optimizers)
-        try:
-            records = train_epoch(training, data, settings, progress.after_batch)
-        finally:
-            progress.end_epoch()
-        run.keep_epoch(records)
-        if not quiet:
-            write(report.epoch_line(records, settings.epochs))
-        for learner in training.learners:
-            if learner.name not in warned and (warning := report.diverged(learner, records)):
-                warned.add(learner.name)
-                print(f"gradstep train: {warning}", file=sys.stderr)
-    seconds = perf_counter() - start
-
-    pictures = _draw(run, data)
-    if not quiet:
-        write()
-    lrs = dict(zip(settings.optimizers, settings.lrs, strict=True))
-    for line in report.final_table(training.records, lrs):
-        write(line)
-    if not quiet:
-        write()
-        took = f"Trained in {seconds:.0f} s. " if seconds > 0.5 else ""
-        write(f"{took}In {run.directory}: {', '.join(pictures)}, metrics.jsonl, checkpoints.")
+    finish(run, data, args.quiet)
     return 0
-
-
-def _introduction(run: Run, data: Dataset) -> str:
-    weights = sum(weight.numel() for weight in run.training.learners[0].model.parameters())
-    return (
-        f"LeNet, {weights:,} weights. {data.name}: {len(data.train_labels):,} images to learn "
-        f"from, {len(data.test_labels):,} to be tested on."
-    )
-
-
-def _draw(run: Run, data: Dataset) -> list[str]:
-    """Write the pictures to the folder of the run; return their names."""
-    from gradstep.lab import plots
-    from gradstep.lab.training import initial_model, predict
-
-    learners = run.training.learners
-    before = initial_model(run.settings.seed).conv1.weight.detach()
-    after = {learner.name: learner.model.conv1.weight.detach() for learner in learners}
-    scores = {learner.name: predict(learner.model, data.test_images) for learner in learners}
-    pictures = {
-        "curves.png": plots.draw_curves(run.training.records),
-        "filters.png": plots.draw_filters(before, after),
-        "mistakes.png": plots.draw_mistakes(data.test_images, data.test_labels, scores),
-    }
-    for name, figure in pictures.items():
-        run.keep_picture(name, plots.png(figure))
-    return list(pictures)
 
 
 def _load(settings: Settings) -> Dataset:
@@ -290,7 +220,7 @@ def _new_settings(args: argparse.Namespace) -> Settings:
     from gradstep.lab.optimizers import CHOICES, DEFAULT
     from gradstep.lab.settings import Settings
 
-    optimizers = _names(args.optimizer or DEFAULT)
+    optimizers = _names(DEFAULT if args.optimizer is None else args.optimizer)
     folder = args.data is not None
     return Settings(
         optimizers=optimizers,

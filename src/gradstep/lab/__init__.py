@@ -7,6 +7,7 @@ Open ``training`` first: it is the loop. Each of the other files is about one th
 - ``optimizers``: the optimizers that the commands know by name, and their learning rates here
 - ``settings``: what a run was asked to do
 - ``run``: a folder that holds a run, and how it begins and goes on
+- ``session``: a run from where it stands to its end
 - ``checkpoint``: a run's state on disk; ``atomic``: how a file is written that no crash can spoil
 - ``repeatable``: what makes torch compute the same bits again
 - ``progress``, ``report``, ``plots``: what a person sees

@@ -1,0 +1,85 @@
+"""A run from where it stands to its end: epoch after epoch, then the table and the pictures."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+
+from gradstep.lab import plots, report
+from gradstep.lab.dataset import Dataset
+from gradstep.lab.progress import Progress, choose_progress, write
+from gradstep.lab.run import Run
+from gradstep.lab.training import batch_count, initial_model, predict, train_epoch, warm_up
+
+
+def finish(run: Run, data: Dataset, quiet: bool) -> None:
+    """Train until all epochs are done, keeping each, then draw the pictures and print the table.
+
+    ``quiet`` prints the table alone. Raises DiskError if the disk does not take a file.
+    """
+    seconds = 0.0
+    if not run.finished:
+        if not quiet:
+            write(introduction(run, data))
+            for line in report.epoch_header(run.settings.optimizers):
+                write(line)
+        start = perf_counter()
+        train_to_the_end(run, data, choose_progress(quiet), quiet)
+        seconds = perf_counter() - start
+
+    pictures = draw(run, data)
+    lrs = dict(zip(run.settings.optimizers, run.settings.lrs, strict=True))
+    if not quiet:
+        write()
+    for line in report.final_table(run.training.records, lrs):
+        write(line)
+    if not quiet:
+        write()
+        took = f"Trained in {seconds:.0f} s. " if seconds else ""
+        write(f"{took}In {run.directory}: {', '.join(pictures)}, metrics.jsonl, checkpoints.")
+
+
+def train_to_the_end(run: Run, data: Dataset, progress: Progress, quiet: bool) -> None:
+    """Train epoch after epoch, keep each on the disk and print its line."""
+    settings, training = run.settings, run.training
+    batches = batch_count(data, settings.batch_size)
+    warned: set[str] = set()
+    warm_up(settings)
+    while not run.finished:
+        progress.begin_epoch(training.epoch + 1, settings.epochs, batches, settings.optimizers)
+        try:
+            records = train_epoch(training, data, settings, progress.after_batch)
+        finally:
+            progress.end_epoch()
+        run.keep_epoch(records)
+        if not quiet:
+            write(report.epoch_line(records, settings.epochs))
+        for learner in training.learners:
+            if learner.name not in warned and (warning := report.diverged(learner, records)):
+                warned.add(learner.name)
+                print(f"gradstep train: {warning}", file=sys.stderr)
+
+
+def introduction(run: Run, data: Dataset) -> str:
+    """What is trained on what, in a line."""
+    weights = sum(weight.numel() for weight in run.training.learners[0].model.parameters())
+    return (
+        f"LeNet, {weights:,} weights. {data.name}: {len(data.train_labels):,} images to learn "
+        f"from, {len(data.test_labels):,} to be tested on."
+    )
+
+
+def draw(run: Run, data: Dataset) -> list[str]:
+    """Write the pictures to the folder of the run; return their names."""
+    learners = run.training.learners
+    before = initial_model(run.settings.seed).conv1.weight.detach()
+    after = {learner.name: learner.model.conv1.weight.detach() for learner in learners}
+    scores = {learner.name: predict(learner.model, data.test_images) for learner in learners}
+    pictures = {
+        "curves.png": plots.draw_curves(run.training.records),
+        "filters.png": plots.draw_filters(before, after),
+        "mistakes.png": plots.draw_mistakes(data.test_images, data.test_labels, scores),
+    }
+    for name, figure in pictures.items():
+        run.keep_picture(name, plots.png(figure))
+    return list(pictures)
