@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.engine.update import is_dense
+from gradstep.engine.update import is_dense, layout
 
 #: Sequences that are tried: the same ones at each run, unless another number is asked for.
 EXAMPLES = int(os.environ.get("GRADSTEP_FUZZ_EXAMPLES", "120"))
@@ -378,9 +378,9 @@ class Training(RuleBasedStateMachine):
         what = data.draw(st.sampled_from(sorted(spoils)))
         repair = spoils[what]()
         before = self.everything()
-        if what.endswith("transposed") and not self.optimizer._layouts:
-            # A copied optimizer does not know that its weight was never laid out otherwise, and
-            # takes the state for one that has to follow.
+        if what.endswith("transposed") and self.optimizer._layouts.get(p) != layout(p):
+            # The optimizer does not know this layout of the weight yet, since weight or optimizer
+            # were just copied: the state has to follow its weight.
             self.step_both()
             return
         for _ in range(1 + again):
