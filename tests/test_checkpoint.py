@@ -24,6 +24,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("RMSprop", {"lr": 0.01}),
     ("RMSprop", {"lr": 0.01, "centered": True, "momentum": 0.9}),
     ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.1}),
+    ("Adadelta", {"lr": 0.5}),
+    ("Adamax", {"lr": 0.01, "weight_decay": 0.01}),
+    ("ASGD", {"lr": 0.05, "t0": 4.0}),
+    ("NAdam", {"lr": 0.01}),
+    ("RAdam", {"lr": 0.01}),
+    ("Rprop", {"lr": 0.01}),
 ]
 ALL = [*CASES, ("Lion", {"lr": 0.01})]
 COUNTING = [case for case in CASES if case[0] != "SGD"]

@@ -25,6 +25,12 @@ CLASSES: list[tuple[str, dict[str, Any]]] = [
     ("AdamW", {"lr": 0.01}),
     ("RMSprop", {"lr": 0.01, "momentum": 0.9, "centered": True}),
     ("Adagrad", {"lr": 0.1, "lr_decay": 0.01, "initial_accumulator_value": 0.1}),
+    ("Adadelta", {"lr": 0.5, "weight_decay": 0.01}),
+    ("Adamax", {"lr": 0.01}),
+    ("ASGD", {"lr": 0.05, "t0": 4.0}),
+    ("NAdam", {"lr": 0.01, "decoupled_weight_decay": True, "weight_decay": 0.01}),
+    ("RAdam", {"lr": 0.01}),
+    ("Rprop", {"lr": 0.01}),
     ("Lion", {"lr": 0.01, "weight_decay": 0.1}),
 ]
 IN_TORCH = [(name, options) for name, options in CLASSES if hasattr(torch.optim, name)]

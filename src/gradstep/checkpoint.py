@@ -70,19 +70,25 @@ def check_outline(state_dict: Any) -> None:
                 raise wrong(f"has no {key!r} in its group {number}")
 
 
-def checked_state(optimizer: Holder, loaded: Mapping[str, Any]) -> dict[Any, Any]:
+def checked_state(
+    optimizer: Holder, loaded: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> dict[Any, Any]:
     """The loaded states, each complete, of its parameter's shape, and laid out like it.
 
     Args:
         optimizer: the optimizer that loads.
-        loaded: ``"state"`` (parameter -> states) and ``"param_groups"``. Options that an older
-            checkpoint lacks are added to its groups with this optimizer's defaults.
+        loaded: ``"state"`` (parameter -> states) and ``"param_groups"``, as torch prepared them.
+            Options that an older checkpoint lacks are added to its groups with this optimizer's
+            defaults.
+        given: the checkpoint itself. torch converts every state but the step count to its
+            parameter's dtype, which rounds the numbers among them: those are taken from here.
 
     Raises:
         TypeError, ValueError: a checkpoint of another model or rule, or an incomplete one.
     """
     kind, rule = type(optimizer).__name__, optimizer.rule
     state: defaultdict[Any, Any] = defaultdict(dict, loaded["state"])
+    own_numbers = {} if given is None else _numbers_as_given(optimizer.rule, loaded, given)
     for number, group in enumerate(loaded["param_groups"]):
         foreign = [k for k in group if k not in optimizer.defaults and k not in _BOOKKEEPING]
         missing = [k for k in optimizer.group_keys if k not in group and k not in _BOOKKEEPING]
@@ -98,12 +104,32 @@ def checked_state(optimizer: Holder, loaded: Mapping[str, Any]) -> dict[Any, Any
         values = {n: optimizer.hyperparameter(group, n) for n in rule.hyperparameters}
         wanted = [n for n, s in rule.states.items() if s.exists(values)]
         for p in group["params"]:
-            entry = {n: v for n, v in state.get(p, {}).items() if v is not None}
+            entry = {**state.get(p, {}), **own_numbers.get(p, {})}
+            entry = {n: v for n, v in entry.items() if v is not None}
             if not entry:
                 state.pop(p, None)
                 continue
             state[p] = _checked_entry(optimizer, p, entry, wanted)
     return state
+
+
+def _numbers_as_given(
+    rule: Rule, loaded: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[Any, dict[str, Any]]:
+    """Parameter -> the states that are one number, before torch converted them; copies."""
+    names = [n for n, s in rule.states.items() if s.start == "number"]
+    found: dict[Any, dict[str, Any]] = {}
+    for group, given_group in zip(loaded["param_groups"], given["param_groups"], strict=True):
+        for p, key in zip(group["params"], given_group["params"], strict=True):
+            entry, ready = given["state"].get(key, {}), loaded["state"].get(p, {})
+            for name in names:
+                value = entry.get(name)
+                if isinstance(value, Tensor):
+                    place = ready[name].device if isinstance(ready.get(name), Tensor) else None
+                    value = value.detach().to(place, copy=True)
+                if value is not None:
+                    found.setdefault(p, {})[name] = value
+    return found
 
 
 def _checked_entry(
