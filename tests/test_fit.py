@@ -45,7 +45,9 @@ def _train_sharded(rank: int, port: int, name: str) -> None:
                 optimizer.step()
         assert set(sharded.engines_used().values()) == {"fused"}
         for p, q in zip(model.parameters(), single.parameters(), strict=True):
-            torch.testing.assert_close(p.full_tensor(), q.data, rtol=0, atol=8 * 1.2e-7)
+            # Gradients are reduced in another order, and these rules divide by their size: where
+            # one is nearly 0 its last bits count. A part left out would be off by 0.01 a step.
+            torch.testing.assert_close(p.full_tensor(), q.data, rtol=0, atol=1e-5)
         state = sharded.state[next(model.parameters())]
         assert all(type(v) is type(next(model.parameters())) for v in state.values() if v.dim())
     finally:

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer as torch_optimizer
+from torch.autograd import _profiler_enabled
+from torch.compiler import is_compiling as _is_compiling
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.engine.plan import ENGINES, Launch, Plan
@@ -139,6 +141,8 @@ class Optimizer(torch.optim.Optimizer):
         for run in map(self._run, range(len(self.param_groups))):
             self._resolve(run)  # a rule that cannot be traced is found here
 
+    _given: Mapping[str, Any] | None = None
+
     def _prepare_reading(self) -> None:
         rule = self.rule
         keys = ["lr", *(self._places.get(n, (n,))[0] for n in rule.hyperparameters)]
@@ -168,14 +172,14 @@ class Optimizer(torch.optim.Optimizer):
             TypeError, ValueError, RuntimeError: a gradient, state or hyperparameter that does not
                 fit, named. Weights and states are as they were.
         """
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             return self._step_outside_of_graph(closure)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
-            or torch_optimizer._global_optimizer_pre_hooks
-            or torch_optimizer._global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or _profiler_enabled()
         ):
             return self._step_with_hooks(*(() if closure is None else (closure,)))
         return self._step(closure)
@@ -199,8 +203,10 @@ class Optimizer(torch.optim.Optimizer):
         For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
         """
         # Looking up each parameter's states costs more than seeing that none was exchanged.
-        entries = list(self.state.values())
-        same_states = len(entries) == len(self._entries) and all(map(is_, entries, self._entries))
+        entries, known = self.state.values(), self._entries
+        same_states = len(entries) == len(known) and all(map(is_, entries, known))
+        if len(self.param_groups) == 1:
+            return self._plan_group(self._run(0), same_states)
         launches: list[Launch] = []
         for index in range(len(self.param_groups)):
             launches += self._plan_group(self._run(index), same_states)
@@ -225,7 +231,8 @@ class Optimizer(torch.optim.Optimizer):
         group = run.group
         try:
             # Equal floats need no second look; tensors and lists may change inside.
-            unchanged = run.raw is not None and self._read_group(group) == run.raw
+            raw, known = self._read_group(group), run.raw
+            unchanged = known is not None and raw == known and type(raw[0]) is type(known[0])
         except Exception:
             unchanged = False
         if not unchanged:
@@ -239,12 +246,12 @@ class Optimizer(torch.optim.Optimizer):
             gradients = [g for g in gradients if g is not None]
         if not params:
             return []
-        known = run.plans.get(mask)
-        if known is not None and list(map(id, params)) == known.ids:
-            if not (same_states and known.seen is self._entries):
-                known.entries = list(map(self.state.get, params))
-                known.seen = self._entries if same_states else []
-            launches = known.plan.again(gradients, known.entries, run.values)
+        planned = run.plans.get(mask)
+        if planned is not None and list(map(id, params)) == planned.ids:
+            if not (same_states and planned.seen is self._entries):
+                planned.entries = list(map(self.state.get, params))
+                planned.seen = self._entries if same_states else []
+            launches = planned.plan.again(gradients, planned.entries, run.values)
             if launches is not None:
                 return launches
         return self._plan_anew(run, mask, params, gradients)
@@ -444,7 +451,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = "defaults" not in state
         if loading:
-            state = {**state, "state": checked_state(self, state)}
+            state = {**state, "state": checked_state(self, state, self._given)}
         super().__setstate__(state)
         self._prepare_reading()
         if loading:
@@ -460,15 +467,26 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: a checkpoint of another model or rule, or an incomplete one; says what was
                 found and expected. The optimizer is as it was.
         """
-        if not self._optimizer_load_state_dict_pre_hooks:
+        if not isinstance(state_dict, Mapping):
             check_outline(state_dict)
-        super().load_state_dict(state_dict)
+        # Behind the user's own hooks, which may change the checkpoint.
+        handle = self.register_load_state_dict_pre_hook(_take_checkpoint)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+            self._given = None
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter with the name that messages use."""
         for group in self.param_groups:
             for p in group["params"]:
                 yield self.name_of(p), p
+
+
+def _take_checkpoint(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
+    check_outline(state_dict)
+    optimizer._given = state_dict
 
 
 def _number(value: Any) -> float:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from gradstep.engine import compiler, threads
 from gradstep.engine.fit import STORAGE, alike_in_parts, as_stored, is_sharded, local, local_update
@@ -23,13 +22,15 @@ from gradstep.rule.graph import Graph, Node
 from gradstep.rule.settle import settle
 
 #: Elements a chunk. Below this a tensor is one piece of work.
-CHUNK = 1 << 15
+CHUNK = 1 << 17
 
 #: Elements a step from which more than one thread is worth its while. Handing work to another
 #: thread takes 30 to 60 µs here, which is what one thread needs for about 200,000 elements of Adam.
 PARALLEL = 1 << 18
 
+# Bound once: in a cold cache every look-up on the way costs as much as the work.
 _data_ptr = Tensor.data_ptr
+_increment_version = torch.autograd.graph.increment_version
 
 
 #: The count of the step that is being made, as a number of the row.
@@ -89,6 +90,8 @@ class FusedPart:
         self._addresses = self._written(pointers)
         self._checked = (flat, pointers)
         self._guard = make_guard(flat)
+        self._row_for: Sequence[float] | None = None
+        self._row = array("d")
         self.chunks = array("q")
         self.elements = 0
         for position, update in enumerate(updates):
@@ -96,6 +99,8 @@ class FusedPart:
             for start in range(0, stored, CHUNK):
                 self.chunks.extend((position, start, min(CHUNK, stored - start)))
             self.elements += stored
+        self.chunk_count = len(self.chunks) // 3
+        self.chunks_at = self.chunks.buffer_info()[0]
 
     def located(self) -> tuple[list[Any], array[int]]:
         """All tensors of the checked updates in the kernel's order, and where they lie; once."""
@@ -162,9 +167,16 @@ class FusedPart:
             with torch.no_grad():
                 flat[n + i] = torch.empty_like(self.weights[i]).copy_(flat[n + i])
             pointers[n + i] = flat[n + i].data_ptr()
-        rows_at = pointers.buffer_info()[0] + 16 * n
         make_row, states = self.kernel.row, self.number_states
-        numbers = array("d") if states is None else states.read(rows_at)
+        if states is None and firsts is None:
+            # Only hyperparameters shape the row; where one changes they are a new tuple.
+            if self._row_for is not values:
+                self._row = array("d", make_row(1.0, False, *values))
+                self._row_for = values
+            return FusedLaunch(self, flat, pointers, self._row, 0)
+        numbers = array("d")
+        if states is not None:
+            numbers = states.read(pointers.buffer_info()[0] + 16 * n)
         width = len(numbers) // n
         start, alike = numbers[:width], n == 1 or firsts is None or len(set(firsts)) == 1
         if alike and numbers == start * n:
@@ -189,11 +201,12 @@ class FusedPart:
         pointers = list(map(_data_ptr, flat))
         if not all(pointers):
             self._check_memory(pointers)
+        pointers.append(0)  # the kernel's counter of chunks
         return array("q", pointers)
 
     def _written(self, pointers: array[int]) -> array[int]:
         n = len(self.weights)
-        return pointers[:n] + pointers[2 * n :]
+        return pointers[:n] + pointers[2 * n : -1]
 
     def _given(self, numbers: array[float]) -> Sequence[float]:
         """Number states and the count of this step, for the row's function."""
@@ -220,7 +233,7 @@ class FusedLaunch:
     Holds on to all memory that the kernel reads and writes.
     """
 
-    __slots__ = ("_arguments", "_counter", "_kept", "_part")
+    __slots__ = ("_arguments", "_kept", "_part")
 
     def __init__(
         self,
@@ -232,16 +245,16 @@ class FusedLaunch:
     ) -> None:
         self._part = part
         self._kept = (flat, pointers, rows)
-        self._counter = array("q", (0,))
+        at, count = pointers.buffer_info()
         self._arguments = (
-            pointers.buffer_info()[0],
+            at,
             len(part.weights),
             part.row_width,
-            part.chunks.buffer_info()[0],
-            len(part.chunks) // 3,
+            part.chunks_at,
+            part.chunk_count,
             rows.buffer_info()[0],
             row_distance,
-            self._counter.buffer_info()[0],
+            at + 8 * (count - 1),
         )
 
     def __call__(self) -> None:
@@ -254,16 +267,16 @@ class FusedLaunch:
                 pointers_at + 16 * n, rows_at + 8 * part.kernel.read_by_kernel, row_distance
             )
         # Tell autograd that the weights were written, as torch's own operations do.
-        increment_version(part.owners)
+        _increment_version(part.owners)
 
     def run_kernel(self) -> None:
         """The pass over memory alone."""
         part, update, arguments = self._part, self._part.kernel.update, self._arguments
-        self._counter[0] = 0
+        self._kept[1][-1] = 0
         if part.elements < PARALLEL:
             update(*arguments)
         else:
-            count = min(torch.get_num_threads(), len(part.chunks) // 3)
+            count = min(torch.get_num_threads(), part.chunk_count)
             threads.run(lambda: update(*arguments), count)
 
 
