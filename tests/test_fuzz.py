@@ -66,6 +66,12 @@ RULES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     ),
     "adagrad": (gradstep.adagrad, {}, {**NUMBERS, **FLAGS, "lr_decay": [0.0, 0.1]}),
     "lion": (gradstep.lion, {}, {**NUMBERS, "beta1": [0.5, 0.9], "beta2": [0.9, 0.99]}),
+    "adadelta": (gradstep.adadelta, {}, {**NUMBERS, **FLAGS, "rho": [0.5, 0.9]}),
+    "adamax": (gradstep.adamax, {}, {**NUMBERS, **FLAGS, "beta2": [0.9, 0.999]}),
+    "nadam": (gradstep.nadam, {}, {**NUMBERS, **FLAGS, "beta1": [0.5, 0.9]}),
+    "radam": (gradstep.radam, {}, {**NUMBERS, **FLAGS, "beta2": [0.9, 0.999]}),
+    "rprop": (gradstep.rprop, {}, {"lr": [1e-3, 0.02], **FLAGS}),
+    "asgd": (gradstep.asgd, {"t0": 5.0}, {**NUMBERS, **FLAGS, "lambd": [1e-4, 0.1]}),
     "chain": (
         gradstep.chain(
             gradstep.clip_by_value(limit=0.5),
@@ -151,6 +157,12 @@ def size(tensor: Tensor) -> float:
     return finite.max().item() if finite.numel() else 0.0
 
 
+def another(dtype: torch.dtype) -> torch.dtype:
+    if dtype.is_complex:
+        return torch.complex128
+    return torch.float32 if dtype != torch.float32 else torch.float64
+
+
 Repair = Callable[[], None]
 
 
@@ -181,7 +193,7 @@ def gradient_spoils(p: nn.Parameter) -> dict[str, Callable[[], Repair]]:
 
         return spoil
 
-    other = torch.float32 if p.dtype != torch.float32 else torch.float64
+    other = another(p.dtype)
     return {
         "gradient of another dtype": gradient(lambda g: g.to(other)),
         "gradient of integers": gradient(lambda g: torch.zeros(g.shape, dtype=torch.int64)),
@@ -192,7 +204,7 @@ def gradient_spoils(p: nn.Parameter) -> dict[str, Callable[[], Repair]]:
 
 
 def state_spoils(
-    p: nn.Parameter, entry: dict[str, Any], unused: set[str]
+    p: nn.Parameter, entry: dict[str, Any], unused: set[str], numbers: set[str]
 ) -> dict[str, Callable[[], Repair]]:
     def state(key: str, make: Callable[[Any], Any]) -> Callable[[], Repair]:
         def spoil() -> Repair:
@@ -206,15 +218,15 @@ def state_spoils(
 
         return spoil
 
-    other = torch.float32 if p.dtype != torch.float32 else torch.float64
+    other = another(p.dtype)
     spoils: dict[str, Callable[[], Repair]] = {}
     for key, value in entry.items():
         if key in unused:
             continue
-        if key == "step":
-            spoils["step as text"] = state(key, str)
-            spoils["step as int"] = state(key, int)
-            spoils["step of two"] = state(key, lambda s: torch.stack([s, s]))
+        if key in numbers:
+            spoils[f"{key} as text"] = state(key, str)
+            spoils[f"{key} as int"] = state(key, int)
+            spoils[f"{key} of two"] = state(key, lambda s: torch.stack([s, s]))
         elif isinstance(value, Tensor):
             spoils[f"{key} of another dtype"] = state(key, lambda s: s.to(other))
             spoils[f"{key} of another shape"] = state(key, lambda s: s.unsqueeze(0)[:, None])
@@ -310,7 +322,7 @@ class Training(RuleBasedStateMachine):
             left, right = self.optimizer.state.get(p, {}), self.twin.state.get(q, {})
             assert set(left) == set(right)
             for key, value in left.items():
-                if key == "step":
+                if key in self.numbers():
                     assert value.item() == right[key].item()
                 else:
                     assert_near(value, right[key], key, self.sizes.get((i, key), 0.0))
@@ -351,6 +363,11 @@ class Training(RuleBasedStateMachine):
         group = next(g for g in self.optimizer.param_groups if any(p is q for q in g["params"]))
         return {n for n, s in self.optimizer.rule.states.items() if not s.exists(group)}
 
+    def numbers(self) -> set[str]:
+        """States that are one number a parameter."""
+        states = self.optimizer.rule.states.items()
+        return {"step", *(n for n, s in states if s.start == "number")}
+
     # What may happen.
 
     @rule(
@@ -372,7 +389,7 @@ class Training(RuleBasedStateMachine):
         groups = self.optimizer.param_groups
         spoils = {
             **gradient_spoils(p),
-            **state_spoils(p, self.optimizer.state.get(p, {}), self.unused(p)),
+            **state_spoils(p, self.optimizer.state.get(p, {}), self.unused(p), self.numbers()),
             **number_spoils(groups[data.draw(st.integers(0, len(groups) - 1))]),
         }
         what = data.draw(st.sampled_from(sorted(spoils)))
@@ -398,7 +415,7 @@ class Training(RuleBasedStateMachine):
             chosen = optimizer.param_groups[group % len(optimizer.param_groups)]
             chosen[key] = value
 
-    @rule(value=st.sampled_from([0.0, 0.01, 0.1]))
+    @rule(value=st.sampled_from([0.0, 0.015625, 0.125]))
     def make_lr_a_tensor(self, value: float) -> None:
         for optimizer in (self.optimizer, self.twin):
             optimizer.param_groups[0]["lr"] = torch.tensor(value)
@@ -480,7 +497,7 @@ class Training(RuleBasedStateMachine):
             saved["param_groups"][0]["lr"] = float("nan")
         elif way == "missing" and len(entry) > 1:
             del entry[key]
-        elif way == "number" and key != "step":
+        elif way == "number" and key not in self.numbers():
             entry[key] = 3.0
         else:
             entry[key] = torch.ones(2, 1, 2, 1, 2)
