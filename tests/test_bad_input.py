@@ -326,6 +326,26 @@ def test_a_bad_state(case: str, engine: str) -> None:
     refuse_and_repair(*STATES[case], engine, 3)
 
 
+@engines
+def test_memory_that_was_let_go_beside_an_empty_weight(engine: str) -> None:
+    """An empty weight has no memory either, and that is no fault."""
+    params = {"none": nn.Parameter(torch.ones(0, 3)), SPOILT: nn.Parameter(torch.ones(4, 3))}
+    optimizer = gradstep.Adam(params.items(), engine=engine)
+    go(params, optimizer, range(2))
+    feed(params, 2)
+    gradient = params[SPOILT].grad
+    assert gradient is not None
+    size = gradient.untyped_storage().nbytes()
+    gradient.untyped_storage().resize_(0)
+    before = {n: copied(p) for n, p in params.items()}
+    with pytest.raises(ValueError, match=SPOILT):
+        optimizer.step()
+    assert_equal({n: copied(p) for n, p in params.items()}, before)
+    gradient.untyped_storage().resize_(size)
+    gradient.fill_(1.0)
+    optimizer.step()
+
+
 def test_an_entry_that_is_no_dict() -> None:
     params = parameters()
     optimizer = gradstep.Adam(groups(params))

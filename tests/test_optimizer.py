@@ -562,6 +562,21 @@ def test_a_number_that_changes_compiles_nothing() -> None:
     assert len(compiler._functions) == compiled
 
 
+def test_a_tensor_that_takes_the_place_of_an_equal_number() -> None:
+    """float32's 0.1 is not float64's, and a copy must go on with the same one."""
+    p = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = gradstep.SGD([p], lr=0.1)
+    feed([p], 0)
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+    q, copied = copy.deepcopy((p, optimizer))
+    feed([p], 1)
+    feed([q], 1)
+    optimizer.step()
+    copied.step()
+    assert_same_bits([p], [q])
+
+
 # Schedulers.
 
 
@@ -1142,6 +1157,51 @@ def test_tied_weights() -> None:
         assert model.head.weight is model.embedding.weight
         finals.append(list(model.parameters()))
     assert_close(*finals, units=64)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_weights_that_come_to_share_memory_in_training(threads: int) -> None:
+    """Tied by their data: both are updated, one after the other, by any number of threads."""
+    torch.set_num_threads(threads)
+    finals = []
+    for engine in ("fused", "eager"):
+        random = torch.Generator().manual_seed(0)
+        pair = [nn.Parameter(torch.randn(500, 600, generator=random)) for _ in range(2)]
+        optimizer = gradstep.SGD(pair, lr=0.125, engine=engine)
+        for number in range(4):
+            if number == 2:
+                pair[1].data = pair[0].data
+            for p in pair:
+                p.grad = torch.randn(500, 600, generator=random)
+            optimizer.step()
+        assert torch.equal(*pair)
+        finals.append(pair)
+    assert_same_bits(*finals)
+
+
+def test_a_gradient_that_is_the_weight_itself() -> None:
+    finals = []
+    for engine in ("fused", "eager"):
+        p = weights()[0]
+        optimizer = gradstep.Adam([p], lr=0.1, engine=engine)
+        for number in range(4):
+            p.grad = p.data if number > 1 else p.detach().clone()
+            optimizer.step()
+        finals.append([p])
+    assert_close(*finals)
+
+
+def test_a_first_step_in_inference_mode() -> None:
+    """Its states must be such that later steps may write them."""
+    for engine in ("fused", "eager"):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = gradstep.Adam([p], lr=0.1, engine=engine)
+        p.grad = torch.ones(3)
+        with torch.inference_mode():
+            optimizer.step()
+        optimizer.step()
+        assert not any(s.is_inference() for s in optimizer.state[p].values())
+        assert optimizer.state[p]["step"] == 2
 
 
 def test_functional_call() -> None:

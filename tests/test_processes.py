@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.engine import cache, compiler, fused
+from gradstep.engine import cache, fused
 
 #: Sizes of a model that one thread updates, and of one that several share.
 SMALL = ((20, 10), (20,), ())
@@ -929,9 +929,8 @@ def test_an_entry_under_another_name_is_no_other_kernel(
     assert run("descend", GRADSTEP_CACHE_DIR=str(apart)) == descend
 
 
-def test_names_depend_on_all_that_shapes_a_kernel(monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setenv("GRADSTEP_CACHE_DIR", str(tmp_path))
-    made: list[int] = []
+def scenario_many_kernels(folder: str) -> None:
+    made = [0]
     for rule, options in (
         (gradstep.sgd, {}),
         (gradstep.sgd(momentum=0.9), {}),
@@ -940,17 +939,20 @@ def test_names_depend_on_all_that_shapes_a_kernel(monkeypatch: Any, tmp_path: Pa
         (gradstep.sgd, {"maximize": True}),
         (gradstep.adam, {}),
     ):
-        compiler._functions.clear()
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
-            params = [nn.Parameter(torch.ones(3, dtype=dtype))]
-            params[0].grad = torch.ones(3, dtype=dtype)
-            gradstep.Optimizer(params, rule, lr=0.1, **options).step()
-            made.append(len(entries(tmp_path)))
-    assert all(later > earlier for earlier, later in itertools.pairwise(made))
-    # Numbers make no kernels.
-    compiler._functions.clear()
-    gradstep.SGD(params, lr=0.7, momentum=0.3).step()
-    assert len(entries(tmp_path)) == made[-1]
+            p = nn.Parameter(torch.ones(3, dtype=dtype))
+            p.grad = torch.ones(3, dtype=dtype)
+            gradstep.Optimizer([p], rule, lr=0.1, **options).step()
+            made.append(len(entries(Path(folder))))
+    assert all(later > earlier for earlier, later in itertools.pairwise(made)), made
+    # Numbers make no kernels, nor do shapes.
+    gradstep.SGD(weights(SMALL), lr=0.7, momentum=0.3).step()
+    gradstep.Adam(weights(LARGE), lr=0.7, betas=(0.5, 0.6), eps=0.1).step()
+    assert len(entries(Path(folder))) == made[-1]
+
+
+def test_names_depend_on_all_that_shapes_a_kernel(tmp_path: Path) -> None:
+    run("many_kernels", tmp_path, GRADSTEP_CACHE_DIR=str(tmp_path))
 
 
 if __name__ == "__main__":

@@ -59,11 +59,12 @@ def begin_states(
     for name in number_states(rule, numbers):
         if entry.get(name) is None:
             value = 0.0 if name == "step" else rule.states[name].value
-            entry[name] = torch.tensor(
-                float(numbers[value] if isinstance(value, str) else value),
-                dtype=torch.float64 if double else torch.float32,
-                device=p.device if on_device else "cpu",
-            )
+            with torch.inference_mode(False):  # or later steps may not write it
+                entry[name] = torch.tensor(
+                    float(numbers[value] if isinstance(value, str) else value),
+                    dtype=torch.float64 if double else torch.float32,
+                    device=p.device if on_device else "cpu",
+                )
     for name, state in rule.states.items():
         if not state.exists(numbers) or state.start == "number":
             continue
@@ -106,5 +107,5 @@ def follow_layout(rule: Rule, p: Tensor, entry: dict[str, Any], before: Any) -> 
             and state.device == p.device
             and layout(state) != now
         ):
-            with torch.no_grad():
+            with torch.no_grad(), torch.inference_mode(False):
                 entry[name] = torch.empty_like(p).copy_(state).detach()
