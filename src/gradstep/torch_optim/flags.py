@@ -6,12 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-#: Said once, for the docstring of every class.
-FLAGS = """
-    foreach, fused and capturable are accepted as torch.optim accepts them, and are kept in the
-    parameter groups and checkpoints; the result is the same, and engine= decides how it is made.
-"""
-
 
 def check_flags(
     *,
