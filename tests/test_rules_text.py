@@ -102,6 +102,8 @@ def test_the_docstring_does_not_speak_of_code(name: str) -> None:
 def test_a_rules_file_needs_only_the_language(path: Path) -> None:
     """Nothing of torch or of an engine: a rule reads as its paper does."""
     allowed = {"__future__", "typing", "gradstep.rule", "gradstep.rules"}
+    if "@opaque" in path.read_text():  # a file of functions that are not traced
+        allowed.add("torch")
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             assert all(alias.name in allowed for alias in node.names)
@@ -114,6 +116,6 @@ def test_every_rule_has_its_class_or_is_a_stage() -> None:
     for name in gradstep.torch_optim.__all__:
         cls = getattr(gradstep, name)
         if issubclass(cls, gradstep.Optimizer):
-            made.add(cls([torch.nn.Parameter(torch.zeros(2))]).rule.name)
+            made.add(cls([torch.nn.Parameter(torch.zeros(2, 2))]).rule.name)
     assert set(RULES) - made == {"clip_by_value", "decay_weights"}
     assert set(RULES) <= set(gradstep.__all__)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import describe, is_dense, layout
+from gradstep.engine.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
 
 
@@ -102,13 +102,13 @@ def checked_state(
             group.setdefault(key, default)
         optimizer.check_group(group)
         values = {n: optimizer.hyperparameter(group, n) for n in rule.hyperparameters}
-        wanted = [n for n, s in rule.states.items() if s.exists(values)]
         for p in group["params"]:
             entry = {**state.get(p, {}), **own_numbers.get(p, {})}
             entry = {n: v for n, v in entry.items() if v is not None}
             if not entry:
                 state.pop(p, None)
                 continue
+            wanted = [n for n, s in rule.states.items() if s.exists(values, is_matrix(p))]
             state[p] = _checked_entry(optimizer, p, entry, wanted)
     return state
 
@@ -155,13 +155,15 @@ def _checked_entry(
             raise TypeError(
                 f"the checkpoint's {key} of {name} is a {type(value).__name__}, not a tensor"
             )
-        if value.shape != p.shape:
+        if tuple(value.shape) != states[key].shape_for(p.shape):
             raise ValueError(
                 f"the checkpoint is of another model: its {key} of {name} is {describe(value)}; "
                 f"the parameter is {describe(p)}"
             )
         plain = type(p) in (Tensor, torch.nn.Parameter) and type(value) is Tensor
-        if plain and is_dense(p) and layout(value) != layout(p):
+        if states[key].shape != "weight":
+            value = value.contiguous()
+        elif plain and is_dense(p) and layout(value) != layout(p):
             value = torch.empty_like(p, dtype=value.dtype).copy_(value).detach()
         checked[key] = value
     return checked

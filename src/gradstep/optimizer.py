@@ -16,8 +16,9 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.engine.plan import ENGINES, Launch, Plan
-from gradstep.engine.update import Update, describe, layout
+from gradstep.engine.update import Update, describe, is_matrix, layout
 from gradstep.rule.definition import Rule
+from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.trace import trace
 from gradstep.states import begin_states, follow_layout, number_states
@@ -53,7 +54,8 @@ class GroupRun:
         self.numbers: dict[str, Any] = {}
         self.values: tuple[float, ...] = ()
         self.flags: list[Any] | None = None
-        self.graph: Any = None
+        #: Whether a parameter has rows and columns -> its graph; one for both if nothing differs.
+        self.graphs: dict[bool, Graph] = {}
         #: Which parameters had a gradient, () for all -> the plan for those.
         self.plans: dict[tuple[bool, ...], Planned] = {}
         self.kernels: dict[Any, Any] = {}
@@ -282,16 +284,21 @@ class Optimizer(torch.optim.Optimizer):
             name = self._namer(p)
             first = begin_states(self.rule, p, entry, group, run.numbers, gradient, name)
             follow_layout(self.rule, p, entry, self._layouts.get(p))
-            states = {n: entry[n] for n, _, _ in run.graph.states}
+            states = {n: entry[n] for n, _, _ in run.graphs[is_matrix(p)].states}
             numbers = {n: entry[n] for n in number_states(self.rule, run.numbers)}
-            update = Update(p, gradient, states, numbers, first, name)
+            shapes = {
+                n: s.shape_for(p.shape)
+                for n, s in self.rule.states.items()
+                if s.shape != "weight" and n in states
+            }
+            update = Update(p, gradient, states, numbers, first, name, shapes)
             updates.append(update)
             prepared.append(entry)
         plan = run.plans[mask].plan if mask in run.plans else None
-        if plan is None or plan.graph is not run.graph:
+        if plan is None or plan.graphs is not run.graphs:
             plan = Plan(
                 self.rule,
-                run.graph,
+                run.graphs,
                 self.engine,
                 self._number_names,
                 bool(group["maximize"]),
@@ -362,8 +369,11 @@ class Optimizer(torch.optim.Optimizer):
             if n in self._number_names
         }
         plain = {**numbers, **floats}
-        if run.graph is None or run.flags != flags or not run.graph.holds_for(plain):
-            run.graph = trace(self.rule, plain, bool(group["maximize"]))
+        if run.flags != flags or not all(g.holds_for(plain) for g in run.graphs.values()):
+            maximize = bool(group["maximize"])
+            run.graphs = dict.fromkeys((True, False), trace(self.rule, plain, maximize))
+            if self.rule.tells_vectors_apart:
+                run.graphs[False] = trace(self.rule, plain, maximize, matrix=False)
             run.flags = flags
             run.plans, run.kernels = {}, {}
         run.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import is_dense, layout
+from gradstep.engine.update import is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
 
 
@@ -43,7 +43,12 @@ def begin_states(
         ValueError: some states are there, and others that began with them are not.
     """
     together = [n for n in number_states(rule, numbers) if n == "step" or not rule.states[n].when]
-    together += [n for n, s in rule.states.items() if s.start != "number" and s.when is None]
+    matrix = is_matrix(p)
+    together += [
+        n
+        for n, s in rule.states.items()
+        if s.start != "number" and s.when is None and s.exists(numbers, matrix)
+    ]
     missing = [n for n in together if entry.get(n) is None]
     if missing and len(missing) < len(together):
         there = ", ".join(n for n in together if n not in missing)
@@ -51,7 +56,7 @@ def begin_states(
             f"state {missing[0]!r} of {name_of()} is missing, while {there} is there. Load a "
             "checkpoint, or delete the parameter's entry in optimizer.state to start it anew."
         )
-    kept = [n for n, s in rule.states.items() if s.exists(numbers)]
+    kept = [n for n, s in rule.states.items() if s.exists(numbers, matrix)]
     kept += ["step"] * ("step" in rule.inputs)
     fresh = bool(kept) and all(entry.get(n) is None for n in kept)
     on_device = group.get("capturable") or group.get("fused")
@@ -66,9 +71,12 @@ def begin_states(
                     device=p.device if on_device else "cpu",
                 )
     for name, state in rule.states.items():
-        if not state.exists(numbers) or state.start == "number":
+        if not state.exists(numbers, matrix) or state.start == "number":
             continue
         if entry.get(name) is not None:
+            continue
+        if state.shape != "weight":
+            entry[name] = _zeros_along(p, -1 if state.shape == "row" else -2)
             continue
         like = torch.preserve_format
         with torch.no_grad(), torch.inference_mode(False):
@@ -82,6 +90,17 @@ def begin_states(
                 start = complex(value, value) if p.is_complex() else value
                 entry[name] = torch.full_like(p, start, requires_grad=False, memory_format=like)
     return fresh
+
+
+def _zeros_along(p: Tensor, gone: int) -> Tensor:
+    """Zeros of a parameter's shape, but for one dimension of one element."""
+    with torch.no_grad(), torch.inference_mode(False):
+        if type(p) in (Tensor, torch.nn.Parameter):
+            shape = list(p.shape)
+            shape[gone] = 1
+            return torch.zeros(shape, dtype=p.dtype, device=p.device)
+        # A subclass knows best: a DTensor's is split as far as it itself is split along the rest.
+        return torch.zeros_like(p).sum(dim=gone, keepdim=True).detach()
 
 
 def follow_layout(rule: Rule, p: Tensor, entry: dict[str, Any], before: Any) -> None:

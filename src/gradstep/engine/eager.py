@@ -93,6 +93,7 @@ def run(
         weight, gradient, states = update.weight, update.gradient, update.states
         if sparse == "sparse":
             inputs = {**numbers, "w": weight, "first": update.first, "step": _next_step(update)}
+            inputs["machine_epsilon"] = torch.finfo(weight.dtype).eps
             direction, _ = rule.run(-gradient if maximize else gradient, {}, inputs)
             weight.add_(direction, alpha=-float(inputs["lr"]))
             _write_numbers(update, {})
@@ -159,6 +160,7 @@ def _evaluate(
     kind = float if torch.compiler.is_compiling() else numpy.float64
     inputs = {n: kind(v) if type(v) is float else v for n, v in numbers.items()}
     inputs |= {"w": weight, "first": update.first, "step": kind(_next_step(update))}
+    inputs["machine_epsilon"] = kind(torch.finfo(update.weight.dtype).eps)
     own = {n: kind(t) for n, t in update.numbers.items() if n != "step"}
     gradient = -gradient if maximize else gradient
     if kind is float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engine.update import Update, is_dense, layout
+from gradstep.rule.graph import Graph
 
 #: How a weight's dtype is stored, and how many stored numbers an element has.
 STORAGE: dict[torch.dtype, tuple[str, int]] = {
@@ -48,6 +49,18 @@ def unfit(update: Update) -> str | None:
         return "its number states are of several dtypes"
     if any(s.is_conj() or s.is_neg() for s in update.states.values()):
         return "its state is a lazy conjugate or negative"
+    return None
+
+
+def unfit_whole(update: Update, graph: Graph) -> str | None:
+    """Why a rule that looks beyond single elements cannot update a weight by passes; or None."""
+    if is_sharded(update.weight):
+        return "it is a DTensor, and the rule looks at more than this process's part"
+    if graph.needs_matrix() and not update.weight.is_contiguous():
+        return "its rows do not lie one after the other in memory"
+    shapes = update.shapes
+    if any(not s.is_contiguous() for n, s in update.states.items() if n in shapes):
+        return "its state does not lie in one piece"
     return None
 
 

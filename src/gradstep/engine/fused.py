@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from operator import itemgetter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradstep.engine import compiler, threads
-from gradstep.engine.fit import STORAGE, alike_in_parts, as_stored, is_sharded, local, local_update
-from gradstep.engine.guard import make_guard
+from gradstep.engine.fit import STORAGE
 from gradstep.engine.host import host_function
 from gradstep.engine.kernel import write_kernel
-from gradstep.engine.number_states import NumberStates
+from gradstep.engine.table import Table
 from gradstep.engine.update import Update
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.settle import settle
@@ -29,7 +25,6 @@ CHUNK = 1 << 17
 PARALLEL = 1 << 18
 
 # Bound once: in a cold cache every look-up on the way costs as much as the work.
-_data_ptr = Tensor.data_ptr
 _increment_version = torch.autograd.graph.increment_version
 
 
@@ -54,7 +49,7 @@ class FusedKernel:
         self.read_by_kernel = len(text.numbers)
 
 
-class FusedPart:
+class FusedPart(Table):
     """The tensors of a group that one kernel updates.
 
     Made from updates that were checked; :meth:`launch` runs for them and, after a look at type,
@@ -62,91 +57,20 @@ class FusedPart:
     """
 
     def __init__(self, kernel: FusedKernel, updates: Sequence[Update]) -> None:
-        self.owners = [u.weight for u in updates]
-        self._sharded = is_sharded(self.owners[0])
-        updates = [local_update(u) for u in updates]
-        first = updates[0]
-        stored_numbers = STORAGE[first.weight.dtype][1]
+        super().__init__(updates)
         self.kernel = kernel
-        self._names = [u.name for u in updates]
-        self.weights = [u.weight for u in updates]
-        self._relaid = [i for i, u in enumerate(updates) if not as_stored(u.gradient, u.weight)]
-        names = (*first.states, *first.numbers)
-        self.row_width = len(names)
-        self._row_of = itemgetter(*names) if names else None
-        self.counts = "step" in first.numbers
-        self._number_count = len(first.numbers)
-        self.number_states: NumberStates | None = None
-        if first.numbers:
-            dtype = str(next(iter(first.numbers.values())).dtype).removeprefix("torch.")
-            self.number_states = NumberStates(len(updates), len(names), len(first.numbers), dtype)
-        self._empty = {i for i, u in enumerate(updates) if not u.weight.numel()}
-        flat = self._flat(
-            self.weights,
-            [u.gradient for u in updates],
-            [{**u.states, **u.numbers} for u in updates],
-        )
-        pointers = self._locate(flat)
-        self._addresses = self._written(pointers)
-        self._checked = (flat, pointers)
-        self._guard = make_guard(flat)
+        stored_numbers = STORAGE[self.weights[0].dtype][1]
         self._row_for: Sequence[float] | None = None
         self._row = array("d")
         self.chunks = array("q")
         self.elements = 0
-        for position, update in enumerate(updates):
-            stored = update.weight.numel() * stored_numbers
+        for position, weight in enumerate(self.weights):
+            stored = weight.numel() * stored_numbers
             for start in range(0, stored, CHUNK):
                 self.chunks.extend((position, start, min(CHUNK, stored - start)))
             self.elements += stored
         self.chunk_count = len(self.chunks) // 3
         self.chunks_at = self.chunks.buffer_info()[0]
-
-    def located(self) -> tuple[list[Any], array[int]]:
-        """All tensors of the checked updates in the kernel's order, and where they lie; once."""
-        checked, self._checked = self._checked, ([], array("q"))  # gradients are not kept alive
-        return checked
-
-    def _flat(
-        self,
-        weights: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        entries: Sequence[Mapping[str, Any]],
-    ) -> list[Any]:
-        flat: list[Any] = [*weights, *gradients]
-        if self._row_of is not None:
-            rows = map(self._row_of, entries)
-            flat += rows if self.row_width == 1 else chain.from_iterable(rows)
-        return flat
-
-    def fits(
-        self, gradients: Sequence[Tensor], entries: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[Any], array[int]] | None:
-        """The same for tensors that took their places, if each is as it was when checked.
-
-        What is written must also lie where it lay: two weights that have come to share memory
-        must not be taken for strangers.
-
-        Args:
-            gradients: one a weight, in the order of the updates.
-            entries: one mapping a weight, which holds its states and its ``"step"``, by name.
-        """
-        try:
-            flat = self._flat(self.owners, gradients, entries)
-        except (KeyError, TypeError):
-            return None
-        if self._sharded:
-            n = len(gradients)
-            for i in range(n):
-                row = flat[2 * n + i * self.row_width : 2 * n + (i + 1) * self.row_width]
-                states = row[: len(row) - self._number_count]
-                if not alike_in_parts([flat[i], flat[n + i], *states]):
-                    return None
-            flat = [local(t) for t in flat]
-        if not self._guard(*flat):
-            return None
-        pointers = self._locate(flat)
-        return (flat, pointers) if self._written(pointers) == self._addresses else None
 
     def launch(
         self,
@@ -163,10 +87,8 @@ class FusedPart:
             firsts: for each weight whether its states are new; None for none.
         """
         n = len(self.weights)
-        for i in self._relaid:
-            with torch.no_grad():
-                flat[n + i] = torch.empty_like(self.weights[i]).copy_(flat[n + i])
-            pointers[n + i] = flat[n + i].data_ptr()
+        if self._relaid:
+            self.relay(flat, pointers)
         make_row, states = self.kernel.row, self.number_states
         if states is None and firsts is None:
             # Only hyperparameters shape the row; where one changes they are a new tuple.
@@ -195,36 +117,6 @@ class FusedPart:
                 rows.extend(made[key])
             row_distance = len(rows) // n
         return FusedLaunch(self, flat, pointers, rows, row_distance)
-
-    def _locate(self, flat: list[Any]) -> array[int]:
-        # By way of a list: array() takes twice as long to draw from a map.
-        pointers = list(map(_data_ptr, flat))
-        if not all(pointers):
-            self._check_memory(pointers)
-        pointers.append(0)  # the kernel's counter of chunks
-        return array("q", pointers)
-
-    def _written(self, pointers: array[int]) -> array[int]:
-        n = len(self.weights)
-        return pointers[:n] + pointers[2 * n : -1]
-
-    def _given(self, numbers: array[float]) -> Sequence[float]:
-        """Number states and the count of this step, for the row's function."""
-        if not self.counts:
-            return (*numbers, 1.0)
-        numbers[-1] += 1.0
-        return numbers
-
-    def _check_memory(self, pointers: Sequence[int]) -> None:
-        n = len(self.weights)
-        for place, pointer in enumerate(pointers):
-            owner = place % n if place < 2 * n else (place - 2 * n) // self.row_width
-            if pointer == 0 and owner not in self._empty:
-                what = "weight" if place < n else "gradient" if place < 2 * n else "state"
-                raise ValueError(
-                    f"the {what} of {self._names[owner]()} has no memory: its storage was resized "
-                    "to nothing. Bring it back before the step."
-                )
 
 
 class FusedLaunch:
@@ -288,6 +180,6 @@ def fused_kernel(
 ) -> FusedKernel:
     """The kernel for weights of a dtype, from ``kernels`` if it is there."""
     storage = STORAGE[dtype][0]
-    if storage not in kernels:
-        kernels[storage] = FusedKernel(graph, storage, number_names)
-    return kernels[storage]
+    if (id(graph), storage) not in kernels:
+        kernels[id(graph), storage] = FusedKernel(graph, storage, number_names)
+    return kernels[id(graph), storage]

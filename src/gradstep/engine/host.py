@@ -23,7 +23,7 @@ def row_numbers(graph: Graph) -> tuple[Node, ...]:
     for node in graph.order:
         if node.per_element:
             for argument in node.arguments:
-                if not argument.per_element and argument.operation != "constant":
+                if argument.extent == "number" and argument.operation != "constant":
                     found[id(argument)] = argument
     return tuple(found.values())
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gradstep.engine import eager
-from gradstep.engine.fit import is_sharded, overlapping, unfit
-from gradstep.engine.update import Update, check
+from gradstep.engine.fit import is_sharded, overlapping, unfit, unfit_whole
+from gradstep.engine.update import Update, check, is_matrix
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
 
@@ -24,7 +24,10 @@ Launch = Callable[[], None]
 
 
 class Plan:
-    """How one group's tensors are updated, for one graph.
+    """How one group's tensors are updated.
+
+    ``graphs`` are the rule's for weights with rows and columns (True) and without (False): the
+    same one, unless the rule tells them apart.
 
     :meth:`anew` checks every tensor with care and remembers; :meth:`again` takes the same tensors'
     next gradients after a quick look. Both only read: what they return does the writing.
@@ -36,7 +39,7 @@ class Plan:
     def __init__(
         self,
         rule: Rule,
-        graph: Graph,
+        graphs: Mapping[bool, Graph],
         engine: str,
         number_names: Sequence[str],
         maximize: bool = False,
@@ -44,7 +47,7 @@ class Plan:
         kernels: dict[Any, Any] | None = None,
     ) -> None:
         self.rule = rule
-        self.graph = graph
+        self.graphs = graphs
         self.engine = engine
         self.number_names = tuple(number_names)
         self.maximize = maximize
@@ -52,7 +55,7 @@ class Plan:
         self.kernels = {} if kernels is None else kernels  # of this graph, shared between plans
         self.engines: list[str] = []
         self._fused: list[tuple[list[int], Any]] = []
-        self._compiled: Any = None
+        self._compiled: dict[int, Any] = {}
 
     def again(
         self,
@@ -105,6 +108,7 @@ class Plan:
         """
         for update in updates:
             check(update)
+            self._check_rule(update)
             if self.rule.sparse == "only" and not update.gradient.is_sparse:
                 raise RuntimeError(
                     f"{self.rule.name} does not support dense gradients, and {update.name()} has "
@@ -124,13 +128,34 @@ class Plan:
         if "compile" in chosen:
             from gradstep.engine.compiled import CompiledPart
 
-            if self._compiled is None:
-                self._compiled = CompiledPart(self.graph, self.number_names)
-            ours = [updates[i] for i in chosen["compile"]]
-            launches.append(self._compiled.launch(ours, values))
+            for graph in dict.fromkeys(self._graph_of(updates[i]) for i in chosen["compile"]):
+                if id(graph) not in self._compiled:
+                    self._compiled[id(graph)] = CompiledPart(graph, self.number_names)
+                ours = [updates[i] for i in chosen["compile"]]
+                ours = [u for u in ours if self._graph_of(u) is graph]
+                launches.append(self._compiled[id(graph)].launch(ours, values))
         for i in chosen.get("eager", ()):
             launches.append(self._eager_launch(updates[i], numbers, entries[i], ways[i]))
         return launches
+
+    def _graph_of(self, update: Update) -> Graph:
+        return self.graphs[is_matrix(update.weight)]
+
+    def _check_rule(self, update: Update) -> None:
+        """Raise unless the rule can update such a weight at all."""
+        graph, weight = self._graph_of(update), update.weight
+        if weight.is_complex() and not graph.is_elementwise():
+            name = self.rule.name[:1].upper() + self.rule.name[1:]
+            raise RuntimeError(
+                f"{name} does not support complex parameters, and {update.name()} is one: it looks "
+                "beyond single elements. Give it to a rule that works on each element alone, such "
+                "as adam."
+            )
+        if graph.needs_matrix() and not is_matrix(weight):
+            raise ValueError(
+                f"{self.rule.name} works along rows and columns, and {update.name()} has "
+                f"{weight.dim()} dimension(s). Give it to another rule."
+            )
 
     def _eager_launch(
         self, update: Update, numbers: Mapping[str, Any], entry: dict[str, Any], way: str | None
@@ -149,13 +174,16 @@ class Plan:
         for i, update in enumerate(updates):
             ways[i] = None
             if update.gradient.is_sparse:
-                ways[i] = eager.sparse_way(self.rule, self.graph, update)
+                ways[i] = eager.sparse_way(self.rule, self._graph_of(update), update)
             engines.append("eager" if self.differentiable else self.engine)
             if engines[i] in ("eager", "compile"):
                 if ways[i] is not None:
                     engines[i] = "eager"
                 continue
+            graph = self._graph_of(update)
             reason = unfit(update)
+            if reason is None and not graph.is_elementwise():
+                reason = unfit_whole(update, graph)
             if reason is None:
                 engines[i] = "fused"
                 continue
@@ -182,18 +210,26 @@ class Plan:
         self, updates: Sequence[Update], positions: Sequence[int], values: Sequence[float]
     ) -> list[Launch]:
         from gradstep.engine.fused import FusedPart, fused_kernel
+        from gradstep.engine.staged import StagedPart, staged_kernel
 
         by_kind: dict[Any, list[int]] = {}
         for i in positions:
             update = updates[i]
             number_dtypes = tuple(t.dtype for t in update.numbers.values())
-            kind = (update.weight.dtype, number_dtypes, is_sharded(update.weight))
+            graph = self._graph_of(update)
+            kind = (update.weight.dtype, number_dtypes, is_sharded(update.weight), id(graph))
             by_kind.setdefault(kind, []).append(i)
         launches: list[Launch] = []
         for ours in by_kind.values():
             own = [updates[i] for i in ours]
             dtype = own[0].weight.dtype
-            part = FusedPart(fused_kernel(self.graph, dtype, self.number_names, self.kernels), own)
+            graph = self._graph_of(own[0])
+            part: Any
+            if graph.is_elementwise():
+                kernel = fused_kernel(graph, dtype, self.number_names, self.kernels)
+                part = FusedPart(kernel, own)
+            else:
+                part = StagedPart(staged_kernel(graph, dtype, self.number_names, self.kernels), own)
             launches.append(part.launch(*part.located(), values, [u.first for u in own]))
             self._fused.append((ours, part))
         return launches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ class Update:
     Attributes:
         weight: the parameter, which is written.
         gradient: read only.
-        states: name -> tensor of the weight's shape, which are written.
+        states: name -> tensor, which are written.
+        shapes: name -> shape, for the states that have not the weight's.
         numbers: name -> tensor of one element, float32 or float64, which are written: states that
             are one number, and ``"step"``, which counts the weight's steps, if the rule counts.
         first: whether the states are new.
@@ -30,6 +31,12 @@ class Update:
     numbers: Mapping[str, Tensor]
     first: bool
     name: Callable[[], str]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def is_matrix(tensor: Tensor) -> bool:
+    """Whether a weight has rows and columns: its last two dimensions."""
+    return tensor.dim() > 1
 
 
 def layout(tensor: Tensor) -> tuple[tuple[int, int], ...]:
@@ -84,7 +91,7 @@ def check(update: Update) -> None:
                 f"tensor. Expected {describe(weight)}. Load a checkpoint, or delete the "
                 "parameter's entry in optimizer.state to start it anew."
             )
-        _compare(update, f"state {state_name!r}", state)
+        _compare(update, f"state {state_name!r}", state, update.shapes.get(state_name))
         if state.layout is not weight.layout:
             raise ValueError(
                 f"state {state_name!r} of {update.name()} is {state.layout}; its weight is "
@@ -93,6 +100,7 @@ def check(update: Update) -> None:
         if (
             type(state) is Tensor
             and is_dense(weight)
+            and state_name not in update.shapes
             and layout(state) != layout(weight)
             and weight.numel() > 1
         ):
@@ -157,20 +165,17 @@ def _check_memory(what: str, tensor: Tensor) -> None:
         )
 
 
-def _compare(update: Update, what: str, tensor: Any) -> None:
+def _compare(update: Update, what: str, tensor: Any, shape: tuple[int, ...] | None = None) -> None:
     weight = update.weight
-    if (
-        tensor.shape == weight.shape
-        and tensor.dtype == weight.dtype
-        and tensor.device == weight.device
-    ):
+    wanted = weight.shape if shape is None else shape
+    if tensor.shape == wanted and tensor.dtype == weight.dtype and tensor.device == weight.device:
         return
     if what == "gradient":
         remedy = (
             "Was the parameter's data replaced after the backward pass? Call zero_grad() and "
             "backward() again, or set the parameter's .grad to None."
         )
-    elif tensor.shape != weight.shape:
+    elif tensor.shape != wanted:
         remedy = (
             "Was the parameter's data replaced? Build the optimizer after the model has its final "
             "shape, or delete the parameter's entry in optimizer.state to start it anew."
@@ -181,5 +186,6 @@ def _compare(update: Update, what: str, tensor: Any) -> None:
         remedy = "Was the model moved after the last step? Move the optimizer's state too."
     raise ValueError(
         f"{what} of {update.name()} is {describe(tensor)}; its weight is {describe(weight)}. "
+        + ("" if shape is None else f"Expected the shape {tuple(shape)}. ")
         + remedy
     )

@@ -269,14 +269,14 @@ def backward(model: nn.Module, image: Tensor, target: Tensor) -> float:
 
 def _hand_equation(weight: float, gradient: float, lr: float, result: float) -> Equation:
     """``weight − gradient · lr`` in numbers."""
-    w, g, rate = Node("input", (), True), Node("input", (), True), Node("input")
-    node = Node("sub", (w, Node("mul", (g, rate), True)), True)
+    w, g, rate = Node("input", (), "element"), Node("input", (), "element"), Node("input")
+    node = Node("sub", (w, Node("mul", (g, rate), "element")), "element")
     return _in_numbers(node, {w: weight, g: gradient, rate: lr}, result, unlike=weight)
 
 
 def _sum_equation(left: float, right: float, result: float) -> Equation:
-    a, b = Node("input", (), True), Node("input", (), True)
-    return _in_numbers(Node("add", (a, b), True), {a: left, b: right}, result)
+    a, b = Node("input", (), "element"), Node("input", (), "element")
+    return _in_numbers(Node("add", (a, b), "element"), {a: left, b: right}, result)
 
 
 def _in_numbers(

@@ -19,13 +19,25 @@ from gradstep.rule.language import (
     stored,
     where,
 )
-from gradstep.rule.state import State, copy_of_gradient, copy_of_weight, full, number, zeros
+from gradstep.rule.opaque import Opaque, opaque
+from gradstep.rule.reductions import dot, global_norm, max, mean, norm, rms, size, sum
+from gradstep.rule.state import (
+    State,
+    copy_of_gradient,
+    copy_of_weight,
+    full,
+    number,
+    per_column,
+    per_row,
+    zeros,
+)
 from gradstep.rule.symbol import RuleError
 
 __all__ = [
     "Decay",
     "Interval",
     "NonNegative",
+    "Opaque",
     "Rule",
     "RuleError",
     "Share",
@@ -35,21 +47,32 @@ __all__ = [
     "clamp",
     "copy_of_gradient",
     "copy_of_weight",
+    "dot",
     "exp",
     "full",
+    "global_norm",
     "lerp",
     "log",
+    "max",
     "maximum",
+    "mean",
     "minimum",
     "new_weight",
     "nonzero",
+    "norm",
     "number",
+    "opaque",
+    "per_column",
+    "per_row",
     "pow",
+    "rms",
     "rsqrt",
     "rule",
     "sign",
+    "size",
     "sqrt",
     "stored",
+    "sum",
     "where",
     "zeros",
 ]

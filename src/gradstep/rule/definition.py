@@ -21,6 +21,7 @@ INPUTS: dict[str, str] = {
     "step": "the weight's own step count, 1 at its first",
     "lr": "the learning rate of the weight's group",
     "first": "true at the weight's first step with this state",
+    "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
 }
 
 
@@ -33,7 +34,7 @@ class Rule:
         states: name -> how it starts, in the order of the arguments.
         hyperparameters: name -> default.
         intervals: name -> allowed values, for numbers.
-        inputs: which of ``w step lr first`` it names.
+        inputs: which of :data:`INPUTS` it names.
         sparse: ``"rows"`` if a step with a zero gradient changes nothing, so that for a sparse
             gradient only the rows that it names need a step; ``"only"`` if the rule is meant for
             such gradients alone; None otherwise.
@@ -50,6 +51,11 @@ class Rule:
     sparse: str | None = None
     function: Callable[..., Any] | None = field(default=None, repr=False)
     stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
+
+    @property
+    def tells_vectors_apart(self) -> bool:
+        """Whether weights with fewer than two dimensions have other states than those with more."""
+        return any(s.shape != "weight" or s.only is not None for s in self.states.values())
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -117,7 +123,7 @@ class Rule:
         Args:
             g: the gradient.
             states: name -> tensor, for the states that exist.
-            inputs: ``w step lr first`` and every hyperparameter, by name.
+            inputs: those of :data:`INPUTS` that it names and every hyperparameter, by name.
 
         Returns:
             the direction (or a ``NewWeight``), and the new states by name.

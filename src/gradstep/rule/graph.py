@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(eq=False)
@@ -13,9 +14,14 @@ class Node:
     Attributes:
         operation: a name from :data:`gradstep.rule.operations.OPERATIONS`, or ``"input"``
             (``value`` is its name) or ``"constant"`` (``value`` is the number).
+            A reduction's ``value`` is the dimensions that it sums away; an opaque function's the
+            function.
         arguments: the nodes that it takes.
-        per_element: True for a tensor of the weight's shape; False for a number, which is worked
-            out on the host in float64.
+        extent: what it has a value for: ``"element"`` (a tensor of the weight's shape), ``"row"``
+            and ``"column"`` (the last, or the one before the last dimension summed away),
+            ``"matrix"`` (both), ``"tensor"`` (one number that depends on a tensor's elements) or
+            ``"number"`` (one that does not). Numbers of both kinds are worked out on the host in
+            float64.
         boolean: True for the outcome of a comparison.
         name: the variable that the rule's text gives it, if any.
         line: the line in the rule's file, 0 where unknown.
@@ -23,16 +29,48 @@ class Node:
 
     operation: str
     arguments: tuple[Node, ...] = ()
-    per_element: bool = False
+    extent: str = "number"
     boolean: bool = False
-    value: float | str | None = None
+    value: Any = None
     name: str | None = None
     line: int = 0
+
+    @property
+    def per_element(self) -> bool:
+        """Whether it is worked out for many elements, in the weight's own precision."""
+        return self.extent not in ("number", "tensor")
 
     def constant(self) -> float:
         """The number of a ``"constant"`` node."""
         assert isinstance(self.value, float)
         return self.value
+
+
+#: Extent -> the dimensions along which it has values of its own: b for all but the last two, r for
+#: the one before the last, c for the last.
+DIMENSIONS: dict[str, frozenset[str]] = {
+    "number": frozenset(),
+    "tensor": frozenset(),
+    "matrix": frozenset("b"),
+    "row": frozenset("br"),
+    "column": frozenset("bc"),
+    "element": frozenset("brc"),
+}
+
+#: Inputs that are numbers of a weight's shape and dtype: known before a step, other for each.
+FACTS = ("size(w)", "size(w, -1)", "size(w, -2)", "machine_epsilon")
+
+#: Operations that gather many elements into one: a sum, and the largest.
+REDUCTIONS = ("sum", "max", "global_sum")
+
+
+def joined(extents: Iterable[str]) -> str:
+    """The extent of an operation on values of these extents."""
+    found = set(extents)
+    dimensions = frozenset[str]().union(*(DIMENSIONS[e] for e in found))
+    if not dimensions:
+        return "tensor" if "tensor" in found else "number"
+    return next(e for e, d in DIMENSIONS.items() if d == dimensions)
 
 
 @dataclass(frozen=True)
@@ -64,6 +102,19 @@ class Graph:
     def outputs(self) -> tuple[Node, ...]:
         """The new weight, then the new state tensors, in order."""
         return (self.new_weight, *(after for _, _, after in self.states))
+
+    def is_elementwise(self) -> bool:
+        """Whether each element's step depends on nothing of the other elements or of the shape."""
+        return not any(
+            node.operation in (*REDUCTIONS, "opaque")
+            or node.extent not in ("element", "number")
+            or (node.operation == "input" and node.value in FACTS)
+            for node in in_order([*self.outputs(), *(after for _, _, after in self.numbers)])
+        )
+
+    def needs_matrix(self) -> bool:
+        """Whether it works along rows or columns, which a vector does not have."""
+        return any(node.extent in ("row", "column", "matrix") for node in self.order)
 
     def holds_for(self, values: dict[str, object]) -> bool:
         """True while every question that the rule asked would be answered as it was."""

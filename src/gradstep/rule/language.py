@@ -11,10 +11,26 @@ from typing import Any
 import numpy
 from torch import Tensor
 
-from gradstep.rule.operations import FUNCTIONS, OPERATIONS
+from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.symbol import Symbol, refuse
 
-__all__ = list(FUNCTIONS)
+__all__ = [
+    "abs",
+    "clamp",
+    "exp",
+    "lerp",
+    "log",
+    "maximum",
+    "minimum",
+    "new_weight",
+    "nonzero",
+    "pow",
+    "rsqrt",
+    "sign",
+    "sqrt",
+    "stored",
+    "where",
+]
 
 
 def _apply(name: str, *arguments: Any) -> Any:

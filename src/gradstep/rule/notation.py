@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 
-from gradstep.rule.graph import Node
+from gradstep.rule.graph import REDUCTIONS, Node
 from gradstep.rule.operations import OPERATIONS
 
 #: Text and precedence of the operations that read better in other words than the table's.
@@ -82,6 +82,8 @@ class _Writer:
         if name is not None:
             return name, OPERATIONS["neg"].precedence if name.startswith("−") else _ATOM
         operation = node.operation
+        if operation in REDUCTIONS or operation == "opaque":
+            return self._call(node), _ATOM
         if operation == "stored":  # a rounding, which a formula does not show
             return self.write(node.arguments[0])
         if operation == "abs":
@@ -96,6 +98,13 @@ class _Writer:
         if operation == "mul":
             template = "{}" + self.product + "{}"
         return template.format(*self._arguments(node, precedence)), precedence
+
+    def _call(self, node: Node) -> str:
+        inside = [self.write(a)[0] for a in node.arguments]
+        if node.operation == "opaque":
+            return f"{node.value.name}({', '.join(inside)})"
+        along = {"c": ", −1", "r": ", −2"}.get(node.value, "")
+        return f"{node.operation}({inside[0]}{along})"
 
     def _arguments(self, node: Node, precedence: int) -> list[str]:
         operation = node.operation

@@ -99,6 +99,14 @@ def _power_number(base: Any, exponent: Any) -> Any:
     return math.nan if isinstance(result, complex) else result
 
 
+def _no_number(*arguments: Any) -> Any:
+    raise TypeError("a reduction takes a tensor")
+
+
+def _no_tensor(*arguments: Any) -> Any:
+    raise TypeError("an operation that needs its dimensions was called without")
+
+
 def _stored(x: float) -> float:
     return float(x) if torch.get_default_dtype() == torch.float64 else float(numpy.float32(x))
 
@@ -134,23 +142,36 @@ OPERATIONS: dict[str, Operation] = {
     "and": Operation(lambda a, b: bool(a) & bool(b), lambda a, b: a & b, "{} and {}", 0, True),
     "or": Operation(lambda a, b: bool(a) | bool(b), lambda a, b: a | b, "{} or {}", 0, True),
     "not": Operation(lambda a: not a, lambda a: ~a, "not {}", 0, True),
+    # The rest take dimensions, or a function, too: gradstep.rule.reductions, gradstep.rule.opaque.
+    "sum": Operation(_no_number, _no_tensor, "sum({})"),
+    "max": Operation(_no_number, _no_tensor, "max({})"),
+    "global_sum": Operation(_no_number, _no_tensor, "global_sum({})"),
+    "opaque": Operation(_no_number, _no_tensor, "{}"),
 }
 
-#: The functions that a rule may call: :mod:`gradstep.rule.language`.
+#: The functions that a rule may call: those of language.py and reductions.py.
 FUNCTIONS = (
     "abs",
     "clamp",
+    "dot",
     "exp",
+    "global_norm",
     "lerp",
     "log",
+    "max",
     "maximum",
+    "mean",
     "minimum",
     "new_weight",
     "nonzero",
+    "norm",
     "pow",
+    "rms",
     "rsqrt",
     "sign",
+    "size",
     "sqrt",
     "stored",
+    "sum",
     "where",
 )

@@ -28,7 +28,7 @@ def settle(graph: Graph) -> Graph:
         return node.operation == "mul" and node.per_element and uses[id(node)] == 1
 
     def negative(node: Node) -> Node:
-        return Node("neg", (node,), node.per_element, line=node.line)
+        return Node("neg", (node,), node.extent, line=node.line)
 
     for node in graph.order:
         arguments = tuple(settled[id(a)] for a in node.arguments)
@@ -72,6 +72,4 @@ def settle(graph: Graph) -> Graph:
 
 
 def _like(node: Node, operation: str, arguments: tuple[Node, ...]) -> Node:
-    return Node(
-        operation, arguments, node.per_element, node.boolean, node.value, node.name, node.line
-    )
+    return Node(operation, arguments, node.extent, node.boolean, node.value, node.name, node.line)

@@ -18,15 +18,36 @@ class State:
             (or ``"lr"``) that gives it.
         when: the hyperparameter that must be true or other than 0 for the state to exist; None
             for always.
+        shape: ``"weight"``; or ``"row"`` and ``"column"``, which have one element in the last
+            dimension, or in the one before it, and exist for weights of two dimensions or more.
+        only: ``"vector"`` for a state of weights with fewer than two dimensions; None for any.
     """
 
     start: str = "zeros"
     value: float | str = 0.0
     when: str | None = None
+    shape: str = "weight"
+    only: str | None = None
 
-    def exists(self, values: Mapping[str, Any]) -> bool:
-        """Whether the state exists with these hyperparameters."""
+    def exists(self, values: Mapping[str, Any], matrix: bool = True) -> bool:
+        """Whether the state exists with these hyperparameters, for a weight of two dimensions."""
+        if matrix if self.only == "vector" else not matrix and self.shape != "weight":
+            return False
         return self.when is None or bool(values[self.when] != 0)
+
+    def extent(self) -> str:
+        """What it has a value for, as :class:`gradstep.rule.graph.Node` has it."""
+        if self.start == "number":
+            return "number"
+        return "element" if self.shape == "weight" else self.shape
+
+    def shape_for(self, weight: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the state of a weight."""
+        if self.shape == "row":
+            return (*weight[:-1], 1)
+        if self.shape == "column":
+            return (*weight[:-2], 1, weight[-1])
+        return tuple(weight)
 
     def words(self) -> str:
         """How it starts, in words."""
@@ -37,12 +58,42 @@ class State:
             "gradient": "a copy of the first gradient",
             "number": f"{self.value}, one number a parameter",
         }[self.start]
+        if self.shape != "weight":
+            start += f", one number a {self.shape}"
+        if self.only == "vector":
+            start += "; only for weights without rows and columns"
         return start if self.when is None else f"{start}; kept only with {self.when}"
 
 
-def zeros(when: str | None = None) -> Any:
-    """A state that starts as zeros: the default, named to give the condition ``when``."""
-    return State("zeros", 0.0, when)
+def zeros(when: str | None = None, only: str | None = None) -> Any:
+    """A state that starts as zeros: the default, named to give a condition.
+
+    Args:
+        when: the hyperparameter that must be true or other than 0 for the state to exist.
+        only: ``"vector"`` for a state of weights with fewer than two dimensions.
+
+    Raises:
+        ValueError: another ``only``.
+    """
+    if only not in (None, "vector"):
+        raise ValueError(f"zeros(only={only!r}): it can be 'vector', or left out")
+    return State("zeros", 0.0, when, only=only)
+
+
+def per_row(when: str | None = None) -> Any:
+    """A state of zeros, one a row: of the weight's shape with 1 as the last dimension.
+
+    Weights with fewer than two dimensions have none: the rule gets None for it.
+    """
+    return State("zeros", 0.0, when, "row")
+
+
+def per_column(when: str | None = None) -> Any:
+    """A state of zeros, one a column: of the weight's shape with 1 as the dimension before last.
+
+    Weights with fewer than two dimensions have none: the rule gets None for it.
+    """
+    return State("zeros", 0.0, when, "column")
 
 
 def full(value: float | str, when: str | None = None) -> Any:

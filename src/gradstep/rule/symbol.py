@@ -45,6 +45,15 @@ class Recorder(Protocol):
     def record(self, operation: str, *arguments: Any) -> Any:
         """The node of an operation on nodes and plain numbers."""
 
+    def reduce(self, operation: str, x: Symbol, dim: int | None) -> Any:
+        """The node of a reduction along a dimension, or of all."""
+
+    def fact(self, name: str) -> Any:
+        """The node of a number that a tensor's shape or dtype gives."""
+
+    def call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        """The node of a function that is not looked into."""
+
     def ask(self, symbol: Symbol) -> bool:
         """Answer ``nonzero(hyperparameter)``, and remember the question."""
 
@@ -184,8 +193,9 @@ class Symbol(Node):
 
     def __matmul__(self, other: Any) -> NoReturn:
         refuse(
-            "multiplies matrices, and a rule works on each element alone.",
-            "Write * for the product of elements.",
+            "multiplies matrices, which the language does not have.",
+            "Write * for the product of elements, or put the matrix work into a function of "
+            "its own, with @gradstep.opaque above it.",
         )
 
     __rmatmul__ = __matmul__

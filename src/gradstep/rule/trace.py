@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.rule.definition import Rule
-from gradstep.rule.graph import Graph, Node, in_order
+from gradstep.rule.graph import DIMENSIONS, Graph, Node, in_order, joined
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.language import NewWeight
 from gradstep.rule.operations import OPERATIONS
@@ -25,13 +25,52 @@ class Trace:
         self.questions: dict[str, bool] = {}
         self._known: dict[tuple[Any, ...], Symbol] = {}
 
-    def input(self, name: str, per_element: bool) -> Symbol:
+    def input(self, name: str, extent: str = "number") -> Symbol:
         """The node of an input, by name."""
-        return self._make("input", (), per_element, False, name)
+        return self._make("input", (), extent, False, name)
 
     def constant(self, value: float) -> Symbol:
         """The node of a number in the rule's text."""
-        return self._make("constant", (), False, False, float(value))
+        return self._make("constant", (), "number", False, float(value))
+
+    def fact(self, name: str) -> Symbol:
+        """The node of a number that a tensor's shape or dtype gives."""
+        return self.input(name)
+
+    def reduce(self, operation: str, x: Any, dim: int | None) -> Any:
+        """The node of a reduction: along the last dimension, the one before it, or of all."""
+        node = self._node(x)
+        if node.extent in ("number", "tensor"):
+            refuse(f"takes the {operation} of one number.", "It takes a tensor.")
+        if node.boolean:
+            refuse(
+                f"takes the {operation} of the outcome of a comparison.",
+                "Write where(condition, 1, 0).",
+            )
+        if dim not in (None, -1, -2):
+            refuse(f"reduces along dimension {dim}.", "It can be -1, -2, or left out for all.")
+        gone = DIMENSIONS[node.extent] if dim is None else frozenset("c" if dim == -1 else "r")
+        if not gone <= DIMENSIONS[node.extent]:
+            refuse(
+                f"reduces along dimension {dim}, which is gone already.", "Leave the dimension out."
+            )
+        kept = DIMENSIONS[node.extent] - gone
+        extent = next(e for e, d in DIMENSIONS.items() if d == kept and (d or e == "tensor"))
+        return self._make(operation, (node,), extent, False, "".join(sorted(gone)))
+
+    def call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        """The node of a function that is not looked into."""
+        nodes = tuple(map(self._node, arguments))
+        if nodes[0].extent != "element":
+            refuse(f"calls {function.name} with a {nodes[0].kind()}.", "It takes a tensor first.")
+        for node in nodes[1:]:
+            if node.extent != "number":
+                refuse(
+                    f"calls {function.name} with a second tensor.",
+                    "Behind the tensor it takes numbers.",
+                )
+        self._name_variables()
+        return self._make("opaque", nodes, "element", False, function)
 
     def record(self, operation: str, *arguments: Any) -> Any:
         """The node of an operation on nodes and plain numbers."""
@@ -55,7 +94,7 @@ class Trace:
         return self._make(
             operation,
             nodes,
-            any(n.per_element for n in nodes),
+            joined(n.extent for n in nodes),
             OPERATIONS[operation].boolean,
             None,
         )
@@ -100,17 +139,22 @@ class Trace:
         self,
         operation: str,
         nodes: tuple[Node, ...],
-        per_element: bool,
+        extent: str,
         boolean: bool,
-        value: float | str | None,
+        value: Any,
     ) -> Symbol:
         # repr() tells 0.0 from -0.0 and makes nan equal to itself.
-        key = (operation, *map(id, nodes), repr(value))
+        key = (
+            operation,
+            *map(id, nodes),
+            extent,
+            id(value) if operation == "opaque" else repr(value),
+        )
         symbol = self._known.get(key)
         if symbol is None:
             frame = calling_frame()
             line = frame.f_lineno if frame is not None else 0
-            symbol = Symbol(operation, nodes, per_element, boolean, value, None, line)
+            symbol = Symbol(operation, nodes, extent, boolean, value, None, line)
             symbol.recorder = self
             self._known[key] = symbol
         return symbol
@@ -128,7 +172,9 @@ def name_nodes(frame: FrameType) -> None:
             value.name = variable
 
 
-def trace(rule: Rule, values: Mapping[str, Any], maximize: bool = False) -> Graph:
+def trace(
+    rule: Rule, values: Mapping[str, Any], maximize: bool = False, matrix: bool = True
+) -> Graph:
     """The graph of a rule, with flags as they are in ``values`` and numbers left open.
 
     Args:
@@ -136,23 +182,26 @@ def trace(rule: Rule, values: Mapping[str, Any], maximize: bool = False) -> Grap
         values: every hyperparameter's present value, by name. Flags are taken as they are;
             numbers only answer the rule's ``nonzero`` questions.
         maximize: the first stage turns the gradient's sign.
+        matrix: whether the weight has two dimensions or more. Only some rules ask.
 
     Raises:
         RuleError: the function cannot be traced, or returns something else than it declares.
     """
     recorder = Trace(values)
-    gradient = recorder.input("g", True)
-    weight = recorder.input("w", True)
-    active = {n: s for n, s in rule.states.items() if s.exists(values)}
-    states = {n: recorder.input(n, s.start != "number") for n, s in active.items()}
+    gradient = recorder.input("g", "element")
+    weight = recorder.input("w", "element")
+    active = {n: s for n, s in rule.states.items() if s.exists(values, matrix)}
+    states = {n: recorder.input(n, s.extent()) for n, s in active.items()}
     for state in rule.states.values():
         if state.when is not None:  # a state that comes or goes makes another kernel too
-            recorder.questions[state.when] = state.exists(values)
-    inputs: dict[str, Any] = {n: recorder.input(n, False) for n in ("step", "lr", "first")}
+            recorder.questions[state.when] = bool(values[state.when] != 0)
+    inputs: dict[str, Any] = {
+        n: recorder.input(n) for n in ("step", "lr", "first", "machine_epsilon")
+    }
     inputs["w"] = weight
     for name, default in rule.hyperparameters.items():
         number = is_number(default)
-        inputs[name] = recorder.input(name, False) if number else values[name]
+        inputs[name] = recorder.input(name) if number else values[name]
 
     functions = {id(f.__code__) for f in _functions(rule)}
 
@@ -176,7 +225,9 @@ def trace(rule: Rule, values: Mapping[str, Any], maximize: bool = False) -> Grap
         new_weight = weight - inputs["lr"] * direction
         new_weight.name = "w"
     tensors = [n for n, s in active.items() if s.start != "number"]
-    after = tuple((n, states[n], _tensor(rule, n, new_states[n])) for n in tensors)
+    after = tuple(
+        (n, states[n], _tensor(rule, n, new_states[n], active[n].extent())) for n in tensors
+    )
     numbers = tuple(
         (n, states[n], _number(rule, n, recorder, new_states[n]))
         for n in states
@@ -201,9 +252,14 @@ def _functions(rule: Rule) -> list[Any]:
     return [f for stage, _ in rule.stages for f in _functions(stage)]
 
 
-def _tensor(rule: Rule, name: str, value: Any) -> Any:
-    if isinstance(value, Symbol) and value.per_element and not value.boolean:
+def _tensor(rule: Rule, name: str, value: Any, extent: str = "element") -> Any:
+    if isinstance(value, Symbol) and value.extent == extent and not value.boolean:
         return value
+    if isinstance(value, Symbol) and value.per_element and not value.boolean:
+        raise RuleError(
+            f"rule {rule.name} returned one value {_PER[value.extent]} for its {name}, which has "
+            f"one {_PER[extent]}."
+        )
     if isinstance(value, Symbol):
         found = "the outcome of a comparison" if value.boolean else "a number"
     else:
@@ -212,6 +268,14 @@ def _tensor(rule: Rule, name: str, value: Any) -> Any:
         f"rule {rule.name} returned {found} for its {name}, which must be a tensor of the weight's "
         "shape. For a constant, write where(g == g, constant, constant) or 0 * g + constant."
     )
+
+
+_PER = {
+    "element": "for each element",
+    "row": "for each row",
+    "column": "for each column",
+    "matrix": "for each matrix",
+}
 
 
 def _number(rule: Rule, name: str, recorder: Trace, value: Any) -> Any:

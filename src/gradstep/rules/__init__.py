@@ -1,11 +1,13 @@
 """The rules, one file a family. Each is a function of a few lines; everything else follows."""
 
 from gradstep.rules.adadelta import adadelta
+from gradstep.rules.adafactor import adafactor
 from gradstep.rules.adagrad import adagrad
 from gradstep.rules.adam import adam
 from gradstep.rules.adamax import adamax
 from gradstep.rules.asgd import asgd
 from gradstep.rules.lion import lion
+from gradstep.rules.muon import muon
 from gradstep.rules.nadam import nadam
 from gradstep.rules.radam import radam
 from gradstep.rules.rmsprop import rmsprop
@@ -16,6 +18,7 @@ from gradstep.rules.transforms import clip_by_value, decay_weights
 
 __all__ = [
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
     "adamax",
@@ -23,6 +26,7 @@ __all__ = [
     "clip_by_value",
     "decay_weights",
     "lion",
+    "muon",
     "nadam",
     "radam",
     "rmsprop",

@@ -185,9 +185,7 @@ def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
 
 def replace_node(node: Node, arguments: tuple[Node, ...], name: str | None) -> Node:
     """The same operation on other nodes, under another name."""
-    return Node(
-        node.operation, arguments, node.per_element, node.boolean, node.value, name, node.line
-    )
+    return Node(node.operation, arguments, node.extent, node.boolean, node.value, name, node.line)
 
 
 class _Operations:

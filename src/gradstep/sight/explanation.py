@@ -159,11 +159,11 @@ def _with_choices_made(
                 arguments = tuple(map(visit, current.arguments))
                 if current.operation == "lerp":
                     start, end, weight = arguments
-                    way = Node("sub", (end, start), True)
-                    part = Node("mul", (weight, way), True)
-                    result = Node("add", (start, part), True)
+                    way = Node("sub", (end, start), current.extent)
+                    part = Node("mul", (weight, way), current.extent)
+                    result = Node("add", (start, part), current.extent)
                 elif any(a is not b for a, b in zip(arguments, current.arguments, strict=True)):
-                    result = Node(current.operation, arguments, current.per_element)
+                    result = Node(current.operation, arguments, current.extent, value=current.value)
         known[id(current)] = result
         return result
 

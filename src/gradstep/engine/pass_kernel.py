@@ -1,0 +1,441 @@
+"""Write one pass of a graph that reduces, as LLVM code.
+
+The code has a function ``line`` for consecutive elements, as a kernel without reductions has it,
+which also lays out the values that are to be summed; and ``run``, which takes tiles off a shared
+counter, calls ``line`` for each of their lines, and sums. Sums are taken in float64, in eight
+lanes that are added up in a fixed order, so that no bit depends on the vector width or on which
+thread takes which tile.
+
+``run`` takes these arguments, all 64 bits wide:
+
+1. pointers, 2. n, 3. row width: the table of tensors, as :mod:`gradstep.engine.kernel` has it.
+4. arena: where kept values and partial sums lie.
+5. places: for each tensor a row of offsets into the arena, in bytes.
+6. the length of such a row.
+7. tiles, 8. how many: :data:`gradstep.engine.tiles.FIELDS` numbers each.
+9. numbers, 10. the distance of their rows: float64, a row a tensor.
+11. counter: the next tile that nobody has taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from gradstep.engine.kernel import F64, I64, ITEM_BYTES, POINTER, VOID, ElementCode, Memory
+from gradstep.engine.passes import Pass
+from gradstep.engine.tiles import FIELDS, LINE
+from gradstep.rule.graph import REDUCTIONS, Graph, Node
+
+LANES = 8
+
+
+@dataclass(frozen=True)
+class Column:
+    """One thing in memory that a pass reads, writes, or both.
+
+    Attributes:
+        storage: how its elements are stored.
+        extent: what it has elements for.
+        table: its place in the table of tensors: ``"w"``, ``"g"`` or a state's name; or None.
+        place: its place in a row of the arena's offsets, where it is not in the table.
+    """
+
+    storage: str
+    extent: str
+    table: str | None
+    place: int = -1
+
+
+class Places:
+    """Numbers the things that lie in the arena: a row's length and what each place holds."""
+
+    def __init__(self) -> None:
+        self.owners: list[Node] = []
+
+    def of(self, node: Node) -> int:
+        """The place of a kept value, or of a reduction's partial outcomes."""
+        for position, owner in enumerate(self.owners):
+            if owner is node:
+                return position
+        self.owners.append(node)
+        return len(self.owners) - 1
+
+
+@dataclass(frozen=True)
+class PassText:
+    """A pass before compilation: its code, and the host's numbers that it reads, in order."""
+
+    code: str
+    numbers: tuple[Node, ...]
+
+
+def kept_storage(node: Node, working: str) -> str:
+    """How what lies in the arena is stored."""
+    if node.operation in REDUCTIONS:
+        return "float64"
+    if node.operation == "opaque" and node.value.dtype is not None:
+        return str(node.value.dtype).removeprefix("torch.")
+    return working
+
+
+def write_pass(
+    each: Pass, graph: Graph, storage: str, places: Places, half_instructions: bool
+) -> PassText:
+    """The code of one pass.
+
+    Args:
+        each: the pass.
+        graph: the settled graph that it is of.
+        storage: how weights, gradients and states are stored.
+        places: the arena's places; new ones are added.
+        half_instructions: whether the CPU converts float16 itself.
+    """
+    writer = _Writer(each, graph, storage, places, half_instructions)
+    return PassText(writer.write(), tuple(each.numbers))
+
+
+class _Writer:
+    def __init__(
+        self, each: Pass, graph: Graph, storage: str, places: Places, half_instructions: bool
+    ) -> None:
+        self.each = each
+        self.graph = graph
+        self.storage = storage
+        self.working = "float64" if storage == "float64" else "float32"
+        self.places = places
+        self.half_instructions = half_instructions
+        self.module = ir.Module(name="gradstep_pass")
+        self.columns: list[Column] = []
+        self.names = {id(graph.weight): "w", id(graph.gradient): "g"}
+        self.names.update({id(before): name for name, before, _ in graph.states})
+        self.real = F64 if self.working == "float64" else ir.FloatType()
+
+    def column(self, column: Column) -> int:
+        """The number of a column; the same one is there once."""
+        if column not in self.columns:
+            self.columns.append(column)
+        return self.columns.index(column)
+
+    def memory(self, column: Column) -> Memory:
+        return Memory(column.storage, self.half_instructions)
+
+    def along(self, column: Column) -> bool:
+        """Whether a line's elements lie one after the other in it, or share one."""
+        domain = self.each.domain
+        return column.extent == domain or (domain == "element" and column.extent == "column")
+
+    def write(self) -> str:
+        each = self.each
+        loads = []
+        for node in each.loads:
+            if node.operation == "input":
+                source = Column(self.storage, node.extent, self.names[id(node)])
+            else:
+                stored = kept_storage(node, self.working)
+                source = Column(stored, node.extent, None, self.places.of(node))
+            loads.append((node, self.column(source)))
+        stores = []
+        for name, node in each.writes:
+            stores.append((node, self.column(Column(self.storage, node.extent, name))))
+        for node, owner in each.keeps:
+            target = Column(
+                kept_storage(owner, self.working), node.extent, None, self.places.of(owner)
+            )
+            stores.append((node, self.column(target)))
+        line = self._write_line(loads, stores)
+        self._write_run(line)
+        return str(self.module)
+
+    def _write_line(
+        self, loads: list[tuple[Node, int]], stores: list[tuple[Node, int]]
+    ) -> ir.Function:
+        each, width = self.each, len(self.columns) + len(self.each.sums)
+        kind = ir.FunctionType(VOID, [POINTER] * width + [I64, POINTER])
+        function = ir.Function(self.module, kind, "line")
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        for argument in function.args[:width]:
+            argument.add_attribute("noalias")
+        *pointers, count, row = function.args
+        buffers = pointers[len(self.columns) :]
+        entry, loop, done = (function.append_basic_block(n) for n in ("entry", "loop", "done"))
+        builder = ir.IRBuilder(entry)
+        element = ElementCode(builder, self.real)
+        zero = ir.Constant(I64, 0)
+        for position, node in enumerate(each.numbers):
+            address = builder.gep(row, [ir.Constant(I64, position)], source_etype=F64)
+            element.number(node, builder.load(address, typ=F64))
+        for node in each.work:
+            for argument in node.arguments:
+                if argument.operation == "constant":
+                    element.values[id(argument)] = element.constant(argument.constant())
+        along = []
+        for node, number in loads:
+            if self.along(self.columns[number]):
+                along.append((node, number))
+            else:
+                element.values[id(node)] = self._load(builder, pointers, number, zero)
+        empty = builder.icmp_signed("==", count, zero)
+        builder.cbranch(empty, done, loop)
+
+        builder.position_at_end(loop)
+        index = builder.phi(I64, "i")
+        index.add_incoming(zero, entry)
+        for node, number in along:
+            element.values[id(node)] = self._load(builder, pointers, number, index)
+        for node in each.work:
+            element.write(node)
+        for node, number in stores:
+            memory = self.memory(self.columns[number])
+            value = self._as_stored(builder, element.values[id(node)], memory)
+            memory.store(builder, value, pointers[number], index)
+        for node, buffer in zip(each.sums, buffers, strict=True):
+            value = element.values[id(node.arguments[0])]
+            builder.store(value, builder.gep(buffer, [index], source_etype=self.real))
+        following = builder.add(index, ir.Constant(I64, 1), flags=["nuw", "nsw"])
+        index.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
+        builder.position_at_end(done)
+        builder.ret_void()
+        return function
+
+    def _load(self, builder: Any, pointers: list[Any], number: int, index: Any) -> Any:
+        memory = self.memory(self.columns[number])
+        value = memory.load(builder, pointers[number], index)
+        if memory.real is self.real:
+            return value
+        if self.real is F64:
+            return builder.fpext(value, F64)
+        return builder.fptrunc(value, self.real)
+
+    def _as_stored(self, builder: Any, value: Any, memory: Memory) -> Any:
+        if memory.real is self.real:
+            return value
+        return builder.fptrunc(value, memory.real) if self.real is F64 else value
+
+    # The tiles.
+
+    def _write_run(self, line: ir.Function) -> None:
+        each = self.each
+        kind = ir.FunctionType(
+            VOID,
+            [POINTER, I64, I64, POINTER, POINTER, I64, POINTER, I64, POINTER, I64, POINTER],
+        )
+        function = ir.Function(self.module, kind, "run")
+        (table, n, row_width, arena, places, places_width, tiles, tile_count, numbers, distance,
+         counter) = function.args  # fmt: skip
+        blocks = ("entry", "take", "tile", "outer", "line", "next_outer", "tile_end", "done")
+        entry, take, tile, outer, lines, next_outer, tile_end, done = (
+            function.append_basic_block(name) for name in blocks
+        )
+        b = ir.IRBuilder(entry)
+        one = ir.Constant(I64, 1)
+        room = ir.ArrayType(self.real, LINE + LANES)
+        buffers = [b.alloca(room, name="buffer") for _ in each.sums]
+        totals = [b.alloca(F64, name="total") for _ in each.sums]
+        b.branch(take)
+
+        b.position_at_end(take)
+        taken = b.atomic_rmw("add", counter, one, "monotonic")
+        b.cbranch(b.icmp_signed("<", taken, tile_count), tile, done)
+
+        b.position_at_end(tile)
+
+        def integer(base: Any, index: Any) -> Any:
+            return b.load(b.gep(base, [index], source_etype=I64), typ=I64)
+
+        at = b.mul(taken, ir.Constant(I64, len(FIELDS)))
+        f = {name: integer(tiles, b.add(at, ir.Constant(I64, i))) for i, name in enumerate(FIELDS)}
+        tensor, place_row = f["tensor"], b.mul(f["row"], places_width)
+        row = b.gep(numbers, [b.mul(f["row"], distance)], source_etype=F64)
+        # Where each column of the tensor begins.
+        starts = []
+        for column in self.columns:
+            if column.table is None:
+                offset = integer(places, b.add(place_row, ir.Constant(I64, column.place)))
+                starts.append(b.ptrtoint(b.gep(arena, [offset], source_etype=ir.IntType(8)), I64))
+                continue
+            if column.table == "w":
+                place = tensor
+            elif column.table == "g":
+                place = b.add(n, tensor)
+            else:
+                k = [name for name, _, _ in self.graph.states].index(column.table)
+                place = b.add(b.add(n, n), b.add(b.mul(tensor, row_width), ir.Constant(I64, k)))
+            starts.append(integer(table, place))
+        partials = []
+        for node in each.sums:
+            place = ir.Constant(I64, self.places.of(node))
+            offset = integer(places, b.add(place_row, place))
+            partials.append(b.gep(arena, [offset], source_etype=ir.IntType(8)))
+        for node, total in zip(each.sums, totals, strict=True):
+            b.store(ir.Constant(F64, self._neutral(node)), total)
+        outer_end = b.add(f["outer"], f["outers"])
+        middle_end = b.add(f["middle"], f["middles"])
+        b.branch(outer)
+
+        b.position_at_end(outer)
+        o = b.phi(I64, "o")
+        o.add_incoming(f["outer"], tile)
+        b.branch(lines)
+
+        b.position_at_end(lines)
+        m = b.phi(I64, "m")
+        m.add_incoming(f["middle"], outer)
+        following_m = b.add(m, one)
+        is_last = b.icmp_signed("==", following_m, middle_end)
+        count = b.select(is_last, f["last_inners"], f["inners"])
+        line_number = b.add(b.mul(o, f["middle_size"]), m)
+        element = b.add(b.mul(line_number, f["inner_size"]), f["inner"])
+        column_index = b.add(b.mul(o, f["inner_size"]), f["inner"])
+        index_of = {"element": element, "row": line_number, "column": column_index, "matrix": o}
+        if each.domain in ("row", "column"):
+            index_of = {each.domain: element, "matrix": m}
+        elif each.domain == "matrix":
+            index_of = {"matrix": element}
+        arguments = []
+        for column, start in zip(self.columns, starts, strict=True):
+            size = ir.Constant(I64, ITEM_BYTES[column.storage])
+            address = b.add(start, b.mul(index_of[column.extent], size))
+            arguments.append(b.inttoptr(address, POINTER))
+        b.call(line, [*arguments, *buffers, count, row])
+        is_first = b.icmp_signed("==", m, f["middle"])
+        for node, buffer, total, partial in zip(each.sums, buffers, totals, partials, strict=True):
+            if self._over_lines(node):
+                # One sum for each place in the line, over the lines.
+                whole = b.mul(f["columns"], f["middle_tile"])
+                place = b.add(whole, column_index)
+                into = b.gep(partial, [place], source_etype=F64)
+                b.call(self._add_line(node), [into, buffer, count, is_first])
+                continue
+            value = b.call(self._gather(node), [buffer, count])
+            if node.extent == "tensor":
+                b.store(self._combined(b, node, b.load(total, typ=F64), value), total)
+            else:
+                # One sum for each line.
+                target = line_number if each.domain == "element" else m
+                place = b.add(b.mul(f["lines"], f["inner_tile"]), target)
+                b.store(value, b.gep(partial, [place], source_etype=F64))
+        # The builder may have moved on to another block.
+        m.add_incoming(following_m, b.block)
+        b.cbranch(is_last, next_outer, lines)
+
+        b.position_at_end(next_outer)
+        following_o = b.add(o, one)
+        o.add_incoming(following_o, next_outer)
+        b.cbranch(b.icmp_signed("<", following_o, outer_end), outer, tile_end)
+
+        b.position_at_end(tile_end)
+        for node, total, partial in zip(each.sums, totals, partials, strict=True):
+            if node.extent == "tensor":
+                place = b.gep(partial, [f["number"]], source_etype=F64)
+                b.store(b.load(total, typ=F64), place)
+        b.branch(take)
+
+        b.position_at_end(done)
+        b.ret_void()
+
+    def _over_lines(self, node: Node) -> bool:
+        """Whether the reduction goes across lines: the sum of each column of a matrix."""
+        return self.each.domain == "element" and node.extent == "column"
+
+    def _neutral(self, node: Node) -> float:
+        return float("-inf") if node.operation == "max" else 0.0
+
+    def _combined(self, b: ir.IRBuilder, node: Node, a: Any, x: Any) -> Any:
+        """Their sum; or the larger, nan where either is."""
+        if node.operation != "max":
+            return b.fadd(a, x)
+        larger = b.or_(b.fcmp_ordered(">", x, a), b.fcmp_unordered("uno", x, x))
+        return b.select(larger, x, a)
+
+    def _function(self, name: str, node: Node, kind: Any) -> tuple[ir.Function, bool]:
+        name = f"{name}_{'max' if node.operation == 'max' else 'sum'}"
+        known = self.module.globals.get(name)
+        if known is not None:
+            return known, True
+        function = ir.Function(self.module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        return function, False
+
+    def _gather(self, node: Node) -> ir.Function:
+        """A line's sum in eight lanes, lane k taking in every eighth element from k on."""
+        function, known = self._function("gather", node, ir.FunctionType(F64, [POINTER, I64]))
+        if known:
+            return function
+        line, count = function.args
+        entry, pad, start, loop, done = (
+            function.append_basic_block(name) for name in ("entry", "pad", "start", "loop", "done")
+        )
+        b = ir.IRBuilder(entry)
+        zero = ir.Constant(I64, 0)
+        vector, lanes = ir.VectorType(self.real, LANES), ir.VectorType(F64, LANES)
+        neutral = self._neutral(node)
+        b.branch(pad)
+        b.position_at_end(pad)  # the buffer has room for a vector behind its last element
+        filler = ir.Constant(vector, [ir.Constant(self.real, neutral)] * LANES)
+        behind = b.gep(line, [count], source_etype=self.real)
+        b.store(filler, behind, align=self.real_align())
+        b.branch(start)
+        b.position_at_end(start)
+        b.cbranch(b.icmp_signed("<", zero, count), loop, done)
+        b.position_at_end(loop)
+        index = b.phi(I64)
+        total = b.phi(lanes)
+        begin = ir.Constant(lanes, [ir.Constant(F64, neutral)] * LANES)
+        index.add_incoming(zero, start)
+        total.add_incoming(begin, start)
+        address = b.gep(line, [index], source_etype=self.real)
+        values = b.load(address, align=self.real_align(), typ=vector)
+        wide = values if self.real is F64 else b.fpext(values, lanes)
+        new_total = self._combined(b, node, total, wide)
+        following = b.add(index, ir.Constant(I64, LANES))
+        index.add_incoming(following, loop)
+        total.add_incoming(new_total, loop)
+        b.cbranch(b.icmp_signed("<", following, count), loop, done)
+        b.position_at_end(done)
+        final = b.phi(lanes)
+        final.add_incoming(begin, start)
+        final.add_incoming(new_total, loop)
+        parts = [b.extract_element(final, ir.Constant(ir.IntType(32), k)) for k in range(LANES)]
+        while len(parts) > 1:
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [self._combined(b, node, left, right) for left, right in pairs]
+        b.ret(parts[0])
+        return function
+
+    def real_align(self) -> int:
+        """Buffers and pieces of them are aligned to their elements only."""
+        return ITEM_BYTES[self.working]
+
+    def _add_line(self, node: Node) -> ir.Function:
+        """Add a line to running sums, or begin them with it."""
+        kind = ir.FunctionType(VOID, [POINTER, POINTER, I64, ir.IntType(1)])
+        function, known = self._function("add_line", node, kind)
+        if known:
+            return function
+        into, line, count, is_first = function.args
+        into.add_attribute("noalias")
+        line.add_attribute("noalias")
+        entry, loop, done = (function.append_basic_block(n) for n in ("entry", "loop", "done"))
+        b = ir.IRBuilder(entry)
+        zero = ir.Constant(I64, 0)
+        b.cbranch(b.icmp_signed("<", zero, count), loop, done)
+        b.position_at_end(loop)
+        index = b.phi(I64)
+        index.add_incoming(zero, entry)
+        value = b.load(b.gep(line, [index], source_etype=self.real), typ=self.real)
+        wide = value if self.real is F64 else b.fpext(value, F64)
+        place = b.gep(into, [index], source_etype=F64)
+        before = b.select(is_first, ir.Constant(F64, self._neutral(node)), b.load(place, typ=F64))
+        b.store(self._combined(b, node, before, wide), place)
+        following = b.add(index, ir.Constant(I64, 1), flags=["nuw", "nsw"])
+        index.add_incoming(following, loop)
+        b.cbranch(b.icmp_signed("<", following, count), loop, done)
+        b.position_at_end(done)
+        b.ret_void()
+        return function

@@ -1,0 +1,175 @@
+"""Split a graph that looks beyond one element into passes over memory.
+
+A rule without reductions is one pass. A reduction needs a pass over its tensor before anything that
+depends on it can be worked out; an opaque function needs its whole input first. Values for each
+element are never kept between passes but worked out anew, so that no temporary grows with the
+model; values for each row, column or matrix are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gradstep.rule.graph import REDUCTIONS, Graph, Node, in_order
+
+#: The extents that passes run over, in the order in which they are tried.
+DOMAINS = ("matrix", "row", "column", "element")
+
+
+@dataclass
+class Pass:
+    """One pass over the elements, or over what is kept for rows, columns or matrices.
+
+    Attributes:
+        domain: what it runs over.
+        sums: the reductions that it makes.
+        keeps: (value, owner of the place where it is kept): of an opaque function's input the
+            function's node, otherwise the value itself.
+        writes: (name, value): what goes back to the weight (``"w"``) or a state.
+        loads: what it reads: inputs, kept values, the outcomes of reductions and functions.
+        work: the operations, in order.
+        numbers: the host's numbers that it reads.
+        calls: the opaque functions to be called after it.
+    """
+
+    domain: str
+    sums: list[Node] = field(default_factory=list)
+    keeps: list[tuple[Node, Node]] = field(default_factory=list)
+    writes: list[tuple[str, Node]] = field(default_factory=list)
+    loads: list[Node] = field(default_factory=list)
+    work: list[Node] = field(default_factory=list)
+    numbers: list[Node] = field(default_factory=list)
+    calls: list[Node] = field(default_factory=list)
+    available: frozenset[int] = frozenset()
+
+    def wanted(self) -> list[Node]:
+        """The values that are this pass's purpose."""
+        values = [node for _, node in self.writes] + [node for node, _ in self.keeps]
+        return values + [node.arguments[0] for node in self.sums]
+
+    def settle(self) -> None:
+        """Find out what the pass reads and works out."""
+        self.loads, self.work, self.numbers = _needs(self.domain, self.wanted(), self.available)
+
+
+def passes(graph: Graph) -> list[Pass]:
+    """The passes of a settled graph, in order. All but the last only read weights and gradients."""
+    after = [node for _, _, node in graph.numbers]
+    nodes = in_order([*graph.outputs(), *after])
+    found: list[Pass] = []
+    available: set[int] = set()
+    while True:
+        made = _next(nodes, graph, available)
+        if made is None:
+            break
+        found.append(made)
+        available |= {id(node) for node in made.sums}
+        available |= {id(owner) for _, owner in made.keeps}
+    found.append(Pass("element", available=frozenset(available)))
+    _place_writes(found, graph)
+    for each in found:
+        each.settle()
+    return found
+
+
+def _next(nodes: tuple[Node, ...], graph: Graph, available: set[int]) -> Pass | None:
+    """The next pass that makes something which was not there before."""
+    outside = {id(a) for node in nodes for a in node.arguments if node.extent != a.extent}
+    outside |= {id(a) for node in nodes if node.operation in REDUCTIONS for a in node.arguments}
+    for domain in DOMAINS:
+        made = Pass(domain, available=frozenset(available))
+        for node in nodes:
+            if id(node) in available:
+                continue
+            if node.operation in REDUCTIONS:
+                argument = node.arguments[0]
+                if argument.extent == domain and _computable(argument, domain, available):
+                    made.sums.append(node)
+            elif node.operation == "opaque":
+                if domain == "element" and _computable(node.arguments[0], domain, available):
+                    made.keeps.append((node.arguments[0], node))
+                    made.calls.append(node)
+            elif (
+                domain != "element"
+                and node.extent == domain
+                and node.operation != "input"
+                and id(node) in outside
+                and _computable(node, domain, available)
+            ):
+                made.keeps.append((node, node))
+        if made.sums or made.keeps:
+            return made
+    return None
+
+
+def _computable(node: Node, domain: str, available: set[int] | frozenset[int]) -> bool:
+    """Whether a pass over the domain can work a value out now."""
+    for each in _closure([node], available):
+        if id(each) in available or each.operation in ("input", "constant"):
+            continue
+        if each.operation in (*REDUCTIONS, "opaque"):
+            return False
+        if each.per_element and each.extent != domain:
+            return False
+    return True
+
+
+def _closure(roots: Iterable[Node], available: set[int] | frozenset[int]) -> list[Node]:
+    """All that roots need, down to what is there already, each after its arguments."""
+    seen: set[int] = set()
+    found: list[Node] = []
+
+    def visit(node: Node) -> None:
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        if id(node) not in available:
+            for argument in node.arguments:
+                visit(argument)
+        found.append(node)
+
+    for root in roots:
+        visit(root)
+    return found
+
+
+def _needs(
+    domain: str, roots: list[Node], available: frozenset[int]
+) -> tuple[list[Node], list[Node], list[Node]]:
+    loads: list[Node] = []
+    work: list[Node] = []
+    numbers: dict[int, Node] = {}
+    for node in _closure(roots, available):
+        if not node.per_element:
+            continue
+        if id(node) in available or node.operation == "input":
+            loads.append(node)
+            continue
+        work.append(node)
+        for argument in node.arguments:
+            if not argument.per_element and argument.operation != "constant":
+                numbers[id(argument)] = argument
+    return loads, work, list(numbers.values())
+
+
+def _place_writes(found: list[Pass], graph: Graph) -> None:
+    """Give each state to the first pass that can make it and after which none reads the old."""
+    found[-1].writes.append(("w", graph.new_weight))
+    for name, before, after in graph.states:
+        if after is before:
+            continue
+        for position, each in enumerate(found):
+            if each.domain != after.extent or not _computable(after, each.domain, each.available):
+                continue
+            if not any(before is n for p in found[position + 1 :] for n in _needs_of(p)):
+                each.writes.append((name, after))
+                break
+        else:
+            made = frozenset(id(n) for p in found for n in p.sums)
+            made |= {id(owner) for p in found for _, owner in p.keeps}
+            found.append(Pass(after.extent, writes=[(name, after)], available=made))
+
+
+def _needs_of(each: Pass) -> list[Node]:
+    return _needs(each.domain, each.wanted(), each.available)[0]

@@ -1,0 +1,391 @@
+"""Run the passes of a rule that reduces or calls opaque functions, over the tensors of a group.
+
+The tensors go through all passes a wave at a time: as many as have :data:`WAVE` elements together,
+or one. So what is kept between passes stays small, and small tensors are still in the cache when
+the next pass reads them. Tensors that an opaque function is to take together have one shape.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from gradstep.engine import compiler, threads
+from gradstep.engine.fit import STORAGE
+from gradstep.engine.fused import PARALLEL, STEP
+from gradstep.engine.host import host_function
+from gradstep.engine.kernel import ITEM_BYTES
+from gradstep.engine.pass_kernel import Places, kept_storage, write_pass
+from gradstep.engine.passes import Pass, passes
+from gradstep.engine.table import Table
+from gradstep.engine.tiles import Geometry, flat, of_matrices
+from gradstep.engine.update import Update
+from gradstep.rule.graph import FACTS, Graph, Node
+from gradstep.rule.reductions import facts_of
+from gradstep.rule.settle import settle
+
+#: Elements a wave, unless one tensor has more.
+WAVE = 1 << 22
+
+_increment_version = torch.autograd.graph.increment_version
+_ARGUMENTS = 11
+
+
+@dataclass
+class Stage:
+    """One pass, ready to run.
+
+    Attributes:
+        each: what it does.
+        run: the machine code.
+        row: works out the numbers that it reads.
+        calls: the opaque functions after it, each with what works out its numbers.
+    """
+
+    each: Pass
+    run: Any
+    row: Callable[..., tuple[float, ...]]
+    calls: list[tuple[Node, Callable[..., tuple[float, ...]]]]
+
+
+class StagedKernel:
+    """The machine code of a graph's passes for one storage type, and what works out its numbers."""
+
+    def __init__(self, graph: Graph, storage: str, number_names: Sequence[str]) -> None:
+        settled = settle(graph)
+        self.storage = storage
+        self.working = "float64" if storage == "float64" else "float32"
+        self.places = Places()
+        self.by_matrices = settled.needs_matrix()
+        program = passes(settled)
+        #: The reductions of a whole tensor to one number, which go back to the host.
+        self.totals = [n for p in program for n in p.sums if n.extent == "tensor"]
+        own = [name for name, _, _ in graph.numbers]
+        totals = [f"total {i}" for i in range(len(self.totals))]
+        self.inputs = (*own, "step", "first", *number_names, *FACTS, *totals)
+        half_instructions = "+f16c" in compiler.cpu()[1].split(",")
+        as_host = _HostNodes(self.totals)
+        self.stages = []
+        for each in program:
+            text = write_pass(each, settled, storage, self.places, half_instructions)
+            run = compiler.functions(text.code, {"run": (_ARGUMENTS, False)})["run"]
+            calls = [
+                (node, host_function([as_host(a) for a in node.arguments[1:]], self.inputs))
+                for node in each.calls
+            ]
+            row = host_function([as_host(n) for n in text.numbers], self.inputs)
+            self.stages.append(Stage(each, run, row, calls))
+        after = [as_host(node) for _, _, node in graph.numbers]
+        self.after = host_function([*after, STEP], self.inputs)
+
+    def geometry(self, weight: Tensor, domain: str) -> Geometry:
+        """How a tensor, or what is kept of it, is cut."""
+        if not self.by_matrices:
+            return flat(weight.numel())
+        rows, columns = weight.shape[-2:]
+        return of_matrices(weight.numel() // max(1, rows * columns), rows, columns, domain)
+
+
+class _HostNodes:
+    """Nodes with the reductions below them replaced by inputs of the host's functions."""
+
+    def __init__(self, totals: Sequence[Node]) -> None:
+        self._known = {id(node): Node("input", value=f"total {i}") for i, node in enumerate(totals)}
+
+    def __call__(self, node: Node) -> Node:
+        if id(node) not in self._known:
+            if node.operation in ("input", "constant"):
+                return node
+            arguments = tuple(map(self, node.arguments))
+            self._known[id(node)] = Node(
+                node.operation, arguments, "number", node.boolean, node.value, node.name, node.line
+            )
+        return self._known[id(node)]
+
+
+@dataclass
+class Wave:
+    """Tensors that go through the passes together.
+
+    Attributes:
+        tensors: their places in the table.
+        tiles: for each pass the tiles' numbers, how many, and how many elements.
+        places: a row of offsets into the arena for each tensor.
+        bytes: the arena's length.
+        totals: for each whole reduction, and each tensor: where its partial outcomes lie.
+        joins: for each pass what is to be put together: place, count and length of partial sums.
+        batches: opaque function's node -> where the batch lies.
+    """
+
+    tensors: list[int]
+    tiles: list[tuple[array[int], int, int]] = field(default_factory=list)
+    places: array[int] = field(default_factory=lambda: array("q"))
+    bytes: int = 0
+    totals: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    joins: list[list[tuple[str, int, int, int]]] = field(default_factory=list)
+    batches: dict[int, int] = field(default_factory=dict)
+
+
+class StagedPart(Table):
+    """The tensors of a group that the passes of one kernel update."""
+
+    def __init__(self, kernel: StagedKernel, updates: Sequence[Update]) -> None:
+        super().__init__(updates)
+        self.kernel = kernel
+        self.facts = [tuple(facts_of(weight).values()) for weight in self.weights]
+        self.waves = [self._wave(tensors) for tensors in self._divided()]
+
+    def _divided(self) -> list[list[int]]:
+        """The tensors in waves, empty ones left out."""
+        groups: dict[Any, list[int]] = {}
+        has_calls = any(stage.calls for stage in self.kernel.stages)
+        for i, weight in enumerate(self.weights):
+            if weight.numel():
+                key = (tuple(weight.shape), weight.stride()) if has_calls else None
+                groups.setdefault(key, []).append(i)
+        waves: list[list[int]] = []
+        for tensors in groups.values():
+            held = WAVE + 1
+            for i in tensors:
+                held += self.weights[i].numel()
+                if held > WAVE:
+                    waves.append([])
+                    held = self.weights[i].numel()
+                waves[-1].append(i)
+        return waves
+
+    def _wave(self, tensors: list[int]) -> Wave:
+        kernel, wave = self.kernel, Wave(tensors)
+        weights = [self.weights[i] for i in tensors]
+        offsets: dict[tuple[int, int], int] = {}
+        position = {id(owner): p for p, owner in enumerate(kernel.places.owners)}
+
+        def place(owner: Node, sizes: list[int]) -> None:
+            wave.bytes = -(-wave.bytes // 64) * 64
+            for row, size in enumerate(sizes):
+                offsets[position[id(owner)], row] = wave.bytes
+                wave.bytes += size
+
+        for stage in kernel.stages:
+            each = stage.each
+            cuts = [kernel.geometry(weight, each.domain) for weight in weights]
+            numbers = array("q")
+            for row, (tensor, cut) in enumerate(zip(tensors, cuts, strict=True)):
+                numbers.extend(cut.tiles(tensor, row))
+            elements = sum(c.flat or c.outer * c.middle * c.inner for c in cuts)
+            wave.tiles.append((numbers, sum(c.count() for c in cuts), elements))
+            for node, owner in each.keeps:
+                item = ITEM_BYTES[kept_storage(owner, kernel.working)]
+                place(owner, [item * _length(w, node.extent) for w in weights])
+                if owner.operation == "opaque":
+                    wave.batches[id(owner)] = offsets[position[id(owner)], 0]
+            joins: list[tuple[str, int, int, int]] = []
+            for node in each.sums:
+                if node.extent == "tensor":
+                    place(node, [8 * cut.count() for cut in cuts])
+                else:
+                    parts = [
+                        cut.middle_tiles()
+                        if each.domain == "element" and node.extent == "column"
+                        else cut.inner_tiles()
+                        for cut in cuts
+                    ]
+                    lengths = [_length(w, node.extent) for w in weights]
+                    place(node, [8 * p * n for p, n in zip(parts, lengths, strict=True)])
+                starts = [offsets[position[id(node)], row] for row in range(len(weights))]
+                if node.extent == "tensor":
+                    counts = [cut.count() for cut in cuts]
+                    wave.totals[id(node)] = list(zip(starts, counts, strict=True))
+                else:
+                    for start, count, length in zip(starts, parts, lengths, strict=True):
+                        if count > 1:
+                            joins.append((node.operation, start, count, length))
+            wave.joins.append(joins)
+        for row in range(len(tensors)):
+            wave.places.extend(offsets.get((p, row), 0) for p in range(len(kernel.places.owners)))
+        return wave
+
+    def launch(
+        self,
+        flat: list[Any],
+        pointers: array[int],
+        values: Sequence[float],
+        firsts: Sequence[bool] | None = None,
+    ) -> StagedLaunch:
+        """Do all that may fail, and return what makes the step.
+
+        Args:
+            flat, pointers: from :meth:`fits` or :meth:`located`.
+            values: the numbers, in the order of ``number_names``.
+            firsts: for each weight whether its states are new; None for none.
+        """
+        n = len(self.weights)
+        self.relay(flat, pointers)
+        numbers = array("d")
+        if self.number_states is not None:
+            numbers = self.number_states.read(pointers.buffer_info()[0] + 16 * n)
+        width = len(numbers) // n
+        rows = []
+        for i in range(n):
+            given = self._given(numbers[width * i : width * (i + 1)])
+            first = float(firsts is not None and firsts[i])
+            rows.append((*given, first, *values, *self.facts[i]))
+        return StagedLaunch(self, flat, pointers, rows)
+
+
+def _length(weight: Tensor, extent: str) -> int:
+    """How many values there are of an extent."""
+    if extent == "element":
+        return weight.numel()
+    rows, columns = weight.shape[-2:]
+    matrices = weight.numel() // max(1, rows * columns)
+    return matrices * {"row": rows, "column": columns, "matrix": 1}[extent]
+
+
+class StagedLaunch:
+    """One step of a :class:`StagedPart`, with everything checked."""
+
+    __slots__ = ("_flat", "_part", "_pointers", "_rows")
+
+    def __init__(
+        self,
+        part: StagedPart,
+        flat: list[Any],
+        pointers: array[int],
+        rows: list[tuple[float, ...]],
+    ) -> None:
+        self._part = part
+        self._flat = flat
+        self._pointers = pointers
+        self._rows = rows
+
+    def __call__(self) -> None:
+        """Make the step: weights, states and step counts."""
+        part, kernel = self._part, self._part.kernel
+        with torch.no_grad():
+            for wave in part.waves:
+                self._run_wave(wave)
+        if part.number_states is not None:
+            after = array("d")
+            for row in self._rows:
+                # A tensor without elements has no totals.
+                missing = len(kernel.inputs) - len(row)
+                after.extend(kernel.after(*row, *(0.0,) * missing))
+            at = self._pointers.buffer_info()[0] + 16 * len(part.weights)
+            part.number_states.write(at, after.buffer_info()[0], len(after) // len(self._rows))
+        _increment_version(part.owners)
+
+    def _run_wave(self, wave: Wave) -> None:
+        kernel = self._part.kernel
+        arena = torch.empty(wave.bytes + 64, dtype=torch.uint8)
+        shift = -arena.data_ptr() % 64
+        memory = arena[shift : shift + wave.bytes]
+        view = memory.numpy()
+        totals: list[list[float]] = [[] for _ in wave.tensors]
+        for number, stage in enumerate(kernel.stages):
+            self._run_stage(wave, number, memory, totals)
+            for operation, start, count, length in wave.joins[number]:
+                parts = view[start : start + 8 * count * length].view(numpy.float64)
+                parts = parts.reshape(count, length)
+                parts[0] = parts.max(axis=0) if operation == "max" else parts.sum(axis=0)
+            for node in stage.each.sums:
+                if node.extent == "tensor":
+                    for own, (start, count) in zip(totals, wave.totals[id(node)], strict=True):
+                        parts = view[start : start + 8 * count].view(numpy.float64)
+                        own.append(_joined(node.operation, parts))
+            for node, work_out in stage.calls:
+                self._call(wave, node, work_out, memory, totals)
+        for tensor, own in zip(wave.tensors, totals, strict=True):
+            self._rows[tensor] = (*self._rows[tensor], *own)
+
+    def _padded(self, tensor: int, own: list[float]) -> tuple[float, ...]:
+        """A tensor's numbers for the host's functions, with zeros for what is not there yet."""
+        row = self._rows[tensor]
+        missing = len(self._part.kernel.inputs) - len(row) - len(own)
+        return (*row, *own, *(0.0,) * missing)
+
+    def _run_stage(
+        self, wave: Wave, number: int, memory: Tensor, totals: list[list[float]]
+    ) -> None:
+        part, stage = self._part, self._part.kernel.stages[number]
+        numbers = array("d")
+        for tensor, own in zip(wave.tensors, totals, strict=True):
+            numbers.extend(stage.row(*self._padded(tensor, own)))
+        tiles, count, elements = wave.tiles[number]
+        counter = array("q", [0])
+        arguments = (
+            self._pointers.buffer_info()[0],
+            len(part.weights),
+            part.row_width,
+            memory.data_ptr(),
+            wave.places.buffer_info()[0],
+            len(wave.places) // len(wave.tensors),
+            tiles.buffer_info()[0],
+            count,
+            numbers.buffer_info()[0],
+            len(numbers) // len(wave.tensors),
+            counter.buffer_info()[0],
+        )
+        if elements < PARALLEL:
+            stage.run(*arguments)
+        else:
+            hands = min(torch.get_num_threads(), count)
+            threads.run(lambda: stage.run(*arguments), hands)
+
+    def _call(
+        self,
+        wave: Wave,
+        node: Node,
+        work_out: Callable[..., tuple[float, ...]],
+        memory: Tensor,
+        totals: list[list[float]],
+    ) -> None:
+        weight = self._part.weights[wave.tensors[0]]
+        size, count = weight.numel(), len(wave.tensors)
+        storage = kept_storage(node, self._part.kernel.working)
+        start, item = wave.batches[id(node)], ITEM_BYTES[storage]
+        whole = memory[start : start + item * size * count].view(getattr(torch, storage))
+        batch = whole.as_strided((count, *weight.shape), (size, *weight.stride()))
+        rows = [
+            work_out(*self._padded(tensor, own))
+            for tensor, own in zip(wave.tensors, totals, strict=True)
+        ]
+        function = node.value
+        if all(row == rows[0] for row in rows):
+            _put(batch, function.on_batch(batch, *rows[0]))
+            return
+        for single, row in zip(batch.split(1), rows, strict=True):
+            _put(single, function.on_batch(single, *row))
+
+
+def _put(batch: Tensor, result: Tensor) -> None:
+    if result is not batch:
+        batch.copy_(result)
+
+
+def _joined(operation: str, parts: Any) -> float:
+    """Partial outcomes in one: the exact sum, rounded once, or the largest."""
+    if operation == "max":
+        return float(parts.max()) if len(parts) else math.nan
+    try:
+        return math.fsum(parts.tolist())
+    except (OverflowError, ValueError):  # infinities of both signs, or a sum beyond all numbers
+        with numpy.errstate(all="ignore"):
+            return float(parts.sum())
+
+
+def staged_kernel(
+    graph: Graph, dtype: torch.dtype, number_names: Sequence[str], kernels: dict[Any, Any]
+) -> StagedKernel:
+    """The kernel for weights of a dtype, from ``kernels`` if it is there."""
+    key = (id(graph), STORAGE[dtype][0])
+    if key not in kernels:
+        kernels[key] = StagedKernel(graph, STORAGE[dtype][0], number_names)
+    return kernels[key]

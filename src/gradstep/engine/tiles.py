@@ -1,0 +1,108 @@
+"""Cut tensors into tiles: the pieces of work of a pass that reduces.
+
+A tensor is outer × middle × inner: matrices, their rows, their columns; a line is a stretch along
+the inner dimension. How it is cut depends on its shape alone, never on the number of threads, so
+that sums have the same bits whoever takes which tile. A tensor whose rows and columns play no role
+is cut as it lies in memory, in lines of one length and a shorter last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+#: Elements a line, at most: values to be summed lie in the fastest cache for a line at a time.
+LINE = 2048
+
+#: Elements a tile, about. Column sums take a float64 a column and tile: 1/64 of the tile here.
+TILE = 1 << 17
+
+#: A tile's numbers, in this order, for the kernel.
+FIELDS = (
+    "tensor",  # its place in the table of tensors
+    "row",  # its row of places and of numbers
+    "number",  # among the tiles of its tensor
+    "outer",
+    "outers",
+    "middle",
+    "middles",
+    "inner",
+    "inners",
+    "last_inners",  # of the tile's last line
+    "middle_size",  # of the tensor
+    "inner_size",
+    "inner_tile",  # among the tiles beside each other in a line's direction
+    "middle_tile",  # among those across
+    "lines",  # of the tensor, outer · middle
+    "columns",  # outer · inner
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A tensor as outer × middle × inner."""
+
+    outer: int
+    middle: int
+    inner: int
+    flat: int | None = None
+
+    def inner_tiles(self) -> int:
+        """How many tiles lie beside each other in a line's direction."""
+        return -(-self.inner // LINE)
+
+    def middles(self) -> int:
+        """How many lines a tile has, at most."""
+        return max(1, TILE // max(1, min(self.inner, LINE)))
+
+    def middle_tiles(self) -> int:
+        """How many tiles lie across."""
+        return -(-self.middle // self.middles())
+
+    def outers(self) -> int:
+        """How many matrices a tile has, at most: one unless each is small."""
+        if self.inner_tiles() > 1 or self.middle_tiles() > 1:
+            return 1
+        return max(1, TILE // max(1, self.middle * self.inner))
+
+    def count(self) -> int:
+        """How many tiles it has."""
+        return -(-self.outer // self.outers()) * self.middle_tiles() * self.inner_tiles()
+
+    def tiles(self, tensor: int, row: int) -> Iterator[int]:
+        """The numbers of all tiles, one after the other."""
+        number = 0
+        for outer in range(0, self.outer, self.outers()):
+            outers = min(self.outers(), self.outer - outer)
+            for middle_tile in range(self.middle_tiles()):
+                middle = middle_tile * self.middles()
+                middles = min(self.middles(), self.middle - middle)
+                for inner_tile in range(self.inner_tiles()):
+                    inner = inner_tile * LINE
+                    inners = last = min(LINE, self.inner - inner)
+                    if self.flat is not None and middle + middles == self.middle:
+                        last = self.flat - (self.middle - 1) * self.inner
+                    yield from (
+                        tensor, row, number, outer, outers, middle, middles, inner, inners, last,
+                        self.middle, self.inner, inner_tile, middle_tile,
+                        self.outer * self.middle, self.outer * self.inner,
+                    )  # fmt: skip
+                    number += 1
+
+
+def flat(elements: int) -> Geometry:
+    """The geometry of a tensor as it lies in memory."""
+    if elements <= LINE:
+        return Geometry(1, 1, elements)
+    return Geometry(1, -(-elements // LINE), LINE, elements)
+
+
+def of_matrices(matrices: int, rows: int, columns: int, domain: str) -> Geometry:
+    """The geometry of a tensor's elements, or of what is kept for its rows, columns or matrices."""
+    if domain == "element":
+        return Geometry(matrices, rows, columns)
+    if domain == "row":
+        return Geometry(1, matrices, rows)
+    if domain == "column":
+        return Geometry(1, matrices, columns)
+    return Geometry(1, 1, matrices)

@@ -1,0 +1,108 @@
+"""The part of the little language that looks at more than one element.
+
+Along the last dimension (``dim=-1``, a value for each row), the one before it (``dim=-2``, a value
+for each column), or over all of a tensor. What is left keeps its dimensions, with one element in
+them, so that it combines with the tensor it came from. Sums are taken in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from gradstep.rule.graph import FACTS
+from gradstep.rule.language import sqrt
+from gradstep.rule.symbol import Symbol, refuse
+
+__all__ = ["dot", "global_norm", "max", "mean", "norm", "rms", "size", "sum"]
+
+
+def sum(x: Any, dim: int | None = None) -> Any:
+    """The sum of a tensor's elements, along a dimension or of all."""
+    return _reduce("sum", x, dim)
+
+
+def max(x: Any, dim: int | None = None) -> Any:
+    """The largest of a tensor's elements, along a dimension or of all; nan where one is nan.
+
+    For the larger of two values, element by element, see :func:`gradstep.maximum`.
+    """
+    return _reduce("max", x, dim)
+
+
+def mean(x: Any, dim: int | None = None) -> Any:
+    """The mean of a tensor's elements, along a dimension or of all."""
+    return sum(x, dim) / size(x, dim)
+
+
+def norm(x: Any, dim: int | None = None) -> Any:
+    """The Euclidean norm: the root of the sum of squares, along a dimension or of all."""
+    return sqrt(sum(x * x, dim))
+
+
+def rms(x: Any, dim: int | None = None) -> Any:
+    """The root of the mean of squares, along a dimension or of all."""
+    return sqrt(mean(x * x, dim))
+
+
+def dot(x: Any, y: Any, dim: int | None = None) -> Any:
+    """The sum of the products of two tensors' elements, along a dimension or of all."""
+    return sum(x * y, dim)
+
+
+def global_norm(x: Any) -> Any:
+    """The Euclidean norm over all parameters of the optimizer that have a gradient."""
+    if isinstance(x, Symbol):
+        return sqrt(x.recorder.reduce("global_sum", x * x, None))
+    raise TypeError(
+        "global_norm() looks at all parameters at once and cannot be called on one tensor. Give "
+        "the rule to an optimizer."
+    )
+
+
+def size(x: Any, dim: int | None = None) -> Any:
+    """How many elements a tensor has, along a dimension or in all: a number."""
+    if isinstance(x, Symbol):
+        return _size_of(x, dim)
+    if dim is None:
+        return numpy.float64(x.numel())
+    return numpy.float64(x.shape[dim])
+
+
+def facts_of(tensor: Tensor) -> dict[str, float]:
+    """The numbers that a tensor's shape and dtype give, by name."""
+    rows, columns = tensor.shape[-2:] if tensor.dim() > 1 else (1, tensor.numel())
+    values = (tensor.numel(), columns, rows, torch.finfo(tensor.dtype).eps)
+    return dict(zip(FACTS, map(float, values), strict=True))
+
+
+def reduce_tensor(operation: str, x: Tensor, dims: int | tuple[int, ...] | None) -> Tensor:
+    """A reduction of a torch tensor; what is left of one along dimensions keeps x's dtype."""
+    if operation == "max":
+        return x.amax() if dims is None else x.amax(dim=dims, keepdim=True)
+    if dims is None:
+        return x.sum(dtype=torch.float64)
+    return x.sum(dim=dims, keepdim=True, dtype=torch.float64).to(x.dtype)
+
+
+def _reduce(operation: str, x: Any, dim: int | None) -> Any:
+    if isinstance(x, Symbol):
+        return x.recorder.reduce(operation, x, dim)
+    if not isinstance(x, Tensor):
+        refuse(f"takes the {operation} of a number.", "It takes a tensor.")
+    return reduce_tensor(operation, x, dim)
+
+
+def _size_of(x: Symbol, dim: int | None) -> Any:
+    fact = x.recorder.fact
+    if dim is not None:
+        return fact(f"size(w, {dim})")
+    whole = fact("size(w)")
+    if x.extent in ("row", "matrix"):
+        whole = whole / fact("size(w, -1)")
+    if x.extent in ("column", "matrix"):
+        whole = whole / fact("size(w, -2)")
+    return whole
