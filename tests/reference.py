@@ -308,6 +308,11 @@ class Reference:
         theirs: torch.optim's class, if there is one.
         extra: configurations beyond those that torch's own tests list.
         exact: configurations in which the weights are those of torch bit for bit.
+        dimensions: how many dimensions its weights must have; None for any number.
+        takes_complex: whether its weights may be complex.
+        elementwise: whether an element's step depends on that element alone. Then the fused engine
+            runs for every dense weight, no bit depends on the layout, and a step needs no memory.
+        bound: how far two ways of making its steps may differ, in eps of the largest weight.
     """
 
     ours: Callable[..., gradstep.Optimizer]
@@ -316,10 +321,19 @@ class Reference:
     theirs: type[torch.optim.Optimizer] | None = None
     extra: Sequence[dict[str, Any]] = ()
     exact: Sequence[dict[str, Any]] = ()
+    dimensions: int | None = None
+    takes_complex: bool = True
+    elementwise: bool = True
+    bound: float = 8.0
 
     @property
     def name(self) -> str:
         return str(getattr(self.ours, "__name__", self.rule.name))
+
+    def default_group(self) -> dict[str, Any]:
+        """The options of a group that was given none."""
+        weight = torch.zeros((1,) * (1 if self.dimensions is None else self.dimensions))
+        return self.ours([weight]).defaults
 
 
 def f64(value: float) -> torch.Tensor:

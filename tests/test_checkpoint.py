@@ -167,29 +167,6 @@ def test_a_visit_to_the_other_library_changes_no_bit(
 # Through a file.
 
 
-@cases(ALL)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
-def test_a_file_read_with_weights_only(
-    name: str, options: dict[str, Any], dtype: torch.dtype, tmp_path: Path
-) -> None:
-    whole = weights(dtype)
-    uninterrupted = ours(name, whole, **options)
-    go(whole, uninterrupted, range(10))
-
-    half = weights(dtype)
-    optimizer = ours(name, half, **options)
-    go(half, optimizer, range(5))
-    torch.save({"weights": half, "optimizer": optimizer.state_dict()}, tmp_path / "half.pt")
-    del optimizer
-    loaded = torch.load(tmp_path / "half.pt", weights_only=True, mmap=True)
-    rest = continued(loaded["weights"])
-    resumed = ours(name, rest, **options)
-    resumed.load_state_dict(loaded["optimizer"])
-    go(rest, resumed, range(5, 10))
-    assert_same_bits(rest, whole)
-    assert_same_state(resumed.state_dict(), uninterrupted.state_dict())
-
-
 def test_lr_and_betas_as_tensors_are_kept(tmp_path: Path) -> None:
     params = weights()
     betas = (torch.tensor(0.8), torch.tensor(0.95))

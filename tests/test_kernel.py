@@ -23,6 +23,7 @@ from llvmlite import ir
 from torch import Tensor
 
 import gradstep
+from configurations import fullest, variants
 from gradstep.engine import compiler, fused, low_precision, threads
 from gradstep.engine.kernel import write_kernel
 from gradstep.rule.settle import settle
@@ -393,28 +394,6 @@ def test_float32_is_rounded_as_torch_rounds_it(dtype: torch.dtype, read: Any, wr
 
 
 # The same bits, wherever an element is worked out.
-
-
-def variants(reference: Reference) -> Iterator[dict[str, Any]]:
-    """A rule's arguments with every flag on and off, and every term there and left out."""
-    made = reference.ours([torch.zeros(1)]).defaults
-    choices: dict[str, tuple[Any, ...]] = {
-        n: (False, True)
-        for n, default in reference.rule.hyperparameters.items()
-        if isinstance(default, bool) and n in made
-    }
-    if reference.name == "AdamW":
-        choices.pop("decoupled_weight_decay")
-    choices.update({n: (0.0, 0.1) for n in ("weight_decay", "momentum") if n in made})
-    for number, values in enumerate(itertools.product(*choices.values())):
-        options = dict(zip(choices, values, strict=True), lr=0.05, maximize=number % 2 == 1)
-        if not (options.get("nesterov") and options["momentum"] == 0):
-            yield options
-
-
-def fullest(reference: Reference) -> dict[str, Any]:
-    """The arguments that make the longest kernel."""
-    return max(variants(reference), key=lambda o: sum(bool(v) for v in o.values()))
 
 
 def steps(

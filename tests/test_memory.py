@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+import gradstep
+from configurations import FLAG_CONFIGURATIONS, spelled
 from reference import REFERENCES, Reference
 
 
@@ -69,46 +72,169 @@ def growth(step: Callable[[], Any], steps: int) -> int:
     return resident("VmHWM") - before
 
 
-def measure() -> list[tuple[str, str, str, int, int, int]]:
-    """Rule, dtype, engine, bytes of the weights, growth at the first step, growth later."""
+def with_gradients(sizes: Sequence[int], dtype: torch.dtype, dimensions: int) -> list[Any]:
+    weights = [
+        torch.nn.Parameter(torch.ones((n, *[1] * (dimensions - 1)), dtype=dtype)) for n in sizes
+    ]
+    for w in weights:
+        w.grad = torch.ones_like(w)
+    return weights
+
+
+def measure() -> list[tuple[str, int, int, int, int]]:
+    """What was measured, bytes of the weights, of the states, growth at the first step, and later.
+
+    The fused engine with every flag, and for comparison the eager one with a rule's defaults.
+    """
+    fused = [(r, o, "fused") for r, o in FLAG_CONFIGURATIONS if r.elementwise]
+    eager = [(r, {}, "eager") for r in REFERENCES if r.elementwise]
     rows = []
-    for reference in REFERENCES:
-        for dtype in (torch.float32, torch.bfloat16):
-            for engine in ("fused", "eager"):
-                # The kernel, the threads, and all that they import, are there before.
-                warm = torch.nn.Parameter(torch.ones(400_000, dtype=dtype))
-                warm.grad = torch.ones_like(warm)
-                reference.ours([warm], engine=engine).step()
-                weights = [
-                    torch.nn.Parameter(torch.ones(n, dtype=dtype)) for n in (2_000_000, 500_000, 17)
-                ]
-                for w in weights:
-                    w.grad = torch.ones_like(w)
-                optimizer = reference.ours(weights, engine=engine)
-                total = sum(w.numel() * w.element_size() for w in weights)
-                first, later = growth(optimizer.step, 1), growth(optimizer.step, 3)
-                rows.append((reference.name, str(dtype), engine, total, first, later))
+    for reference, options, engine in (*fused, *eager):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)[
+            : 1 if engine == "eager" else 3
+        ]:
+            # The kernel, the threads, and all that they import, are there before.
+            warm = with_gradients([300_000], dtype, 1)
+            reference.ours(warm, **options, engine=engine).step()
+            weights = with_gradients([1_000_000, 250_000, 17], dtype, 1)
+            optimizer = reference.ours(weights, **options, engine=engine)
+            before = bytes_of(optimizer.state)
+            first, later = growth(optimizer.step, 1), growth(optimizer.step, 3)
+            states = bytes_of(optimizer.state) - before
+            what = f"{reference.name} {spelled(options)} {dtype} {engine}"
+            rows.append((what, bytes_of(weights), states, first, later))
     return rows
 
 
 @pytest.mark.skipif(not can_measure(), reason="needs Linux's count of resident memory")
 def test_a_step_needs_no_temporary_memory() -> None:
+    """Nobody's, be it torch's, Python's or the kernel's."""
     code = "import json, test_memory\nprint(json.dumps(test_memory.measure()))"
     # Whatever is freed goes back to Linux at once, so that nothing hides in what was kept.
     rows = in_a_child(code, MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0")
-    states = {r.name: len(r.rule.states) for r in REFERENCES}
-    assert len(rows) == 4 * len(REFERENCES)
-    for name, dtype, engine, total, first, later in rows:
-        what = (
-            f"{name} {dtype} {engine}: {first / total:.2f} and {later / total:.2f} of the weights"
-        )
-        if engine == "fused":
+    assert len(rows) > 3 * len(REFERENCES)
+    for what, weights, states, first, later in rows:
+        found = f"{what}: {first / weights:.2f} and {later / weights:.2f} of the weights"
+        if what.endswith("fused"):
             # The first step makes the states and nothing else; later ones make nothing.
-            assert first <= states[name] * total + MEGABYTE, what
-            assert later <= MEGABYTE, what
+            assert first <= states + MEGABYTE, found
+            assert later <= MEGABYTE, found
         else:
             # torch's own operations make a temporary each: the measure sees it.
-            assert later >= total / 2, what
+            assert later >= weights / 2, found
+
+
+# What torch hands out, to the byte.
+
+
+def bytes_of(value: Any) -> int:
+    """Of all tensors in it."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(map(bytes_of, value.values()))
+    return sum(map(bytes_of, value)) if isinstance(value, list | tuple) else 0
+
+
+def handed_out(step: Callable[[], Any]) -> list[int]:
+    """Bytes of each piece of memory that torch gave out (above 0) and took back (below)."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = profiler.profiler.kineto_results.events()
+    return [e.nbytes() for e in events if e.name() == "[memory]"]
+
+
+def given_out(step: Callable[[], Any]) -> int:
+    return sum(n for n in handed_out(step) if n > 0)
+
+
+def named(configurations: Iterable[tuple[Reference, dict[str, Any]]]) -> Any:
+    rows = [pytest.param(r, o, id=f"{r.name}-{spelled(o)}") for r, o in configurations]
+    return pytest.mark.parametrize(("reference", "options"), rows)
+
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
+#: More than the step counts and numbers of three weights, less than any weight below.
+SMALL = 1024
+
+
+@named((r, o) for r, o in FLAG_CONFIGURATIONS if r.elementwise)
+def test_a_step_asks_torch_for_its_states_and_nothing_else(
+    reference: Reference, options: dict[str, Any]
+) -> None:
+    for dtype in DTYPES:
+        weights = with_gradients([5000, 1500, 1200], dtype, 1)
+        optimizer = reference.ours(weights, **options)
+        at_construction = bytes_of(optimizer.state)
+        first = given_out(optimizer.step)
+        states = bytes_of(optimizer.state) - at_construction
+        assert states <= first <= states + SMALL, dtype
+        assert handed_out(optimizer.step) == [], dtype
+        # Nor where a step has to be planned anew.
+        optimizer.param_groups[0]["lr"] = 0.5
+        weights[1].grad = None
+        assert given_out(optimizer.step) <= SMALL, dtype
+        assert bytes_of(optimizer.state) == at_construction + states
+
+
+@named((r, {}) for r in REFERENCES if r.elementwise)
+def test_a_gradient_in_another_layout_is_copied_once_and_the_copy_let_go(
+    reference: Reference, options: dict[str, Any]
+) -> None:
+    weights = with_gradients([1200, 800], torch.float32, 1)
+    weights.append(torch.nn.Parameter(torch.ones(70, 30)))
+    weights[-1].grad = torch.ones(30, 70).t()
+    optimizer = reference.ours(weights, **options)
+    optimizer.step()
+    for _ in range(2):
+        pieces = handed_out(optimizer.step)
+        copies = bytes_of(weights[-1].grad)
+        assert copies <= sum(n for n in pieces if n > 0) <= copies + SMALL
+        assert abs(sum(pieces)) <= SMALL
+
+
+def test_the_measure_sees_a_temporary() -> None:
+    for reference in REFERENCES:
+        weights = with_gradients([1200], torch.float32, reference.dimensions or 1)
+        optimizer = reference.ours(weights, engine="eager")
+        optimizer.step()
+        assert given_out(optimizer.step) >= bytes_of(weights)
+
+
+@named(FLAG_CONFIGURATIONS)
+def test_no_more_state_than_the_rule_names(reference: Reference, options: dict[str, Any]) -> None:
+    """And no more than torch.optim's class keeps."""
+    for dtype in DTYPES[:3]:
+        weights = with_gradients([500, 30], dtype, reference.dimensions or 1)
+        optimizer = run(reference.ours, weights, options)
+        kept = bytes_of(optimizer.state)
+        if reference.theirs is not None:
+            assert kept <= bytes_of(run(reference.theirs, weights, options).state)
+        if reference.elementwise:
+            names = there(optimizer)
+            assert all(set(entry) == names for entry in optimizer.state.values())
+            states = [reference.rule.states[n] for n in names - {"step"}]
+            numbers = len(names) - sum(s.start != "number" for s in states)
+            tensors = len(names) - numbers
+            assert kept == tensors * bytes_of(weights) + 4 * numbers * len(weights)
+
+
+def run(make: Callable[..., Any], weights: list[Any], options: dict[str, Any]) -> Any:
+    optimizer = make(weights, **options)
+    for _ in range(2):
+        optimizer.step()
+    return optimizer
+
+
+def there(optimizer: gradstep.Optimizer) -> set[str]:
+    """The states that the rule names, with these options."""
+    group, rule = optimizer.param_groups[0], optimizer.rule
+    names = {
+        n
+        for n, state in rule.states.items()
+        if state.when is None or optimizer.hyperparameter(group, state.when)
+    }
+    return names | ({"step"} if "step" in rule.inputs else set())
 
 
 # Time to start, in processes of their own: the best of a few, for the machine may be busy.

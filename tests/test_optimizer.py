@@ -6,7 +6,7 @@ import copy
 import functools
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -459,21 +459,6 @@ def test_a_step_counts_as_a_write_in_place(name: str, options: dict[str, Any], e
         assert [a > b for a, b in zip(after, before, strict=True)] == [True, False, True, True]
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
-
-
-def test_a_step_leaves_gradients_and_the_global_random_state_alone() -> None:
-    for name, options in CLASSES:
-        params = weights()
-        optimizer = make(name, params, **options)
-        random = torch.get_rng_state()
-        for number in range(3):
-            feed(params, number)
-            held = [p.grad for p in params]
-            before = copies(held)
-            optimizer.step()
-            assert all(p.grad is g for p, g in zip(params, held, strict=True))
-            assert_same_bits(held, before)
-        assert torch.equal(torch.get_rng_state(), random)
 
 
 # Numbers that are tensors, numbers that change.
@@ -1036,25 +1021,6 @@ def test_weights_without_a_gradient_at_times(name: str, options: dict[str, Any])
         assert left.state[p].get("step") == right.state[q].get("step")
 
 
-@classes
-def test_a_weight_whose_first_gradient_comes_late_moves_as_a_fresh_one(
-    name: str, options: dict[str, Any]
-) -> None:
-    params, fresh = weights(), weights()[:1]
-    optimizer = make(name, params, **options)
-    for number in range(9):
-        feed(params, number, skip={0})
-        optimizer.step()
-    for number in range(9, 12):
-        feed(params, number)
-        optimizer.step()
-    alone = make(name, fresh, **options)
-    for number in range(9, 12):
-        feed(fresh, number)
-        alone.step()
-    assert_same_bits(params[:1], fresh)
-
-
 def test_parameters_frozen_and_thawed() -> None:
     models = [network(), network()]
     optimizers = [
@@ -1277,21 +1243,3 @@ def test_adagrad_shares_its_memory() -> None:
     feed(params, 0)
     optimizer.step()
     assert all(optimizer.state[p]["sum"].is_shared() for p in params)
-
-
-def all_parameters(optimizer: Any) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
-
-
-@classes
-def test_no_learning_and_no_gradient_move_nothing(name: str, options: dict[str, Any]) -> None:
-    """torch.distributed.checkpoint makes such a step, to create the states before it loads."""
-    params = weights()
-    optimizer = make(name, params, **{**options, "lr": 0.0})
-    before = copies(params)
-    for p in all_parameters(optimizer):
-        p.grad = torch.zeros_like(p)
-    optimizer.step()
-    assert_same_bits(params, before)
-    assert all(p in optimizer.state or (name, len(options)) == ("SGD", 1) for p in params)
