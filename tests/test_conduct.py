@@ -449,7 +449,7 @@ def low_precision() -> Iterator[Any]:
                 yield pytest.param(subject, kind, id=f"{subject}-{kind}")
 
 
-@pytest.mark.parametrize(("subject", "kind"), low_precision())
+@pytest.mark.parametrize(("subject", "kind"), list(low_precision()))
 def test_low_precision_stays_finite(subject: Subject, kind: str) -> None:
     """While gradients are random, and then for long the same."""
     dtype = getattr(torch, kind.split()[0])
@@ -481,7 +481,8 @@ class Operations(TorchDispatchMode):
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append(str(func))
+        if str(func) not in ("aten.detach.default", "aten._local_scalar_dense.default"):
+            self.seen.append(str(func))  # those two read a number that is a tensor
         return func(*args, **(kwargs or {}))
 
 
@@ -539,7 +540,7 @@ def spoils(subject: Subject, w: Tensor, optimizer: Any) -> dict[str, tuple[Any, 
         found["gradient of another shape"] = (give, torch.ones(2, 9), held)
         found["gradient of another dtype"] = (give, held.double(), held)
         found["gradient of integers"] = (give, held.long(), held)
-        if subject.name not in ("SGD", "Adagrad"):
+        if subject.name not in ("SGD", "Adagrad", "ASGD"):
             found["sparse gradient"] = (give, held.to_sparse(), held)
     elif subject.name == "SparseAdam":
         found["dense gradient"] = (give, held.to_dense(), held)
