@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def trainer_with(
 def train(
     kind: Class, way: str, mixed: bool, folder: Path, checkpoint: Path | None = None
 ) -> Trained:
+    # Transformers 4 leaves its bf16=True there, for every later run of the process.
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     network = model()
     arguments = TrainingArguments(
         str(folder),

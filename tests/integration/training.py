@@ -178,6 +178,8 @@ class Runs:
         resumed = self._run(gradstep.AdamW, "switched", self.folder / "theirs" / self.middle)
         assert type(resumed.optimizer) is gradstep.AdamW
         assert len(resumed.steps) == STEPS // 2
+        both = Trained(self.theirs.start, self.theirs.steps[: STEPS // 2] + resumed.steps)
+        assert difference(resumed.weights, replayed(both)) <= BOUND
         assert difference(resumed.weights, self.theirs.weights) <= self.bound
 
 
