@@ -52,7 +52,7 @@ CHOICES: dict[str, Choice] = {
     "asgd": Choice(gradstep.ASGD, 0.1, "SGD that also keeps an average of the weights"),
     "rprop": Choice(
         partial(gradstep.Rprop, etas=(0.9, 1.1), step_sizes=(0, 0.002)),
-        0.0002,
+        0.001,
         "a step for each weight, which grows while the gradient keeps its sign",
     ),
 }
@@ -62,7 +62,7 @@ CHOICES: dict[str, Choice] = {
 TRAINABLE: dict[str, Choice] = {
     **CHOICES,
     "lbfgs": Choice(
-        partial(gradstep.LBFGS, max_iter=4, history_size=10, line_search_fn="strong_wolfe"),
+        partial(gradstep.LBFGS, max_iter=8, history_size=3, line_search_fn="strong_wolfe"),
         1.0,
         "guesses the curvature from past gradients, and tries several steps on each batch",
     ),
