@@ -325,8 +325,7 @@ def test_lbfgs_goes_on_to_the_very_same_bits(
         for out in (whole, halves)
     )
     assert all(torch.equal(a[key], b[key]) for key in a)
-    losses = [json.loads(line)["train_loss"] for line in (whole / "metrics.jsonl").open()]
-    assert losses[1] < losses[0] < 3
+    assert accuracies(whole)["lbfgs"] > 30  # four steps
 
 
 @pytest.mark.slow
