@@ -61,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
         "--optimizer",
         metavar="NAME[,NAME…]",
         help="one or several, side by side: sgd, momentum, nesterov, adam, adamw, rmsprop, "
-        "adagrad, lion (default: adamw)",
+        "adagrad, lion, nadam, radam, adamax, adadelta, asgd, rprop, lbfgs (default: adamw)",
     )
     what.add_argument(
         "--data",
@@ -217,14 +217,14 @@ def _load(settings: Settings) -> Dataset:
 
 def _new_settings(args: argparse.Namespace) -> Settings:
     """The settings of a new run: what was given, and the defaults for the rest."""
-    from gradstep.lab.optimizers import CHOICES, DEFAULT
+    from gradstep.lab.optimizers import DEFAULT, TRAINABLE
     from gradstep.lab.settings import Settings
 
     optimizers = _names(DEFAULT if args.optimizer is None else args.optimizer)
     folder = args.data is not None
     return Settings(
         optimizers=optimizers,
-        lrs=_rate_for_each(args.lr, optimizers) or tuple(CHOICES[n].lr for n in optimizers),
+        lrs=_rate_for_each(args.lr, optimizers) or tuple(TRAINABLE[n].lr for n in optimizers),
         epochs=args.epochs or (EPOCHS_OF_A_FOLDER if folder else EPOCHS),
         batch_size=args.batch_size or BATCH_SIZE,
         lr_decay=LR_DECAY if args.lr_decay is None else args.lr_decay,

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from gradstep.lab.dataset import Dataset, shifted
 from gradstep.lab.lenet import LeNet
-from gradstep.lab.optimizers import make_optimizer
+from gradstep.lab.optimizers import make_optimizer, needs_closure
 from gradstep.lab.settings import Settings
 
 #: What is known of one optimizer after one epoch, as it stands in ``metrics.jsonl``.
@@ -85,7 +85,10 @@ def learn(learner: Learner, images: Tensor, labels: Tensor) -> None:
     learner.optimizer.zero_grad()  # forget the gradient of the batch before
     loss.backward()  # how does the loss change with each weight?
     before_step = perf_counter()
-    learner.optimizer.step()  # weight -= lr * gradient, or what the optimizer has in its place
+    if needs_closure(learner.optimizer):  # one that tries several places, with a gradient at each
+        learner.optimizer.step(lambda: loss_anew(learner, images, labels))
+    else:
+        learner.optimizer.step()  # weight -= lr * gradient, or what the optimizer has in its place
     end = perf_counter()
 
     tally = learner.tally
@@ -95,6 +98,14 @@ def learn(learner: Learner, images: Tensor, labels: Tensor) -> None:
     tally.steps += 1
     tally.seconds += end - start
     tally.step_seconds += end - before_step
+
+
+def loss_anew(learner: Learner, images: Tensor, labels: Tensor) -> float:
+    """The loss of a batch with the weights as they now are, and its gradients."""
+    learner.optimizer.zero_grad()
+    loss = cross_entropy(learner.model(images), labels)
+    loss.backward()
+    return loss.item()
 
 
 def count_right(scores: Tensor, labels: Tensor) -> int:
