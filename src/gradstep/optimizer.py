@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -430,7 +431,15 @@ class Optimizer(torch.optim.Optimizer):
         }
 
     def _namer(self, p: Tensor) -> Callable[[], str]:
-        return lambda: self.name_of(p)
+        # Plans keep this. With the optimizer itself in it, that and its states would be freed only
+        # when Python next looks for cycles.
+        own = weakref.ref(self)
+
+        def name() -> str:
+            optimizer = own()
+            return describe(p) if optimizer is None else optimizer.name_of(p)
+
+        return name
 
     def name_of(self, p: Tensor) -> str:
         """The parameter's name in the model if the optimizer was given names, else its place."""
