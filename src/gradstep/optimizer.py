@@ -136,7 +136,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"Invalid engine: {engine!r}; choose one of {', '.join(ENGINES)}")
         self.rule = rule
         self.engine = engine
-        self._prepare_reading()
+        self._prepare_reading(defaults)
         self.check_group(defaults)
         super().__init__(params, defaults)
         for run in map(self._run, range(len(self.param_groups))):
@@ -144,10 +144,10 @@ class Optimizer(torch.optim.Optimizer):
 
     _given: Mapping[str, Any] | None = None
 
-    def _prepare_reading(self) -> None:
+    def _prepare_reading(self, defaults: Mapping[str, Any]) -> None:
         rule = self.rule
         keys = ["lr", *(self._places.get(n, (n,))[0] for n in rule.hyperparameters)]
-        keys += ["maximize", "differentiable"]
+        keys += [flag for flag in ("maximize", "differentiable") if flag in defaults]
         self.group_keys = tuple(dict.fromkeys(keys))
         self._read_group = itemgetter(*self.group_keys)
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
@@ -356,7 +356,7 @@ class Optimizer(torch.optim.Optimizer):
         raw = self._read_group(group)
         numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
         flags = [numbers[n] for n in self._flag_names]
-        flags += [group["maximize"], group["differentiable"]]
+        flags += [group["maximize"], group.get("differentiable", False)]
         floats = {
             n: _number(v)
             for n, v in (("lr", group["lr"]), *numbers.items())
@@ -461,8 +461,11 @@ class Optimizer(torch.optim.Optimizer):
         loading = "defaults" not in state
         if loading:
             state = {**state, "state": checked_state(self, state, self._given)}
+        kept = set(self.defaults if loading else state["defaults"])
         super().__setstate__(state)
-        self._prepare_reading()
+        for added in set(self.defaults) - kept:  # torch adds a flag that SparseAdam has not
+            del self.defaults[added]
+        self._prepare_reading(self.defaults)
         if loading:
             for group in self.param_groups:
                 for p in group["params"]:

@@ -42,7 +42,21 @@ class SparseAdam(Optimizer):
         maximize: bool = False,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "maximize": maximize}
-        self._begin(params, sparse_adam, {**defaults, "differentiable": False}, "eager")
+        self._begin(params, sparse_adam, defaults, "eager")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state dict of torch.optim.SparseAdam, whose step counts are plain ints.
+
+        With a tensor there, torch's class would work out its step sizes in float32.
+        """
+        saved = super().state_dict()
+        state = {
+            key: {**entry, "step": int(entry["step"])}
+            if isinstance(entry, Mapping) and "step" in entry
+            else entry
+            for key, entry in saved["state"].items()
+        }
+        return {**saved, "state": state}
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless every option of a group is allowed."""
