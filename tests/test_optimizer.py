@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler, swa_utils
 from torch.optim import optimizer as torch_optimizer
+from torch.optim import swa_utils
 
 import gradstep
 
@@ -574,107 +573,6 @@ def test_a_tensor_that_takes_the_place_of_an_equal_number() -> None:
     optimizer.step()
     copied.step()
     assert_same_bits([p], [q])
-
-
-# Schedulers.
-
-
-def scheduler_table() -> dict[str, Callable[[Any], Any]]:
-    s = lr_scheduler
-    return {
-        "LambdaLR": lambda o: s.LambdaLR(o, lambda e: 0.9**e),
-        "MultiplicativeLR": lambda o: s.MultiplicativeLR(o, lambda e: 0.95),
-        "StepLR": lambda o: s.StepLR(o, 3, 0.5),
-        "MultiStepLR": lambda o: s.MultiStepLR(o, [2, 5], 0.5),
-        "ConstantLR": lambda o: s.ConstantLR(o, 0.5, 4),
-        "LinearLR": lambda o: s.LinearLR(o, 0.1, 1.0, 6),
-        "ExponentialLR": lambda o: s.ExponentialLR(o, 0.9),
-        "PolynomialLR": lambda o: s.PolynomialLR(o, 8, 2.0),
-        "CosineAnnealingLR": lambda o: s.CosineAnnealingLR(o, 10),
-        "CosineAnnealingWarmRestarts": lambda o: s.CosineAnnealingWarmRestarts(o, 4),
-        "SequentialLR": lambda o: s.SequentialLR(
-            o, [s.LinearLR(o, 0.1, 1.0, 4), s.CosineAnnealingLR(o, 8)], [4]
-        ),
-        "ChainedScheduler": lambda o: s.ChainedScheduler(
-            [s.ConstantLR(o, 0.5, 4), s.ExponentialLR(o, 0.9)], optimizer=o
-        ),
-        "ReduceLROnPlateau": lambda o: s.ReduceLROnPlateau(o, patience=1, factor=0.5),
-        "CyclicLR": lambda o: s.CyclicLR(o, 0.01, 0.1, 3, cycle_momentum=True),
-        "OneCycleLR": lambda o: s.OneCycleLR(o, 0.1, 12, cycle_momentum=True),
-        "SWALR": lambda o: swa_utils.SWALR(o, swa_lr=0.02, anneal_epochs=4),
-        "LRScheduler": None,  # type: ignore[dict-item]  # the base class
-    }
-
-
-def test_the_table_has_every_scheduler_of_torch() -> None:
-    assert set(lr_scheduler.__all__) <= set(scheduler_table())
-
-
-@pytest.mark.parametrize("tensor_lr", [False, True], ids=["float", "tensor"])
-@pytest.mark.parametrize("name", ["SGD", "Adam"])
-@pytest.mark.parametrize("scheduler", [s for s, make in scheduler_table().items() if make])
-def test_every_scheduler(scheduler: str, name: str, tensor_lr: bool) -> None:
-    options: dict[str, Any] = {"momentum": 0.8} if name == "SGD" else {}
-    ours, theirs = weights(), weights()
-    runs = []
-    for params, maker in ((ours, make), (theirs, make_torch)):
-        groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.02}]
-        if tensor_lr:
-            groups[1]["lr"] = torch.tensor(0.02)
-        lr = torch.tensor(0.05) if tensor_lr else 0.05
-        optimizer = maker(name, groups, lr=lr, **options)
-        runs.append((params, optimizer, scheduler_table()[scheduler](optimizer)))
-    with warnings.catch_warnings():
-        # "lr_scheduler.step() before optimizer.step()" above all.
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message="The epoch parameter")
-        if scheduler in ("SequentialLR", "ChainedScheduler"):
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-        for number in range(12):
-            for params, optimizer, schedule in runs:
-                feed(params, number)
-                optimizer.step()
-                if scheduler == "ReduceLROnPlateau":
-                    schedule.step(1.0)
-                else:
-                    schedule.step()
-            for left, right in zip(runs[0][1].param_groups, runs[1][1].param_groups, strict=True):
-                for key in ("lr", "momentum", "betas"):
-                    assert left.get(key) == right.get(key), (number, key)
-    assert_close(ours, theirs)
-
-
-def test_a_cycle_moves_momentum_and_betas() -> None:
-    for name, key in (("SGD", "momentum"), ("Adam", "betas")):
-        params = weights()
-        options: dict[str, Any] = {"momentum": 0.9} if name == "SGD" else {}
-        optimizer = make(name, params, **options)
-        schedule = lr_scheduler.OneCycleLR(optimizer, 0.1, 10)
-        seen = set()
-        for number in range(9):
-            feed(params, number)
-            optimizer.step()
-            schedule.step()
-            seen.add(optimizer.param_groups[0][key])
-        assert len(seen) > 4
-
-
-def test_a_scheduler_and_its_optimizer_copied_together() -> None:
-    model = network()
-    optimizer = gradstep.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    schedule = lr_scheduler.CosineAnnealingLR(optimizer, 20)
-
-    def go(model: nn.Module, optimizer: Any, schedule: Any, numbers: range) -> None:
-        for number in numbers:
-            train(model, optimizer, range(number, number + 1))
-            schedule.step()
-
-    go(model, optimizer, schedule, range(4))
-    copied = copy.deepcopy((model, optimizer, schedule))
-    assert copied[2].optimizer is copied[1]
-    go(model, optimizer, schedule, range(4, 8))
-    go(*copied, range(4, 8))
-    assert_same_bits(model.parameters(), copied[0].parameters())
 
 
 # Mixed precision, clipping, averaging.
