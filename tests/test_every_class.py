@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from classes import IN_TORCH, ROWS, Row, Task, assert_same_bits, each, each_configuration
+from classes import (
+    IN_TORCH,
+    ROWS,
+    Row,
+    Task,
+    assert_same_bits,
+    assert_same_state_dict,
+    each,
+    each_configuration,
+)
 
 WITH_GROUPS = [row for row in ROWS if row.takes_groups]
 
@@ -273,14 +282,16 @@ def test_grad_scaler_with_every_class(row: Row) -> None:
             if number == 5:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(list(task), 1.0)
-            before = [p.detach().clone() for p in task]
+            before = copy.deepcopy((list(task), optimizer.state_dict()))
             scaler.step(optimizer)
-            if number == 3:
-                assert_same_bits(task, before)
+            if number == 3:  # no weight moved, and no state or step count
+                assert_same_bits(task, before[0])
+                assert_same_state_dict(optimizer.state_dict(), before[1])
             scaler.update()
             scales.append(scaler.get_scale())
         finals.append((scales, task.loss().item()))
     assert finals[0][0] == finals[1][0]
+    assert finals[0][0][3] < finals[0][0][2]
     assert finals[0][1] == pytest.approx(finals[1][1], rel=1e-4)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import optimizer as torch_optimizer
 from torch.optim import swa_utils
 
 import gradstep
@@ -137,12 +136,6 @@ def test_groups_have_options_of_their_own(name: str, options: dict[str, Any]) ->
     assert_close(ours, theirs)
 
 
-def test_defaults_are_those_of_torch() -> None:
-    for name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad"):
-        ours, theirs = make(name, weights()), getattr(torch.optim, name)(weights())
-        assert ours.defaults == theirs.defaults, name
-
-
 def test_it_is_an_optimizer_of_torch_and_prints_like_one() -> None:
     ours, theirs = gradstep.Adam(weights()), torch.optim.Adam(weights())
     assert isinstance(ours, torch.optim.Optimizer)
@@ -222,29 +215,6 @@ def test_step_hooks_of_the_optimizer() -> None:
         handle.remove()
     optimizer.step()
     assert calls == ["pre", "post"]
-
-
-def test_global_step_hooks() -> None:
-    calls: list[tuple[str, str]] = []
-    handles = [
-        torch_optimizer.register_optimizer_step_pre_hook(
-            lambda o, *_: calls.append(("pre", type(o).__module__.split(".")[0]))
-        ),
-        torch_optimizer.register_optimizer_step_post_hook(
-            lambda o, *_: calls.append(("post", type(o).__module__.split(".")[0]))
-        ),
-    ]
-    try:
-        for maker in (make, make_torch):
-            params = weights()
-            feed(params, 0)
-            maker("Adam", params).step()
-    finally:
-        for handle in handles:
-            handle.remove()
-    assert calls == [
-        ("pre", "gradstep"), ("post", "gradstep"), ("pre", "torch"), ("post", "torch"),
-    ]  # fmt: skip
 
 
 def test_hooks_see_and_change_what_torch_lets_them() -> None:
@@ -578,40 +548,6 @@ def test_a_tensor_that_takes_the_place_of_an_equal_number() -> None:
 # Mixed precision, clipping, averaging.
 
 
-@torch_classes
-def test_grad_scaler_skips_the_step_that_has_infinities(name: str, options: dict[str, Any]) -> None:
-    ours, theirs = weights(), weights()
-    runs = [(ours, make(name, ours, **options)), (theirs, make_torch(name, theirs, **options))]
-    scales = []
-    for params, optimizer in runs:
-        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=2)
-        seen = []
-        for number in range(7):
-            optimizer.zero_grad()
-            random = torch.Generator().manual_seed(number)
-            loss = sum((p * torch.randn(p.shape, generator=random)).sum() for p in params)
-            scaler.scale(loss).backward()
-            if number == 3:
-                params[0].grad[0, 0] = torch.inf
-                before = copies(params)
-                states = {p: dict(optimizer.state[p]) for p in params}
-                held = {p: copies(s.values()) for p, s in states.items()}
-            if number == 5:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(params, 1.0)
-            scaler.step(optimizer)
-            scaler.update()
-            if number == 3:
-                assert_same_bits(params, before)
-                for p in params:
-                    assert_same_bits(optimizer.state[p].values(), held[p])
-            seen.append(scaler.get_scale())
-        scales.append(seen)
-    assert scales[0] == scales[1]
-    assert scales[0][3] < scales[0][2]
-    assert_close(ours, theirs)
-
-
 def test_clip_grad_norm() -> None:
     models = [network(), network()]
     optimizers = [
@@ -649,26 +585,6 @@ def test_averaged_models_and_swa() -> None:
 
 
 # Hooks on gradients.
-
-
-@classes
-def test_a_step_within_the_backward_pass(name: str, options: dict[str, Any]) -> None:
-    model, hooked = network(), network()
-    optimizer = make(name, model.parameters(), **options)
-    own = {p: make(name, [p], **options) for p in hooked.parameters()}
-
-    def step(p: Tensor) -> None:
-        own[p].step()
-        own[p].zero_grad()
-
-    for p in hooked.parameters():
-        p.register_post_accumulate_grad_hook(step)
-    train(model, optimizer, range(5))
-    for number in range(5):
-        images, targets = batch(number)
-        nn.functional.cross_entropy(hooked(images), targets).backward()
-        assert all(p.grad is None for p in hooked.parameters())
-    assert_same_bits(model.parameters(), hooked.parameters())
 
 
 def test_gradient_accumulation() -> None:
@@ -998,18 +914,6 @@ def test_a_compiled_model() -> None:
     train(wrapped, other, range(6))
     assert set(other.engines_used().values()) == {"fused"}
     assert_close(plain.parameters(), compiled.parameters(), units=64)
-
-
-def test_a_compiled_step() -> None:
-    plain, compiled = weights()[:2], weights()[:2]
-    left, right = gradstep.Adam(plain, lr=0.01), gradstep.Adam(compiled, lr=0.01)
-    step = torch.compile(right.step, backend="eager")
-    for number in range(3):
-        feed(plain, number)
-        feed(compiled, number)
-        left.step()
-        step()
-    assert_close(plain, compiled)
 
 
 class Numbers(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
