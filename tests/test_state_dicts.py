@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import swap_in_optimizer_params_and_state
 
 import gradstep
@@ -21,6 +23,7 @@ from classes import (
     assert_same_bits,
     assert_same_state_dict,
     assert_same_values,
+    each,
     each_configuration,
 )
 
@@ -208,6 +211,35 @@ def test_parameters_and_states_swapped_in(row: Row, options: dict[str, Any]) -> 
     task.train(optimizer, 2)
     twin.train(untouched, 2)
     assert_same_bits(task, twin)
+
+
+@each([row for row in ROWS if not row.needs_closure and not row.only_sparse])
+def test_make_fx_records_the_operations_of_the_eager_engine(row: Row) -> None:
+    """A graph of a step, which does to any weights and states what the step would do to them."""
+    if "engine" not in inspect.signature(row.ours).parameters:
+        pytest.skip("its engine cannot be chosen")
+    task = Task(row)
+    optimizer = row.make(given(task, True), row.fullest, engine="eager")
+    task.train(optimizer, 2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    if not saved["state"] or any("step" in entry for entry in saved["state"].values()):
+        pytest.skip("a step count is read as a number, which no graph can hold: nor with torch's")
+
+    def step(params: dict[str, Tensor], state: Any) -> list[Tensor]:
+        with swap_in_optimizer_params_and_state(optimizer, params, state):
+            for p in params.values():
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+        return list(params.values())
+
+    def weights() -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in task.params.items()}
+
+    graph = make_fx(step)(weights(), copy.deepcopy(saved))
+    expected = step(weights(), copy.deepcopy(saved))
+    found = graph(weights(), copy.deepcopy(saved))
+    assert_same_bits(found, expected)
+    assert not any(torch.equal(p, q) for p, q in zip(found, task, strict=True))
 
 
 # A checkpoint of another class.
