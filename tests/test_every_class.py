@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
 
 from classes import (
     IN_TORCH,
@@ -16,7 +15,6 @@ from classes import (
     Row,
     Task,
     assert_same_bits,
-    assert_same_state_dict,
     each,
     each_configuration,
 )
@@ -218,119 +216,3 @@ def test_the_type_of_numbers_in_the_state_is_torchs(row: Row, default: torch.dty
         entries = optimizer.state_dict()["state"].values()
         found.append([{n: v.dtype for n, v in e.items() if is_number(v)} for e in entries])
     assert found[0] == found[1]
-
-
-# Training as people write it.
-
-
-@each(ROWS)
-def test_one_optimizer_a_parameter_within_the_backward_pass(row: Row) -> None:
-    if row.needs_closure:
-        pytest.skip("its step looks at all parameters together, and asks for the loss itself")
-    together, hooked = Task(row), Task(row)
-    optimizer = row.make(together, row.fullest)
-    own = {p: row.make([p], row.fullest) for p in hooked}
-
-    def step(p: Tensor) -> None:
-        if row.only_sparse:
-            p.grad = p.grad.to_sparse()
-        own[p].step()
-        own[p].zero_grad()
-
-    for p in hooked:
-        p.register_post_accumulate_grad_hook(step)
-    together.train(optimizer, 5)
-    for _ in range(5):
-        hooked.loss().backward()
-        assert all(p.grad is None for p in hooked)
-    assert_same_bits(together, hooked)
-
-
-@each(ROWS)
-def test_a_compiled_step_of_every_class(row: Row) -> None:
-    torch.compiler.reset()
-    plain, compiled = Task(row), Task(row)
-    left, right = row.make(plain, row.fullest), row.make(compiled, row.fullest)
-    step = torch.compile(right.step, backend="eager")
-    closures = plain.closure(left), compiled.closure(right)
-    for _ in range(3):
-        if row.needs_closure:
-            left.step(closures[0])
-            step(closures[1])
-        else:
-            for closure in closures:
-                closure()
-            left.step()
-            step()
-    assert_same_bits(plain, compiled)
-
-
-@each([row for row in IN_TORCH if not row.needs_closure and not row.only_sparse])
-def test_grad_scaler_with_every_class(row: Row) -> None:
-    """GradScaler takes neither closures nor, on the CPU, sparse gradients."""
-    finals = []
-    for make in (row.make, row.make_theirs):
-        task = Task(row)
-        optimizer = make(task, row.fullest)
-        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=2)
-        scales = []
-        for number in range(8):
-            optimizer.zero_grad()
-            scaler.scale(task.loss()).backward()
-            if number == 3:
-                next(iter(task)).grad[0, 0] = torch.inf
-            if number == 5:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(list(task), 1.0)
-            before = copy.deepcopy((list(task), optimizer.state_dict()))
-            scaler.step(optimizer)
-            if number == 3:  # no weight moved, and no state or step count
-                assert_same_bits(task, before[0])
-                assert_same_state_dict(optimizer.state_dict(), before[1])
-            scaler.update()
-            scales.append(scaler.get_scale())
-        finals.append((scales, task.loss().item()))
-    assert finals[0][0] == finals[1][0]
-    assert finals[0][0][3] < finals[0][0][2]
-    assert finals[0][1] == pytest.approx(finals[1][1], rel=1e-4)
-
-
-@each(ROWS)
-def test_an_average_of_the_weights_of_every_class(row: Row) -> None:
-    task = Task(row)
-    model = nn.ParameterDict(task.params)
-    averaged = torch.optim.swa_utils.AveragedModel(model)
-    optimizer = row.make(model.parameters(), row.fullest)
-    schedule = torch.optim.swa_utils.SWALR(optimizer, swa_lr=2.0**-8, anneal_epochs=2)
-    sums = [torch.zeros_like(p) for p in task]
-    for _ in range(4):
-        task.train(optimizer, 1, schedule)
-        averaged.update_parameters(model)
-        for total, p in zip(sums, task, strict=True):
-            total += p.detach() / 4
-    for total, p in zip(sums, averaged.parameters(), strict=True):
-        torch.testing.assert_close(p, total, rtol=1e-5, atol=1e-6)
-    assert optimizer.param_groups[0]["lr"] == 2.0**-8
-
-
-@each(WITH_GROUPS)
-def test_a_group_that_comes_while_a_scheduler_watches(row: Row) -> None:
-    task = Task(row)
-    optimizer = row.make(task, lr=0.5)
-    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, patience=1, factor=0.5)
-    task.train(optimizer, 1)
-    scheduler.step(1.0)
-    more = Task(row)
-    optimizer.add_param_group({"params": list(more), "lr": 0.25})
-    before = [p.detach().clone() for p in more]
-    for _ in range(3):
-        task.closure(optimizer)()
-        more.loss().backward()
-        if row.only_sparse:
-            for p in more:
-                p.grad = p.grad.to_sparse()
-        optimizer.step()
-        scheduler.step(2.0)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.125]
-    for p, start in zip(more, before, strict=True):
-        assert not torch.equal(p, start)

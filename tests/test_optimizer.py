@@ -740,25 +740,6 @@ def test_a_weight_whose_first_gradient_comes_late_moves_as_a_fresh_one(
     assert_same_bits(params[:1], fresh)
 
 
-def test_parameters_frozen_and_thawed() -> None:
-    models = [network(), network()]
-    optimizers = [
-        gradstep.Adam(models[0].parameters(), lr=0.01),
-        make_torch("Adam", models[1].parameters(), lr=0.01),
-    ]
-    for number in range(9):
-        for model, optimizer in zip(models, optimizers, strict=True):
-            if number in (3, 6):
-                model[0].requires_grad_(number == 6)
-            frozen = copies(model[0].parameters())
-            train(model, optimizer, range(number, number + 1))
-            if 3 <= number < 6:
-                assert_same_bits(model[0].parameters(), frozen)
-    assert_close(models[0].parameters(), models[1].parameters(), units=32)
-    steps = [s["step"].item() for s in optimizers[0].state.values()]
-    assert steps == [6, 6, 9, 9]
-
-
 # Dtypes and unusual models.
 
 
