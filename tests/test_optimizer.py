@@ -706,8 +706,6 @@ def test_weights_without_a_gradient_at_times(name: str, options: dict[str, Any])
         assert left.state[p].get("step") == right.state[q].get("step")
 
 
-
-
 # Dtypes and unusual models.
 
 
