@@ -91,6 +91,35 @@ def test_ddp_reaches_what_one_process_does(case: Case) -> None:
         numpy.testing.assert_allclose(w, v, rtol=0, atol=bound(v))
 
 
+def ddp_rows(rank: int, name: str, options: dict[str, Any]) -> list[Any]:
+    """An embedding with sparse gradients: the weights by our class, and by torch's."""
+    reached = []
+    for library in (gradstep, torch.optim):
+        torch.manual_seed(1)
+        model = DistributedDataParallel(nn.Embedding(20, 3, sparse=True))
+        optimizer = getattr(library, name)(model.parameters(), **options)
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            rows = torch.tensor([step, 3 + 2 * rank, 3])  # one that both name, and twice
+            model(rows).square().sum().backward()
+            optimizer.step()
+        reached += whole(model.parameters())
+    return reached
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("SparseAdam", {"lr": 0.01}), ("SGD", {"lr": 0.1}), ("Adagrad", {"lr": 0.1})],
+)
+def test_ddp_with_sparse_gradients_reaches_what_torch_does(
+    name: str, options: dict[str, Any]
+) -> None:
+    (ours, theirs), (ours_there, _) = run_ranks(ddp_rows, 2, name, options)
+    assert ours.tobytes() == ours_there.tobytes()
+    # The gradients follow the weights here, and hand on what rounding there is.
+    numpy.testing.assert_allclose(ours, theirs, rtol=0, atol=4 * bound(theirs))
+
+
 # FSDP2 and DTensors.
 
 
