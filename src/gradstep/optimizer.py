@@ -302,7 +302,7 @@ class Optimizer(torch.optim.Optimizer):
                 run.graphs,
                 self.engine,
                 self._number_names,
-                bool(group["maximize"]),
+                bool(group.get("maximize", False)),
                 bool(group.get("differentiable", False)),
                 run.kernels,
             )
@@ -363,7 +363,7 @@ class Optimizer(torch.optim.Optimizer):
         raw = self._read_group(group)
         numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
         flags = [numbers[n] for n in self._flag_names]
-        flags += [group["maximize"], group.get("differentiable", False)]
+        flags += [group.get("maximize", False), group.get("differentiable", False)]
         floats = {
             n: _number(v)
             for n, v in (("lr", group["lr"]), *numbers.items())
@@ -371,7 +371,7 @@ class Optimizer(torch.optim.Optimizer):
         }
         plain = {**numbers, **floats}
         if run.flags != flags or not all(g.holds_for(plain) for g in run.graphs.values()):
-            maximize = bool(group["maximize"])
+            maximize = bool(group.get("maximize", False))
             run.graphs = dict.fromkeys((True, False), trace(self.rule, plain, maximize))
             if self.rule.tells_vectors_apart:
                 run.graphs[False] = trace(self.rule, plain, maximize, matrix=False)
