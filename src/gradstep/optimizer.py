@@ -267,6 +267,8 @@ class Optimizer(torch.optim.Optimizer):
         gradients: Sequence[Tensor],
     ) -> list[Launch]:
         group = run.group
+        if not {is_matrix(p) for p in params} <= set(run.graphs):
+            self._resolve(run)  # the group has gained the first vector, or the first matrix
         if len({id(p) for p in params}) != len(params):
             twice = next(i for i, p in enumerate(params) if any(p is q for q in params[:i]))
             raise ValueError(
@@ -371,10 +373,16 @@ class Optimizer(torch.optim.Optimizer):
         }
         plain = {**numbers, **floats}
         if run.flags != flags or not all(g.holds_for(plain) for g in run.graphs.values()):
+            run.graphs = {}
+        kinds = {is_matrix(p) for p in group["params"]} or {True}
+        if not self.rule.tells_vectors_apart:
+            kinds = {True, False}
+        if not kinds <= set(run.graphs):
             maximize = bool(group.get("maximize", False))
-            run.graphs = dict.fromkeys((True, False), trace(self.rule, plain, maximize))
             if self.rule.tells_vectors_apart:
-                run.graphs[False] = trace(self.rule, plain, maximize, matrix=False)
+                run.graphs = {k: trace(self.rule, plain, maximize, k) for k in kinds}
+            else:
+                run.graphs = dict.fromkeys(kinds, trace(self.rule, plain, maximize))
             run.flags = flags
             run.plans, run.kernels = {}, {}
         run.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}
