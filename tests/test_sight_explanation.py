@@ -13,7 +13,9 @@ from gradstep.sight.element import element_of
 from gradstep.sight.explanation import Explanation, explain_element
 from gradstep.sight.ink import Ink
 from printed import holds, number
-from test_sight_arithmetic import CONFIGURATIONS, bits, gradients
+from test_sight_arithmetic import CONFIGURATIONS, at, bits, gradients, lamb, surroundings
+
+PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def check(explanation: Explanation) -> None:
@@ -43,23 +45,23 @@ def test_every_line_holds_and_the_last_is_what_was_written(
     rule: gradstep.Rule, settings: dict[str, Any], dtype: torch.dtype
 ) -> None:
     torch.manual_seed(1)
-    weight = torch.nn.Parameter(torch.randn(4, dtype=torch.float64).to(dtype))
+    weight = torch.nn.Parameter(torch.randn(2, 2, dtype=torch.float64).to(dtype))
     optimizer = gradstep.Optimizer([("w", weight)], rule, engine="fused", **settings)
-    rest = gradients(dtype, (4,), seed=2)
+    rest = gradients(dtype, (2, 2), seed=2)
     for _ in range(3):
         weight.grad = next(rest)
-        explanations = [explain_element(element_of(optimizer, weight, (i,))) for i in range(4)]
+        explanations = [explain_element(element_of(optimizer, weight, p)) for p in PLACES]
         optimizer.step()
-        for i, explanation in enumerate(explanations):
+        for place, explanation in zip(PLACES, explanations, strict=True):
             check(explanation)
-            assert bits(explanation.weight, dtype) == bits(weight[i].item(), dtype)
-            last = next(line for line in explanation.lines if line.name == "w")
+            assert bits(explanation.weight, dtype) == bits(weight[place].item(), dtype)
+            last = [line for line in explanation.lines if line.name == "w"][-1]
             written = last.value if last.stored is None else last.stored
-            assert bits(written, dtype) == bits(weight[i].item(), dtype)
+            assert bits(written, dtype) == bits(weight[place].item(), dtype)
             for name, value in explanation.states.items():
                 state = optimizer.state[weight][name]
-                found = state[i] if state.dim() else state
-                assert bits(value, state.dtype) == bits(found.item(), state.dtype), name
+                found = at(state, place) if state.dim() else state.item()
+                assert bits(value, state.dtype) == bits(found, state.dtype), name
 
 
 def explained(optimizer: gradstep.Optimizer) -> Explanation:

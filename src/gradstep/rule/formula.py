@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradstep.rule.graph import Graph, Node, in_order
-from gradstep.rule.notation import greek_name, write
+from gradstep.rule.notation import greek_name, input_name, write
 
 #: An expression of more operations than this that has no name and is used twice gets one.
 _LONG = 12
@@ -146,7 +146,7 @@ def _names(graph: Graph) -> dict[int, str]:
     names = {id(node): node.name for node in _nodes(graph) if node.name is not None}
     for node in _nodes(graph):
         if node.operation == "input":
-            names[id(node)] = str(node.value)
+            names[id(node)] = input_name(node)
         elif node.operation == "constant":
             names.pop(id(node), None)
     direction = graph.direction
