@@ -1,12 +1,16 @@
 # Two commands do everything on a fresh machine with Python and make:
 #   make run    sets up an environment and trains LeNet
 #   make test   sets up an environment and checks everything
+# and a third, which needs a few more packages:
+#   make test-integration   trains with Hugging Face, Lightning and accelerate
 
 PYTHON ?= python3
 ENVIRONMENT := .venv
+# An environment of its own: what the neighbours bring along must not change what `make test` sees.
+INTEGRATION := .venv-integration
 BIN := $(ENVIRONMENT)/bin
 
-.PHONY: run test lint types unit bench clean
+.PHONY: run test lint types unit test-integration bench clean
 
 run: $(ENVIRONMENT)/lab
 	$(BIN)/gradstep train
@@ -25,12 +29,15 @@ unit: $(ENVIRONMENT)/test
 	$(BIN)/coverage report --skip-covered --sort=cover
 	$(BIN)/coverage report --fail-under=95 --include='*/optimizer.py,*/checkpoint.py,*/engine/eager.py,*/engine/plan.py,*/engine/update.py,*/rule/*'
 
+test-integration: $(INTEGRATION)/ready
+	$(INTEGRATION)/bin/python -m pytest tests/integration
+
 # The figures of the README: about ten minutes on a machine that does nothing else.
 bench: $(ENVIRONMENT)/lab
 	$(BIN)/gradstep bench --sizes all --load --out bench
 
-$(ENVIRONMENT)/bin/python:
-	$(PYTHON) -m venv $(ENVIRONMENT)
+$(ENVIRONMENT)/bin/python $(INTEGRATION)/bin/python:
+	$(PYTHON) -m venv $(@:/bin/python=)
 
 $(ENVIRONMENT)/lab: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab]'
@@ -40,5 +47,9 @@ $(ENVIRONMENT)/test: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+$(INTEGRATION)/ready: $(INTEGRATION)/bin/python pyproject.toml constraints.txt constraints-integration.txt
+	$(INTEGRATION)/bin/python -m pip install --quiet --constraint constraints.txt --constraint constraints-integration.txt --editable '.[integration]'
+	@touch $@
+
 clean:
-	rm -rf $(ENVIRONMENT) .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(ENVIRONMENT) $(INTEGRATION) .coverage .pytest_cache .mypy_cache .ruff_cache

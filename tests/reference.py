@@ -297,6 +297,74 @@ def lion(
         yield w
 
 
+def adafactor(
+    w: Array,
+    gradients: Gradients,
+    *,
+    lr: float = 1e-2,
+    beta2_decay: float = -0.8,
+    eps: tuple[float | None, float] = (None, 1e-3),
+    d: float = 1.0,
+    weight_decay: float = 0.0,
+) -> Iterator[Array]:
+    """Shazeer & Stern 2018, algorithms 4 and 5, with torch's lower bound in place of their eps1.
+
+    The bound is float32's: it only acts on rows whose gradients are all 0.
+    """
+    eps1 = numpy.finfo(numpy.float32).eps if eps[0] is None else eps[0]
+    rows = columns = squares = 0 * w
+    t = 0
+    for g in gradients:
+        if g is not None:
+            t += 1
+            share = w.dtype.type(t) ** w.dtype.type(beta2_decay)
+            size = max(eps[1], numpy.sqrt(numpy.mean(w**2))) * min(lr, 1 / t**0.5)
+            w = w * (1 - lr * weight_decay)
+            if w.ndim < 2:
+                squares = (1 - share) * squares + share * g**2
+                v = squares
+            else:
+                rows = (1 - share) * rows + share * numpy.mean(g**2, -1, keepdims=True)
+                columns = (1 - share) * columns + share * numpy.mean(g**2, -2, keepdims=True)
+                mean = numpy.mean(rows[..., :1], -2, keepdims=True)
+                v = rows[..., :1] * columns[..., :1, :] / numpy.maximum(mean, eps1)
+            u = g / numpy.sqrt(numpy.maximum(v, eps1**2))
+            u = u / max(1.0, numpy.sqrt(numpy.mean(u**2)) / d)
+            w = w - size * u
+        yield w
+
+
+def muon(
+    w: Array,
+    gradients: Gradients,
+    *,
+    lr: float = 1e-3,
+    weight_decay: float = 0.1,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
+    ns_steps: int = 5,
+    adjust_lr_fn: str | None = None,
+) -> Iterator[Array]:
+    """Jordan et al. 2024 with an exponential average, the iteration in full precision."""
+    average = 0 * w
+    a, b, c = ns_coefficients
+    height, width = w.shape
+    scale = max(1.0, height / width) ** 0.5
+    if adjust_lr_fn == "match_rms_adamw":
+        scale = 0.2 * max(height, width) ** 0.5
+    for g in gradients:
+        if g is not None:
+            average = momentum * average + (1 - momentum) * g
+            x = (1 - momentum) * g + momentum * average if nesterov else average
+            x = x / max(numpy.sqrt(numpy.sum(x**2)), 1e-7)
+            for _ in range(int(ns_steps)):
+                s = x @ x.T
+                x = a * x + (b * s + c * s @ s) @ x
+            w = w - lr * weight_decay * w - lr * scale * x
+        yield w
+
+
 @dataclass(frozen=True)
 class Reference:
     """What a rule is held against.
@@ -312,6 +380,8 @@ class Reference:
         takes_complex: whether its weights may be complex.
         elementwise: whether an element's step depends on that element alone. Then the fused engine
             runs for every dense weight, no bit depends on the layout, and a step needs no memory.
+        by_rows: whether it works along rows. Then weights whose rows do not lie one after the other
+            in memory are updated by the eager engine.
         bound: how far two ways of making its steps may differ, in eps of the largest weight.
     """
 
@@ -322,6 +392,7 @@ class Reference:
     extra: Sequence[dict[str, Any]] = ()
     exact: Sequence[dict[str, Any]] = ()
     dimensions: int | None = None
+    by_rows: bool = False
     takes_complex: bool = True
     elementwise: bool = True
     bound: float = 8.0
@@ -449,5 +520,29 @@ REFERENCES = [
             {"lr": 0.01, "betas": (0.95, 0.98), "maximize": True},
             {"lr": f64(0.001), "betas": (0.0, 0.5), "weight_decay": 1.0},
         ],
+    ),
+    Reference(
+        gradstep.Adafactor,
+        gradstep.adafactor,
+        adafactor,
+        torch.optim.Adafactor,
+        extra=[{"lr": 0.1, "eps": (1e-4, 1e-2), "d": 2.0}, {"lr": f64(0.5), "weight_decay": 0.5}],
+        takes_complex=False,
+        elementwise=False,
+        by_rows=True,
+    ),
+    Reference(
+        gradstep.Muon,
+        gradstep.muon,
+        muon,
+        torch.optim.Muon,
+        extra=[
+            {"lr": 0.02, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0},
+            {"lr": 0.02, "adjust_lr_fn": "original", "momentum": 0.5},
+        ],
+        dimensions=2,
+        takes_complex=False,
+        elementwise=False,
+        bound=64.0,
     ),
 ]

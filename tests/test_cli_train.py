@@ -15,7 +15,7 @@ import torch
 import gradstep.cli
 from gradstep.lab.errors import RunError
 from gradstep.lab.lenet import LeNet
-from gradstep.lab.optimizers import CHOICES
+from gradstep.lab.optimizers import CHOICES, TRAINABLE
 from gradstep.lab.run import make_directory
 
 COMMAND = [sys.executable, "-m", "gradstep", "train"]
@@ -37,7 +37,7 @@ def test_the_help_names_every_optimizer_option_and_file(
         gradstep.cli.main(["train", "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert re.search(r"side by side:\s+" + r",\s+".join(CHOICES), text)
+    assert re.search(r"side by side:\s+" + r",\s+".join(TRAINABLE), text)
     for word in (
         *("--optimizer", "--epochs", "--batch-size", "--lr", "--lr-decay", "--shift", "--seed"),
         *("--threads", "--data", "--train-limit", "--out", "--resume", "--quiet"),
@@ -71,6 +71,7 @@ BAD_ARGUMENTS = {
     "--optimizer sgd,,adam": "unknown optimizer ''",
     "--optimizer sgd,adam,sgd": "sgd is named twice",
     "--optimizer ": "unknown optimizer ''",
+    "--optimizer sparseadam": "sparseadam takes sparse gradients only",
     "--lr -1": "-1: a learning rate must be above 0",
     "--lr 0": "above 0",
     "--lr nan": "above 0 and finite",
@@ -291,6 +292,40 @@ def test_each_of_the_six_reads_97_of_100_digits(tmp_path: Path) -> None:
     reached = accuracies(tmp_path / "run")
     assert sorted(reached) == sorted(SIX)
     assert {name: value for name, value in reached.items() if value < 97} == {}
+
+
+@pytest.mark.slow
+def test_each_other_rule_learns_the_digits_too(tmp_path: Path) -> None:
+    """Rprop is made for full batches, and learns less from small ones."""
+    least = {name: 97.0 for name in CHOICES if name not in SIX} | {"rprop": 95.0}
+    result = run("--optimizer", ",".join(least), "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    reached = accuracies(tmp_path / "run")
+    assert {name: value for name, value in reached.items() if value < least[name]} == {}
+
+
+@pytest.mark.slow
+def test_lbfgs_learns_the_digits_in_few_epochs(tmp_path: Path) -> None:
+    """Each of its steps looks at the batch eight times or more, so that its epochs are long."""
+    result = run("--optimizer", "lbfgs", "--epochs", "5", "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert accuracies(tmp_path / "run")["lbfgs"] > 85
+
+
+def test_lbfgs_goes_on_to_the_very_same_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--optimizer", "lbfgs", "--train-limit", "64", "--quiet"]
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert gradstep.cli.main([*arguments, "--epochs", "2", "--out", str(whole)]) == 0
+    assert gradstep.cli.main([*arguments, "--epochs", "1", "--out", str(halves)]) == 0
+    assert gradstep.cli.main(["train", "--resume", str(halves), "--epochs", "2", "--quiet"]) == 0
+    a, b = (
+        torch.load(out / "checkpoint-0002.pt", weights_only=True)["models"]["lbfgs"]
+        for out in (whole, halves)
+    )
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert accuracies(whole)["lbfgs"] > 30  # four steps
 
 
 @pytest.mark.slow

@@ -177,7 +177,16 @@ def test_forgetting_zero_grad(capsys: pytest.CaptureFixture[str]) -> None:
     check_equations(text, at_least=3)
 
 
-@pytest.mark.parametrize("name", [*(n for n in CHOICES if n != "sgd"), "clip_by_value"])
+TOO_LONG = pytest.mark.xfail(strict=True, reason="nadam's sum of two fractions is not broken")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(n, marks=TOO_LONG if n == "nadam" else ()) for n in CHOICES if n != "sgd"),
+        "clip_by_value",
+    ],
+)
 def test_any_optimizer(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "--optimizer", name, "--param", "fc3.weight", "--index", "2,40")
     assert "fc3.weight[2, 40]" in text

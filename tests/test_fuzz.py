@@ -104,6 +104,20 @@ def noise(shape: Any, dtype: torch.dtype, seed: int, scale: float = 1.0) -> Tens
     return made.to(dtype)
 
 
+def without_cancelling(g: Tensor, w: Tensor, decay: float) -> Tensor:
+    """A gradient with 0 where it all but cancels its weight's decay.
+
+    What is left there is rounding alone, and a rule that divides a first gradient by its own size
+    makes a whole step of it.
+    """
+    if g.is_complex():
+        real = without_cancelling(torch.view_as_real(g), torch.view_as_real(w), decay)
+        return torch.view_as_complex(real)
+    size, other = g.abs(), w.abs() * decay
+    near = (size - other).abs() < 1e-2 * torch.maximum(size, other)
+    return torch.where(near, torch.zeros_like(g), g)
+
+
 def relaid(tensor: Tensor, way: int) -> Tensor:
     """The same values in another order in memory: four dense ones, one with gaps."""
     if way == 4:
@@ -350,6 +364,7 @@ class Training(RuleBasedStateMachine):
         for i, (p, q) in enumerate(zip(self.params, self.twins, strict=True)):
             if present >> i & 1:
                 g = noise(p.shape, p.dtype, 1000 * self.seed + i, scale)
+                g = without_cancelling(g, p.detach(), self.group_of(p).get("weight_decay", 0.0))
                 p.grad = relaid(g, way).detach()
                 q.grad = g.detach().clone()
             else:
@@ -368,12 +383,15 @@ class Training(RuleBasedStateMachine):
 
     def unused(self, p: nn.Parameter) -> set[str]:
         """States that are left over from another option, and that nobody looks at."""
-        group = next(g for g in self.optimizer.param_groups if any(p is q for q in g["params"]))
+        group = self.group_of(p)
         return {
             n
             for n, s in self.optimizer.rule.states.items()
             if s.when is not None and not self.optimizer.hyperparameter(group, s.when)
         }
+
+    def group_of(self, p: nn.Parameter) -> dict[str, Any]:
+        return next(g for g in self.optimizer.param_groups if any(p is q for q in g["params"]))
 
     def numbers(self) -> set[str]:
         """States that are one number a parameter."""

@@ -2,10 +2,20 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import gradstep
+import gradstep.torch_optim
 from gradstep.lab.errors import UnknownOptimizer
-from gradstep.lab.optimizers import CHOICES, DEFAULT, check_name, make_optimizer
+from gradstep.lab.optimizers import (
+    CHOICES,
+    DEFAULT,
+    TRAINABLE,
+    check_name,
+    make_optimizer,
+    needs_closure,
+)
+from gradstep.lab.training import Learner, initial_model, learn
 
 SIX = {
     "sgd": gradstep.SGD,
@@ -51,3 +61,45 @@ def test_an_unknown_name_is_answered_with_those_that_come_near(name: str, near: 
 def test_a_name_that_is_like_no_other_is_answered_with_all() -> None:
     with pytest.raises(UnknownOptimizer, match="there are sgd, momentum"):
         check_name("qqqq")
+
+
+def test_every_class_can_be_trained_with_but_the_one_for_sparse_gradients() -> None:
+    weight = torch.zeros(3, requires_grad=True)
+    made = {type(make_optimizer(name, [weight])).__name__ for name in TRAINABLE}
+    assert made == set(gradstep.torch_optim.__all__) - {"SparseAdam"}
+
+
+@pytest.mark.parametrize("name", ["sparseadam", "sparse_adam"])
+def test_why_lenet_cannot_be_trained_with_sparse_adam(name: str) -> None:
+    with pytest.raises(UnknownOptimizer, match=r"sparse gradients only.*LeNet has none.*Take adam"):
+        check_name(name)
+
+
+def test_only_lbfgs_needs_a_closure_and_is_given_one() -> None:
+    """Two batches by the lab, and by hand with torch's own class: the same bits."""
+    names = [name for name in TRAINABLE if needs_closure(make_optimizer(name, [torch.ones(1)]))]
+    assert names == ["lbfgs"]
+    ours, model = initial_model(0), initial_model(0)
+    learner = Learner("lbfgs", 1.0, ours, make_optimizer("lbfgs", ours.parameters()))
+    group = {k: v for k, v in learner.optimizer.param_groups[0].items() if k != "params"}
+    theirs = torch.optim.LBFGS(model.parameters(), **group)
+    generator = torch.Generator().manual_seed(0)
+    calls = []
+    for _ in range(2):
+        images = torch.randn(8, 1, 32, 32, generator=generator)
+        labels = torch.randint(10, (8,), generator=generator)
+
+        def closure(images: torch.Tensor = images, labels: torch.Tensor = labels) -> torch.Tensor:
+            theirs.zero_grad()
+            loss = cross_entropy(model(images), labels)
+            loss.backward()
+            calls.append(loss.item())
+            return loss
+
+        learn(learner, images, labels)
+        theirs.step(closure)
+    assert len(calls) > 4
+    assert calls[-1] < calls[0]
+    for a, b in zip(ours.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert learner.tally.steps == 2

@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 
+from gradstep.lab.optimizers import TRAINABLE
 from gradstep.lab.plots import draw_curves, draw_filters, draw_mistakes, png
 
 
@@ -29,6 +30,12 @@ def pixels(figure: Any) -> numpy.ndarray:
 
     image: numpy.ndarray = imread(io.BytesIO(png(figure)), format="png")
     return image
+
+
+def test_no_two_optimizers_look_alike() -> None:
+    figure = draw_curves(records(**{name: [0.5, 0.9] for name in TRAINABLE}))
+    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    assert len(looks) == len(TRAINABLE)
 
 
 def test_curves_have_a_line_for_each_optimizer_in_both_halves() -> None:

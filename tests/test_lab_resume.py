@@ -5,7 +5,6 @@ done, so that one costs a second and not four; some are started from scratch.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -26,22 +25,11 @@ import torch
 import gradstep.cli
 from gradstep.lab.checkpoint import find_checkpoints
 from gradstep.lab.training import TIMES
+from ranks import FORKS
 
 #: Two optimizers, sixteen batches of eight images; an epoch takes about 50 ms.
 SMALL = ["--optimizer", "adam,momentum", "--train-limit", "128", "--batch-size", "8", "--quiet"]
 EPOCHS = 12
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "torch._dynamo",  # torch.optim imports it when the first optimizer is made
-        "gradstep.lab.session",
-        "matplotlib.figure",
-        "matplotlib.backends.backend_agg",
-        "sklearn.datasets",
-        "sklearn.model_selection",
-    ]
-)
 
 
 def train_from_scratch(*arguments: str | Path) -> list[str]:

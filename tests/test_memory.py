@@ -248,6 +248,30 @@ print(time.perf_counter() - start)
 """
 
 
+def available() -> int:
+    """Bytes that a process may still take, or 0 where Linux does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(available() < 10 << 30, reason="needs 10 GB of memory")
+def test_more_elements_than_32_bits_count() -> None:
+    count = (1 << 31) + 70
+    weight = torch.zeros(count, dtype=torch.float16)
+    weight.grad = torch.zeros_like(weight)  # its memory is no one's until it is written
+    places = [0, (1 << 30) + 3, (1 << 31) - 1, 1 << 31, count - 1]
+    weight.grad[places] = 1
+    optimizer = gradstep.SGD([weight], lr=0.5)
+    optimizer.step()
+    assert set(optimizer.engines_used().values()) == {"fused"}
+    assert weight[places].tolist() == [-0.5] * len(places)
+    assert not weight[1 << 30 : (1 << 30) + 3].any() and not weight[(1 << 31) + 1 : -1].any()
+
+
 def test_importing_gradstep_takes_little_more_than_importing_torch() -> None:
     seconds = []
     while len(seconds) < 5 and not (seconds and min(seconds) <= 0.1):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import functools
 import pickle
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler, swa_utils
-from torch.optim import optimizer as torch_optimizer
+from torch.optim import swa_utils
 
 import gradstep
 
@@ -139,12 +136,6 @@ def test_groups_have_options_of_their_own(name: str, options: dict[str, Any]) ->
     assert_close(ours, theirs)
 
 
-def test_defaults_are_those_of_torch() -> None:
-    for name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad"):
-        ours, theirs = make(name, weights()), getattr(torch.optim, name)(weights())
-        assert ours.defaults == theirs.defaults, name
-
-
 def test_it_is_an_optimizer_of_torch_and_prints_like_one() -> None:
     ours, theirs = gradstep.Adam(weights()), torch.optim.Adam(weights())
     assert isinstance(ours, torch.optim.Optimizer)
@@ -224,29 +215,6 @@ def test_step_hooks_of_the_optimizer() -> None:
         handle.remove()
     optimizer.step()
     assert calls == ["pre", "post"]
-
-
-def test_global_step_hooks() -> None:
-    calls: list[tuple[str, str]] = []
-    handles = [
-        torch_optimizer.register_optimizer_step_pre_hook(
-            lambda o, *_: calls.append(("pre", type(o).__module__.split(".")[0]))
-        ),
-        torch_optimizer.register_optimizer_step_post_hook(
-            lambda o, *_: calls.append(("post", type(o).__module__.split(".")[0]))
-        ),
-    ]
-    try:
-        for maker in (make, make_torch):
-            params = weights()
-            feed(params, 0)
-            maker("Adam", params).step()
-    finally:
-        for handle in handles:
-            handle.remove()
-    assert calls == [
-        ("pre", "gradstep"), ("post", "gradstep"), ("pre", "torch"), ("post", "torch"),
-    ]  # fmt: skip
 
 
 def test_hooks_see_and_change_what_torch_lets_them() -> None:
@@ -562,142 +530,7 @@ def test_a_tensor_that_takes_the_place_of_an_equal_number() -> None:
     assert_same_bits([p], [q])
 
 
-# Schedulers.
-
-
-def scheduler_table() -> dict[str, Callable[[Any], Any]]:
-    s = lr_scheduler
-    return {
-        "LambdaLR": lambda o: s.LambdaLR(o, lambda e: 0.9**e),
-        "MultiplicativeLR": lambda o: s.MultiplicativeLR(o, lambda e: 0.95),
-        "StepLR": lambda o: s.StepLR(o, 3, 0.5),
-        "MultiStepLR": lambda o: s.MultiStepLR(o, [2, 5], 0.5),
-        "ConstantLR": lambda o: s.ConstantLR(o, 0.5, 4),
-        "LinearLR": lambda o: s.LinearLR(o, 0.1, 1.0, 6),
-        "ExponentialLR": lambda o: s.ExponentialLR(o, 0.9),
-        "PolynomialLR": lambda o: s.PolynomialLR(o, 8, 2.0),
-        "CosineAnnealingLR": lambda o: s.CosineAnnealingLR(o, 10),
-        "CosineAnnealingWarmRestarts": lambda o: s.CosineAnnealingWarmRestarts(o, 4),
-        "SequentialLR": lambda o: s.SequentialLR(
-            o, [s.LinearLR(o, 0.1, 1.0, 4), s.CosineAnnealingLR(o, 8)], [4]
-        ),
-        "ChainedScheduler": lambda o: s.ChainedScheduler(
-            [s.ConstantLR(o, 0.5, 4), s.ExponentialLR(o, 0.9)], optimizer=o
-        ),
-        "ReduceLROnPlateau": lambda o: s.ReduceLROnPlateau(o, patience=1, factor=0.5),
-        "CyclicLR": lambda o: s.CyclicLR(o, 0.01, 0.1, 3, cycle_momentum=True),
-        "OneCycleLR": lambda o: s.OneCycleLR(o, 0.1, 12, cycle_momentum=True),
-        "SWALR": lambda o: swa_utils.SWALR(o, swa_lr=0.02, anneal_epochs=4),
-        "LRScheduler": None,  # type: ignore[dict-item]  # the base class
-    }
-
-
-def test_the_table_has_every_scheduler_of_torch() -> None:
-    assert set(lr_scheduler.__all__) <= set(scheduler_table())
-
-
-@pytest.mark.parametrize("tensor_lr", [False, True], ids=["float", "tensor"])
-@pytest.mark.parametrize("name", ["SGD", "Adam"])
-@pytest.mark.parametrize("scheduler", [s for s, make in scheduler_table().items() if make])
-def test_every_scheduler(scheduler: str, name: str, tensor_lr: bool) -> None:
-    options: dict[str, Any] = {"momentum": 0.8} if name == "SGD" else {}
-    ours, theirs = weights(), weights()
-    runs = []
-    for params, maker in ((ours, make), (theirs, make_torch)):
-        groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.02}]
-        if tensor_lr:
-            groups[1]["lr"] = torch.tensor(0.02)
-        lr = torch.tensor(0.05) if tensor_lr else 0.05
-        optimizer = maker(name, groups, lr=lr, **options)
-        runs.append((params, optimizer, scheduler_table()[scheduler](optimizer)))
-    with warnings.catch_warnings():
-        # "lr_scheduler.step() before optimizer.step()" above all.
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message="The epoch parameter")
-        if scheduler in ("SequentialLR", "ChainedScheduler"):
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-        for number in range(12):
-            for params, optimizer, schedule in runs:
-                feed(params, number)
-                optimizer.step()
-                if scheduler == "ReduceLROnPlateau":
-                    schedule.step(1.0)
-                else:
-                    schedule.step()
-            for left, right in zip(runs[0][1].param_groups, runs[1][1].param_groups, strict=True):
-                for key in ("lr", "momentum", "betas"):
-                    assert left.get(key) == right.get(key), (number, key)
-    assert_close(ours, theirs)
-
-
-def test_a_cycle_moves_momentum_and_betas() -> None:
-    for name, key in (("SGD", "momentum"), ("Adam", "betas")):
-        params = weights()
-        options: dict[str, Any] = {"momentum": 0.9} if name == "SGD" else {}
-        optimizer = make(name, params, **options)
-        schedule = lr_scheduler.OneCycleLR(optimizer, 0.1, 10)
-        seen = set()
-        for number in range(9):
-            feed(params, number)
-            optimizer.step()
-            schedule.step()
-            seen.add(optimizer.param_groups[0][key])
-        assert len(seen) > 4
-
-
-def test_a_scheduler_and_its_optimizer_copied_together() -> None:
-    model = network()
-    optimizer = gradstep.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    schedule = lr_scheduler.CosineAnnealingLR(optimizer, 20)
-
-    def go(model: nn.Module, optimizer: Any, schedule: Any, numbers: range) -> None:
-        for number in numbers:
-            train(model, optimizer, range(number, number + 1))
-            schedule.step()
-
-    go(model, optimizer, schedule, range(4))
-    copied = copy.deepcopy((model, optimizer, schedule))
-    assert copied[2].optimizer is copied[1]
-    go(model, optimizer, schedule, range(4, 8))
-    go(*copied, range(4, 8))
-    assert_same_bits(model.parameters(), copied[0].parameters())
-
-
 # Mixed precision, clipping, averaging.
-
-
-@torch_classes
-def test_grad_scaler_skips_the_step_that_has_infinities(name: str, options: dict[str, Any]) -> None:
-    ours, theirs = weights(), weights()
-    runs = [(ours, make(name, ours, **options)), (theirs, make_torch(name, theirs, **options))]
-    scales = []
-    for params, optimizer in runs:
-        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=2)
-        seen = []
-        for number in range(7):
-            optimizer.zero_grad()
-            random = torch.Generator().manual_seed(number)
-            loss = sum((p * torch.randn(p.shape, generator=random)).sum() for p in params)
-            scaler.scale(loss).backward()
-            if number == 3:
-                params[0].grad[0, 0] = torch.inf
-                before = copies(params)
-                states = {p: dict(optimizer.state[p]) for p in params}
-                held = {p: copies(s.values()) for p, s in states.items()}
-            if number == 5:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(params, 1.0)
-            scaler.step(optimizer)
-            scaler.update()
-            if number == 3:
-                assert_same_bits(params, before)
-                for p in params:
-                    assert_same_bits(optimizer.state[p].values(), held[p])
-            seen.append(scaler.get_scale())
-        scales.append(seen)
-    assert scales[0] == scales[1]
-    assert scales[0][3] < scales[0][2]
-    assert_close(ours, theirs)
 
 
 def test_clip_grad_norm() -> None:
@@ -739,26 +572,6 @@ def test_averaged_models_and_swa() -> None:
 # Hooks on gradients.
 
 
-@classes
-def test_a_step_within_the_backward_pass(name: str, options: dict[str, Any]) -> None:
-    model, hooked = network(), network()
-    optimizer = make(name, model.parameters(), **options)
-    own = {p: make(name, [p], **options) for p in hooked.parameters()}
-
-    def step(p: Tensor) -> None:
-        own[p].step()
-        own[p].zero_grad()
-
-    for p in hooked.parameters():
-        p.register_post_accumulate_grad_hook(step)
-    train(model, optimizer, range(5))
-    for number in range(5):
-        images, targets = batch(number)
-        nn.functional.cross_entropy(hooked(images), targets).backward()
-        assert all(p.grad is None for p in hooked.parameters())
-    assert_same_bits(model.parameters(), hooked.parameters())
-
-
 def test_gradient_accumulation() -> None:
     finals = []
     for maker in (make, make_torch):
@@ -772,134 +585,6 @@ def test_gradient_accumulation() -> None:
                 optimizer.zero_grad(set_to_none=number == 5)
         finals.append(list(model.parameters()))
     assert_same_bits(*finals)
-
-
-# Differentiable steps: checked as torch's own test_optim checks them.
-
-
-def differentiable_step(
-    maker: Callable[..., Any],
-    options: dict[str, Any],
-    names: tuple[str, ...],
-    count: float | None,
-    weight: Tensor,
-    gradient: Tensor,
-    *states: Tensor,
-) -> tuple[Tensor, ...]:
-    weight = weight.clone()
-    weight.grad = gradient
-    optimizer = maker([weight], differentiable=True, **options)
-    entry: dict[str, Any] = {n: s.clone() for n, s in zip(names, states, strict=True)}
-    if count is not None:
-        entry["step"] = torch.tensor(count, dtype=torch.float64)
-    optimizer.state[weight].update(entry)
-    optimizer.step()
-    held = optimizer.state[weight]
-    return (weight, *(held[n] for n in names))
-
-
-DIFFERENTIABLE: list[tuple[str, dict[str, Any], tuple[str, ...], float | None]] = [
-    ("SGD", {"lr": 0.9}, (), None),
-    ("SGD", {"lr": 0.9, "maximize": True, "weight_decay": 0.1}, (), None),
-    ("SGD", {"lr": 0.9, "momentum": 0.7, "dampening": 0.2}, ("momentum_buffer",), None),
-    ("SGD", {"lr": 0.9, "momentum": 0.7, "nesterov": True}, ("momentum_buffer",), None),
-    ("Adam", {"lr": 0.9, "weight_decay": 0.1}, ("exp_avg", "exp_avg_sq"), 10.0),
-    ("Adam", {"lr": 0.9, "amsgrad": True}, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), 10.0),
-    ("AdamW", {"lr": 0.9}, ("exp_avg", "exp_avg_sq"), 10.0),
-    ("RMSprop", {"lr": 0.9, "momentum": 0.9, "weight_decay": 0.1},
-     ("square_avg", "momentum_buffer"), 5.0),
-    ("RMSprop", {"lr": 0.9, "centered": True, "maximize": True}, ("square_avg", "grad_avg"), 5.0),
-    ("Adagrad", {"lr": 0.9, "lr_decay": 0.1, "weight_decay": 0.1}, ("sum",), 10.0),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "options", "names", "count"), DIFFERENTIABLE)
-def test_a_differentiable_step_has_the_right_derivatives(
-    name: str, options: dict[str, Any], names: tuple[str, ...], count: float | None
-) -> None:
-    def tensors() -> list[Tensor]:
-        random = torch.Generator().manual_seed(5)
-        made = [
-            torch.rand(10, dtype=torch.float64, generator=random) for _ in range(2 + len(names))
-        ]
-        if "grad_avg" in names:
-            made[2] += 1.0  # the average square is above the squared average
-            made[3] *= 0.5
-        return [t.requires_grad_() for t in made]
-
-    ours = functools.partial(differentiable_step, getattr(gradstep, name), options, names, count)
-    theirs = functools.partial(
-        differentiable_step, functools.partial(make_torch, name), options, names, count
-    )
-    assert torch.autograd.gradcheck(ours, tensors())
-    left_inputs, right_inputs = tensors(), tensors()
-    left, right = ours(*left_inputs), theirs(*right_inputs)
-    torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
-    for outputs in (left, right):
-        sum((o * o).sum() for o in outputs).backward()
-    for a, b in zip(left_inputs, right_inputs, strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-9)
-
-
-def several_steps(maker: Any, options: Any, lr: Tensor, weight: Tensor, *given: Tensor) -> Tensor:
-    weight = weight.clone()
-    optimizer = maker([weight], lr=lr, differentiable=True, **options)
-    for g in given:
-        weight.grad = g * weight.clone().cos()  # the copy is what autograd keeps
-        optimizer.step()
-    return weight
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("SGD", {}),
-        ("SGD", {"momentum": 0.5}),
-        ("Adam", {}),
-        ("AdamW", {"amsgrad": True}),
-        ("RMSprop", {"momentum": 0.5}),
-    ],
-)
-def test_the_derivative_by_the_learning_rate_through_several_steps(
-    name: str, options: dict[str, Any]
-) -> None:
-    random = torch.Generator().manual_seed(5)
-    inputs = [torch.tensor(0.3, dtype=torch.float64, requires_grad=True)]
-    inputs += [
-        torch.randn(4, dtype=torch.float64, generator=random).requires_grad_() for _ in range(4)
-    ]
-    ours = functools.partial(several_steps, getattr(gradstep, name), options)
-    assert torch.autograd.gradcheck(ours, inputs)
-    if (name, options) != ("SGD", {}):
-        return  # torch writes over what its own backward pass would need
-    theirs = several_steps(functools.partial(make_torch, name), options, *inputs)
-    result = ours(*inputs)
-    torch.testing.assert_close(result, theirs, rtol=1e-12, atol=1e-12)
-    derivatives = [torch.autograd.grad(r.sum(), inputs[0])[0] for r in (result, theirs)]
-    torch.testing.assert_close(*derivatives, rtol=1e-9, atol=1e-9)
-    assert derivatives[0].abs() > 0.1
-
-
-def test_differentiable_can_be_switched_on_in_training() -> None:
-    w = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    moved = w.clone()
-    optimizer = gradstep.SGD([moved], lr=0.1, differentiable=True)
-    moved.grad = torch.full((3,), 2.0, dtype=torch.float64)
-    optimizer.step()
-    assert moved.requires_grad and torch.allclose(moved, w - 0.2)
-    parameter = nn.Parameter(torch.ones(3))
-    optimizer = gradstep.Adam([parameter], lr=0.1)
-    for _ in range(2):
-        parameter.grad = torch.ones(3)
-        optimizer.step()
-        assert optimizer.engines_used().popitem()[1] == "fused"
-    optimizer.param_groups[0]["differentiable"] = True
-    before = parameter.detach().clone()
-    parameter.grad = torch.ones(3)
-    with torch.no_grad():
-        optimizer.step()
-    assert optimizer.engines_used().popitem()[1] == "eager"
-    assert not torch.equal(before, parameter.detach())
 
 
 # Maximize, sparse gradients, missing gradients.
@@ -1019,25 +704,6 @@ def test_weights_without_a_gradient_at_times(name: str, options: dict[str, Any])
         assert_close(ours, theirs)
     for p, q in zip(ours, theirs, strict=True):
         assert left.state[p].get("step") == right.state[q].get("step")
-
-
-def test_parameters_frozen_and_thawed() -> None:
-    models = [network(), network()]
-    optimizers = [
-        gradstep.Adam(models[0].parameters(), lr=0.01),
-        make_torch("Adam", models[1].parameters(), lr=0.01),
-    ]
-    for number in range(9):
-        for model, optimizer in zip(models, optimizers, strict=True):
-            if number in (3, 6):
-                model[0].requires_grad_(number == 6)
-            frozen = copies(model[0].parameters())
-            train(model, optimizer, range(number, number + 1))
-            if 3 <= number < 6:
-                assert_same_bits(model[0].parameters(), frozen)
-    assert_close(models[0].parameters(), models[1].parameters(), units=32)
-    steps = [s["step"].item() for s in optimizers[0].state.values()]
-    assert steps == [6, 6, 9, 9]
 
 
 # Dtypes and unusual models.
@@ -1195,18 +861,6 @@ def test_a_compiled_model() -> None:
     train(wrapped, other, range(6))
     assert set(other.engines_used().values()) == {"fused"}
     assert_close(plain.parameters(), compiled.parameters(), units=64)
-
-
-def test_a_compiled_step() -> None:
-    plain, compiled = weights()[:2], weights()[:2]
-    left, right = gradstep.Adam(plain, lr=0.01), gradstep.Adam(compiled, lr=0.01)
-    step = torch.compile(right.step, backend="eager")
-    for number in range(3):
-        feed(plain, number)
-        feed(compiled, number)
-        left.step()
-        step()
-    assert_close(plain, compiled)
 
 
 class Numbers(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -13,11 +14,16 @@ from gradstep.engine.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
 
 
-class Holder(Protocol):
+class Defaults(Protocol):
+    """What tells classes apart: any optimizer of torch is one."""
+
+    defaults: dict[str, Any]
+
+
+class Holder(Defaults, Protocol):
     """What the checks need of the optimizer that loads: ``gradstep.Optimizer`` is one."""
 
     rule: Rule
-    defaults: dict[str, Any]
     group_keys: tuple[str, ...]
 
     def check_group(self, group: Mapping[str, Any]) -> None:
@@ -35,6 +41,58 @@ _BOOKKEEPING = {
     "params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable",
     "maximize", "lr",
 }  # fmt: skip
+
+
+#: Options that classes of torch.optim have had only since some version, the newest first.
+_LATER = ("decoupled_weight_decay", "amsgrad")
+#: The classes whose checkpoints are told apart by the options in their groups.
+_CLASSES: list[Callable[[list[Tensor]], torch.optim.Optimizer]] = []
+
+
+def tell_apart(classes: Iterable[Callable[[list[Tensor]], torch.optim.Optimizer]]) -> None:
+    """Let messages about checkpoints name these classes."""
+    _CLASSES.extend(classes)
+    _formats.cache_clear()
+
+
+@functools.cache
+def _formats() -> dict[str, frozenset[str]]:
+    """Class -> the options that only its rule has."""
+    made = {c: c([torch.zeros(1, 1, device="cpu")]) for c in _CLASSES}
+    return {c.__name__: frozenset(o.defaults) - _BOOKKEEPING for c, o in made.items()}
+
+
+def _likely(options: Collection[str]) -> tuple[list[str], int]:
+    """The classes that have the most of these options, and how many those are."""
+    sizes = {name: len(own) for name, own in _formats().items() if own <= set(options)}
+    most = max(sizes.values(), default=-1)
+    return [name for name, size in sizes.items() if size == most], most
+
+
+def check_class(optimizer: Defaults, group: Mapping[str, Any], number: int) -> None:
+    """Raise if a checkpoint's group fits another class better than the optimizer's own.
+
+    Options that a user added, and those that an older version lacked, are no reason.
+
+    Raises:
+        ValueError: names both classes.
+    """
+    found, own = set(group) - _BOOKKEEPING, set(optimizer.defaults) - _BOOKKEEPING
+    if found == own:
+        return
+    wanted = ", ".join(k for k in optimizer.defaults if k in own) or "no options"
+    fit = -1
+    for later in ("", *_LATER):
+        own.discard(later)
+        if own <= found:
+            fit = max(fit, len(own))
+    names, most = _likely(group)
+    if fit < most:
+        raise ValueError(
+            f"the checkpoint is of another rule: its group {number} is of {' or '.join(names)}, "
+            f"and {type(optimizer).__name__} expects {wanted}. Load it into the optimizer that it "
+            "was saved from."
+        )
 
 
 def check_outline(state_dict: Any) -> None:
@@ -57,9 +115,6 @@ def check_outline(state_dict: Any) -> None:
     state, groups = state_dict["state"], state_dict["param_groups"]
     if not isinstance(state, Mapping):
         raise wrong(f"has a {type(state).__name__} as its 'state'")
-    for key, entry in state.items():
-        if not isinstance(entry, Mapping):
-            raise wrong(f"has a {type(entry).__name__} as the state of parameter {key}")
     if not isinstance(groups, list | tuple):
         raise wrong(f"has a {type(groups).__name__} as its 'param_groups'")
     for number, group in enumerate(groups):
@@ -68,6 +123,12 @@ def check_outline(state_dict: Any) -> None:
         for key in ("params", "lr"):
             if key not in group:
                 raise wrong(f"has no {key!r} in its group {number}")
+        if not isinstance(group["params"], list | tuple):
+            raise wrong(f"has a {type(group['params']).__name__} as 'params' of its group {number}")
+        for key in group["params"]:  # an entry of nobody's, say of a hook, may be anything
+            entry = state.get(key, {})
+            if not isinstance(entry, Mapping):
+                raise wrong(f"has a {type(entry).__name__} as the state of parameter {key}")
 
 
 def checked_state(
@@ -90,6 +151,7 @@ def checked_state(
     state: defaultdict[Any, Any] = defaultdict(dict, loaded["state"])
     own_numbers = {} if given is None else _numbers_as_given(optimizer.rule, loaded, given)
     for number, group in enumerate(loaded["param_groups"]):
+        check_class(optimizer, group, number)
         foreign = [k for k in group if k not in optimizer.defaults and k not in _BOOKKEEPING]
         missing = [k for k in optimizer.group_keys if k not in group and k not in _BOOKKEEPING]
         if missing and foreign:
@@ -98,6 +160,7 @@ def checked_state(
                 f"and {kind} expects {', '.join(missing)}. Load it into the optimizer that it was "
                 "saved from."
             )
+        options = set(group)
         for key, default in optimizer.defaults.items():
             group.setdefault(key, default)
         optimizer.check_group(group)
@@ -109,7 +172,7 @@ def checked_state(
                 state.pop(p, None)
                 continue
             wanted = [n for n, s in rule.states.items() if s.exists(values, is_matrix(p))]
-            state[p] = _checked_entry(optimizer, p, entry, wanted)
+            state[p] = _checked_entry(optimizer, p, entry, wanted, options)
     return state
 
 
@@ -133,7 +196,7 @@ def _numbers_as_given(
 
 
 def _checked_entry(
-    optimizer: Holder, p: Tensor, entry: dict[str, Any], wanted: list[str]
+    optimizer: Holder, p: Tensor, entry: dict[str, Any], wanted: list[str], options: set[str]
 ) -> dict[str, Any]:
     kind, name = type(optimizer).__name__, optimizer.name_of(p)
     states, counts = optimizer.rule.states, "step" in optimizer.rule.inputs
@@ -141,10 +204,12 @@ def _checked_entry(
     # A state that hangs on an option may be left over, or still to come, if the option changed.
     needed = {n for n in wanted if states[n].when is None}
     if not needed <= found <= set(states) or (counts and "step" not in entry):
+        likely, _ = _likely(options)
+        of = "another rule" if kind in likely or not likely else " or ".join(likely)
         expected = ", ".join(["step"] * counts + wanted) or "no states"
         raise ValueError(
             f"the checkpoint does not fit {kind}: for {name} it holds {', '.join(entry)}; expected "
-            f"{expected}. Is it of another rule, or cut short?"
+            f"{expected}. Is it of {of}, or cut short?"
         )
     checked: dict[str, Any] = {}
     for key, value in entry.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -137,7 +138,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"Invalid engine: {engine!r}; choose one of {', '.join(ENGINES)}")
         self.rule = rule
         self.engine = engine
-        self._prepare_reading()
+        self._prepare_reading(defaults)
         self.check_group(defaults)
         super().__init__(params, defaults)
         for run in map(self._run, range(len(self.param_groups))):
@@ -145,10 +146,10 @@ class Optimizer(torch.optim.Optimizer):
 
     _given: Mapping[str, Any] | None = None
 
-    def _prepare_reading(self) -> None:
+    def _prepare_reading(self, defaults: Mapping[str, Any]) -> None:
         rule = self.rule
         keys = ["lr", *(self._places.get(n, (n,))[0] for n in rule.hyperparameters)]
-        keys += ["maximize", "differentiable"]
+        keys += [flag for flag in ("maximize", "differentiable") if flag in defaults]
         self.group_keys = tuple(dict.fromkeys(keys))
         self._read_group = itemgetter(*self.group_keys)
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
@@ -362,7 +363,7 @@ class Optimizer(torch.optim.Optimizer):
         raw = self._read_group(group)
         numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
         flags = [numbers[n] for n in self._flag_names]
-        flags += [group["maximize"], group["differentiable"]]
+        flags += [group["maximize"], group.get("differentiable", False)]
         floats = {
             n: _number(v)
             for n, v in (("lr", group["lr"]), *numbers.items())
@@ -440,7 +441,15 @@ class Optimizer(torch.optim.Optimizer):
         }
 
     def _namer(self, p: Tensor) -> Callable[[], str]:
-        return lambda: self.name_of(p)
+        # Plans keep this. With the optimizer itself in it, that and its states would be freed only
+        # when Python next looks for cycles.
+        own = weakref.ref(self)
+
+        def name() -> str:
+            optimizer = own()
+            return describe(p) if optimizer is None else optimizer.name_of(p)
+
+        return name
 
     def name_of(self, p: Tensor) -> str:
         """The parameter's name in the model if the optimizer was given names, else its place."""
@@ -462,8 +471,11 @@ class Optimizer(torch.optim.Optimizer):
         loading = "defaults" not in state
         if loading:
             state = {**state, "state": checked_state(self, state, self._given)}
+        kept = set(self.defaults if loading else state["defaults"])
         super().__setstate__(state)
-        self._prepare_reading()
+        for added in set(self.defaults) - kept:  # torch adds a flag that SparseAdam has not
+            del self.defaults[added]
+        self._prepare_reading(self.defaults)
         if loading:
             for group in self.param_groups:
                 for p in group["params"]:

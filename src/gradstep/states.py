@@ -62,11 +62,15 @@ def begin_states(
     on_device = group.get("capturable") or group.get("fused")
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
     for name in number_states(rule, numbers):
-        if entry.get(name) is None:
+        number = entry.get(name)
+        if number is None:
             value = 0.0 if name == "step" else rule.states[name].value
+            number = float(numbers[value] if isinstance(value, str) else value)
+        plain = isinstance(number, int) and rule.sparse == "only"  # torch's SparseAdam counts so
+        if entry.get(name) is None or plain:
             with torch.inference_mode(False):  # or later steps may not write it
                 entry[name] = torch.tensor(
-                    float(numbers[value] if isinstance(value, str) else value),
+                    float(number),
                     dtype=torch.float64 if double else torch.float32,
                     device=p.device if on_device else "cpu",
                 )

@@ -1,9 +1,10 @@
-"""``gradstep bench``: time a step, ours and torch.optim's, side by side."""
+"""``gradstep bench``: time a step, ours, torch.optim's and other libraries', side by side."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,24 @@ _DESCRIPTION = """\
 Time one step of each rule: gradstep, and every mode of torch.optim, interleaved in one run.
 
 Three sizes of network: lenet (10 tensors, 61,706 weights), transformer (148 tensors, 5.4 M), and
-large (76 tensors, 58 M; needs about 4 GB). Columns: our median time, our pass over memory alone
-("kernel"), the time of torch's best mode and which that is, their ratio, and for the large net the
-bytes a second as a share of what an in-place multiplication reached in the same run.
+large (76 tensors, 58 M; needs about 4 GB, and 1 GB more for each mode of a peer). Columns: our
+median time, our pass over memory alone ("kernel"), the time of torch's best mode and which that is,
+their ratio, the ratio that we aim at, for the large net the bytes a second as a share of what an
+in-place multiplication reached in the same run, and the temporary memory of a step as torch's
+allocator counts it, ours and of torch's best mode, taken in a step that is not timed.
+
+A peer is another library that is installed: optax (under jit, with donated buffers),
+pytorch_optimizer, timm, optimi. It is timed in the same rounds, for the rules that it shares; its
+columns are the time of its best mode, and how many times longer that is than ours. Before, ten
+steps on the same gradients show whether its rule is ours; what differs is named and not timed.
+"""
+
+_EXAMPLES = """\
+examples:
+  gradstep bench                                    a rule of each kind, on two sizes
+  gradstep bench --rules all --sizes all            every rule and flag: some minutes
+  gradstep bench --rules nadam,radam,rprop          these
+  gradstep bench --rules all --peers optax,timm     beside libraries that you have installed
 """
 
 
@@ -23,13 +39,27 @@ def add_parser(subparsers: Any) -> None:
         "bench",
         help="time a step, ours and torch.optim's, side by side",
         description=_DESCRIPTION,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rules", default="all", help="names, with commas (default: all)")
+    parser.add_argument(
+        "--rules",
+        default="usual",
+        help="names, with commas; or all; or usual, the default: a rule of each kind, which is "
+        "sgd, momentum, adam, adamw, adagrad, rmsprop, rmsprop-centered-momentum and lion. The "
+        "others are nesterov, adam-amsgrad, rmsprop-momentum, nadam, nadam-decoupled, radam, "
+        "adamax, adadelta, asgd and rprop",
+    )
     parser.add_argument(
         "--sizes",
         default="lenet,transformer",
         help="lenet, transformer, large, or all, with commas",
+    )
+    parser.add_argument(
+        "--peers",
+        default="",
+        help="other libraries to time beside, with commas: optax, pytorch_optimizer, timm, optimi, "
+        "or all of them (default: none)",
     )
     parser.add_argument("--rounds", type=int, help="timed rounds (default: by size, 300 to 12)")
     parser.add_argument("--dtype", default="float32", help="float32 (default), float64 or bfloat16")
@@ -46,12 +76,24 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _chosen(text: str, known: list[str]) -> list[str] | str:
-    names = known if text == "all" else [n.strip() for n in text.split(",") if n.strip()]
+def _chosen(
+    text: str,
+    known: list[str],
+    usual: Sequence[str] = (),
+    impossible: Mapping[str, str] | None = None,
+) -> list[str] | str:
+    """The names that an argument asks for, or what is wrong with it."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        return known
+    if names == ["usual"] and usual:
+        return list(usual)
     for name in names:
+        if impossible and name in impossible:
+            return f"{name} is not timed: {impossible[name]}"
         if name not in known:
             return f"{name!r} is not known; choose from {', '.join(known)}"
-    return names or "no name given"
+    return list(dict.fromkeys(names)) or "no name given"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,15 +102,21 @@ def run(args: argparse.Namespace) -> int:
 
     from gradstep.engine.plan import ENGINES
     from gradstep.lab import bench, bench_report
+    from gradstep.lab.bench_cases import NOT_TIMED, USUAL
     from gradstep.lab.bench_models import sizes
+    from gradstep.lab.bench_peers import PEERS, Rivals
+    from gradstep.lab.errors import BadInput
 
-    rules = _chosen(args.rules, list(bench.CASES))
+    rules = _chosen(args.rules, list(bench.CASES), USUAL, NOT_TIMED)
     if isinstance(rules, str):
         return _fail(f"argument --rules: {rules}")
     known_sizes = sizes()
     chosen_sizes = _chosen(args.sizes, list(known_sizes))
     if isinstance(chosen_sizes, str):
         return _fail(f"argument --sizes: {chosen_sizes}")
+    peers = _chosen(args.peers, list(PEERS)) if args.peers else []
+    if isinstance(peers, str):
+        return _fail(f"argument --peers: {peers}")
     if args.dtype not in ("float32", "float64", "bfloat16"):
         return _fail("argument --dtype: choose float32, float64 or bfloat16")
     if args.engine not in ENGINES:
@@ -79,6 +127,10 @@ def run(args: argparse.Namespace) -> int:
             return _fail(f"argument --{option}: must be at least 1, got {value}")
     if args.threads:
         torch.set_num_threads(args.threads)
+    try:
+        rivals = Rivals(peers)
+    except BadInput as error:
+        return _fail(f"argument --peers: {error}")
     if args.out is not None:
         try:
             args.out.mkdir(parents=True, exist_ok=True)
@@ -87,12 +139,16 @@ def run(args: argparse.Namespace) -> int:
 
     dtype = getattr(torch, args.dtype)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.dtype}", flush=True)
+    if peers:
+        print(f"peers: {'; '.join(rivals.versions())}", flush=True)
     rows: list[bench.Row] = []
     for size_name in chosen_sizes:
         size = known_sizes[size_name]
         for rule in rules:
             rounds = args.rounds or size.rounds
-            row = bench.measure(bench.CASES[rule], size, rounds, dtype, args.engine, args.seed)
+            row = bench.measure(
+                bench.CASES[rule], size, rounds, dtype, args.engine, args.seed, rivals
+            )
             rows.append(row)
             if sys.stderr.isatty():
                 print(f"  {rule}, {size_name}", file=sys.stderr)
@@ -105,6 +161,9 @@ def run(args: argparse.Namespace) -> int:
             row.loaded = True
             rows.append(row)
     print(bench_report.table(rows))
+    for peer in peers:
+        if peer not in bench_report.peers_in(rows):
+            print(f"{peer} has none of these rules")
     host = bench.host_work()
     print(
         f"around the kernel: {host[0] * 1e6:.1f} µs a step and {host[1] * 1e6:.2f} µs a tensor "

@@ -12,10 +12,11 @@ from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradstep.lab.errors import BadInput, DiskError, SettingsError
+from gradstep.lab.errors import BadInput, DiskError, ProcessLost, SettingsError
 
 if TYPE_CHECKING:
     from gradstep.lab.dataset import Dataset
+    from gradstep.lab.processes import Processes
     from gradstep.lab.settings import Settings
 
 EPOCHS = 40
@@ -33,6 +34,8 @@ examples:
   gradstep train --optimizer sgd --lr 0.01    smaller steps
   gradstep train --data FOLDER                MNIST, Fashion-MNIST or the like
   gradstep train --resume runs/001            go on after Ctrl-C or a crash
+  torchrun --nproc-per-node 2 -m gradstep train
+                                              two processes share each batch
 
 what it writes to the folder of the run:
   metrics.jsonl          loss, accuracy and times; a line for each epoch and optimizer
@@ -61,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
         "--optimizer",
         metavar="NAME[,NAME…]",
         help="one or several, side by side: sgd, momentum, nesterov, adam, adamw, rmsprop, "
-        "adagrad, lion (default: adamw)",
+        "adagrad, lion, nadam, radam, adamax, adadelta, asgd, rprop, lbfgs (default: adamw)",
     )
     what.add_argument(
         "--data",
@@ -146,7 +149,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    from gradstep.lab.processes import ALONE, together
+
     directory: Path | None = args.resume
+    processes = ALONE
     try:
         missing = _missing_packages(args)
         if missing:
@@ -158,48 +164,70 @@ def run(args: argparse.Namespace) -> int:
 
         from gradstep.lab.run import held, make_directory, read_settings
 
-        if directory is None:
-            settings = _new_settings(args)
-            with repeatable(settings.threads):
-                data = _load(settings)
-                directory = make_directory(args.out)
-                with held(directory):
-                    return _begin(directory, settings, data, args.quiet)
-        with held(directory):
-            settings, facts = read_settings(directory)
-            with repeatable(settings.threads):
-                return _resume(directory, settings, facts, args)
+        with together() as processes:
+            if not processes.leads:  # what goes wrong for all, the leading process says
+                from gradstep.lab.followers import follow
+
+                follow(processes)
+                return 0
+            if directory is None:
+                settings = _new_settings(args)
+                processes.check(settings.batch_size)
+                with repeatable(settings.threads):
+                    data = _load(settings)
+                    directory = make_directory(args.out)
+                    with held(directory):
+                        return _begin(directory, settings, data, processes, args.quiet)
+            with held(directory):
+                settings, facts = read_settings(directory)
+                processes.check(settings.batch_size)
+                with repeatable(settings.threads):
+                    return _resume(directory, settings, facts, processes, args)
     except KeyboardInterrupt:
-        print(f"gradstep train: stopped{_way_on(directory)}", file=sys.stderr)
+        if processes.leads:
+            print(f"gradstep train: stopped{_way_on(directory)}", file=sys.stderr)
         return 130
     except BadInput as error:
-        return _fail(str(error))
+        return _fail(str(error) if processes.leads else f"process {processes.rank}: {error}")
+    except ProcessLost as error:
+        return _fail(f"{error}{_way_on(directory)}", code=1) if processes.leads else 1
     except DiskError as error:
         return _fail(f"{error}{_way_on(directory)}", code=1)
 
 
-def _begin(directory: Path, settings: Settings, data: Dataset, quiet: bool) -> int:
+def _begin(
+    directory: Path, settings: Settings, data: Dataset, processes: Processes, quiet: bool
+) -> int:
+    from gradstep.lab.followers import hand_out
     from gradstep.lab.run import begin_run
     from gradstep.lab.session import finish
 
-    finish(begin_run(directory, settings, data), data, quiet)
+    run = begin_run(directory, settings, data, processes)
+    hand_out(run, data)
+    finish(run, data, quiet)
     return 0
 
 
 def _resume(
-    directory: Path, settings: Settings, facts: dict[str, Any], args: argparse.Namespace
+    directory: Path,
+    settings: Settings,
+    facts: dict[str, Any],
+    processes: Processes,
+    args: argparse.Namespace,
 ) -> int:
+    from gradstep.lab.followers import hand_out
     from gradstep.lab.progress import write
     from gradstep.lab.run import resume_run
     from gradstep.lab.session import finish
 
     wanted = _compared(settings, args)
     data = _load(settings)
-    run, notes = resume_run(directory, wanted, facts, data)
+    run, notes = resume_run(directory, wanted, facts, data, processes)
     for note in notes:
         print(f"gradstep train: note: {note}", file=sys.stderr)
     if wanted != settings:
         run.keep_settings()
+    hand_out(run, data)
     done = f"{run.training.epoch} of {wanted.epochs} epochs done"
     if run.finished:
         write(f"{directory} is finished: {done}; a larger --epochs would make it longer")
@@ -217,14 +245,14 @@ def _load(settings: Settings) -> Dataset:
 
 def _new_settings(args: argparse.Namespace) -> Settings:
     """The settings of a new run: what was given, and the defaults for the rest."""
-    from gradstep.lab.optimizers import CHOICES, DEFAULT
+    from gradstep.lab.optimizers import DEFAULT, TRAINABLE
     from gradstep.lab.settings import Settings
 
     optimizers = _names(DEFAULT if args.optimizer is None else args.optimizer)
     folder = args.data is not None
     return Settings(
         optimizers=optimizers,
-        lrs=_rate_for_each(args.lr, optimizers) or tuple(CHOICES[n].lr for n in optimizers),
+        lrs=_rate_for_each(args.lr, optimizers) or tuple(TRAINABLE[n].lr for n in optimizers),
         epochs=args.epochs or (EPOCHS_OF_A_FOLDER if folder else EPOCHS),
         batch_size=args.batch_size or BATCH_SIZE,
         lr_decay=LR_DECAY if args.lr_decay is None else args.lr_decay,

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gradstep.engine.host import host_function, row_numbers
 from gradstep.engine.update import Update
-from gradstep.rule.graph import Graph
+from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node
 from gradstep.rule.operations import OPERATIONS
+from gradstep.rule.reductions import facts_of, reduce_tensor
 
 
 def graph_function(graph: Graph, numbers: Sequence[Any]) -> Callable[..., tuple[Tensor, ...]]:
@@ -33,10 +34,10 @@ def graph_function(graph: Graph, numbers: Sequence[Any]) -> Callable[..., tuple[
             places[id(node)] = len(inputs) + len(places)
             constants[places[id(node)]] = node.constant()
     for node in graph.order:
-        if node.per_element and id(node) not in places:
+        if node.extent != "number" and id(node) not in places:
             places[id(node)] = len(inputs) + len(places)
             arguments = tuple(places[id(a)] for a in node.arguments)
-            work.append((places[id(node)], OPERATIONS[node.operation].tensor, arguments))
+            work.append((places[id(node)], _operation(node), arguments))
     outputs = [places[id(node)] for node in graph.outputs()]
     where = OPERATIONS["where"].tensor
     count = len(inputs)
@@ -54,13 +55,20 @@ def graph_function(graph: Graph, numbers: Sequence[Any]) -> Callable[..., tuple[
     return function
 
 
+def _operation(node: Node) -> Callable[..., Tensor]:
+    if node.operation not in REDUCTIONS:
+        return OPERATIONS[node.operation].tensor
+    dims = {"c": -1, "r": -2}.get(node.value)
+    return lambda x: reduce_tensor(node.operation, x, dims)
+
+
 class CompiledPart:
     """The tensors of a group that one function of torch.compile updates."""
 
     def __init__(self, graph: Graph, number_names: Sequence[str]) -> None:
         nodes = row_numbers(graph)
         own = [before for _, before, _ in graph.numbers]
-        names = ("step", "first", *(str(node.value) for node in own), *number_names)
+        names = ("step", "first", *(str(n.value) for n in own), *FACTS, *number_names)
         after = [node for _, _, node in graph.numbers]
         self._numbers = host_function([*nodes, *after], names)
         self._count = len(nodes)
@@ -91,7 +99,8 @@ class CompiledPart:
         rows, after = [], []
         for u in updates:
             step = float(u.numbers["step"]) + 1.0 if "step" in u.numbers else 1.0
-            key = (step, float(u.first), *(float(u.numbers[n]) for n in self._own_names))
+            own = (float(u.numbers[n]) for n in self._own_names)
+            key = (step, float(u.first), *own, *facts_of(u.weight).values())
             if key not in made:
                 numbers = self._numbers(*key, *values)
                 made[key] = [torch.tensor(n, dtype=torch.float64) for n in numbers]

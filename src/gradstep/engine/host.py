@@ -21,7 +21,7 @@ def row_numbers(graph: Graph) -> tuple[Node, ...]:
     """The number nodes that reach a tensor: what the host works out, a row a tensor."""
     found: dict[int, Node] = {}
     for node in graph.order:
-        if node.per_element:
+        if node.extent != "number":
             for argument in node.arguments:
                 if argument.extent == "number" and argument.operation != "constant":
                     found[id(argument)] = argument

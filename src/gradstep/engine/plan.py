@@ -176,11 +176,14 @@ class Plan:
             if update.gradient.is_sparse:
                 ways[i] = eager.sparse_way(self.rule, self._graph_of(update), update)
             engines.append("eager" if self.differentiable else self.engine)
+            graph = self._graph_of(update)
+            if engines[i] == "compile" and graph.calls_opaque():
+                engines[i] = "eager"
+                self._say(update, "its rule calls a function that is not traced", said)
             if engines[i] in ("eager", "compile"):
                 if ways[i] is not None:
                     engines[i] = "eager"
                 continue
-            graph = self._graph_of(update)
             reason = unfit(update)
             if reason is None and not graph.is_elementwise():
                 reason = unfit_whole(update, graph)
@@ -188,7 +191,8 @@ class Plan:
                 engines[i] = "fused"
                 continue
             plain = type(update.weight) in (Tensor, torch.nn.Parameter) and ways[i] is None
-            if self.engine == "auto" and plain and update.weight.device.type not in ("cpu", "meta"):
+            elsewhere = update.weight.device.type not in ("cpu", "meta")
+            if self.engine == "auto" and plain and elsewhere and not graph.calls_opaque():
                 engines[i] = "compile"
                 continue
             engines[i] = "eager"

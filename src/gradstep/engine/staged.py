@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engine import compiler, threads
-from gradstep.engine.fit import STORAGE
+from gradstep.engine.fit import STORAGE, local_update
 from gradstep.engine.fused import PARALLEL, STEP
 from gradstep.engine.host import host_function
 from gradstep.engine.kernel import ITEM_BYTES
@@ -26,7 +26,7 @@ from gradstep.engine.pass_kernel import Places, kept_storage, write_pass
 from gradstep.engine.passes import Pass, passes
 from gradstep.engine.table import Table
 from gradstep.engine.tiles import Geometry, flat, of_matrices
-from gradstep.engine.update import Update
+from gradstep.engine.update import Update, is_dense
 from gradstep.rule.graph import FACTS, Graph, Node
 from gradstep.rule.reductions import facts_of
 from gradstep.rule.settle import settle
@@ -139,6 +139,13 @@ class StagedPart(Table):
     def __init__(self, kernel: StagedKernel, updates: Sequence[Update]) -> None:
         super().__init__(updates)
         self.kernel = kernel
+        # An opaque function gets its tensor in the gradient's layout, as torch's own code would:
+        # the last bits of a matrix product depend on it.
+        gradients = [local_update(u).gradient for u in updates]
+        self.strides = [
+            g.stride() if is_dense(g) else w.stride()
+            for g, w in zip(gradients, self.weights, strict=True)
+        ]
         self.facts = [tuple(facts_of(weight).values()) for weight in self.weights]
         #: Shown each wave after its passes, with its arena and the totals of each tensor.
         self.watch: Callable[[Wave, Tensor, list[list[float]]], None] | None = None
@@ -150,7 +157,7 @@ class StagedPart(Table):
         has_calls = any(stage.calls for stage in self.kernel.stages)
         for i, weight in enumerate(self.weights):
             if weight.numel():
-                key = (tuple(weight.shape), weight.stride()) if has_calls else None
+                key = (weight.shape, weight.stride(), self.strides[i]) if has_calls else None
                 groups.setdefault(key, []).append(i)
         waves: list[list[int]] = []
         for tensors in groups.values():
@@ -361,12 +368,17 @@ class StagedLaunch:
             work_out(*self._padded(tensor, own))
             for tensor, own in zip(wave.tensors, totals, strict=True)
         ]
+        strides = self._part.strides[wave.tensors[0]]
+        given = batch
+        if strides != weight.stride():
+            given = torch.empty_strided(batch.shape, (size, *strides), dtype=batch.dtype)
+            given.copy_(batch)
         function = node.value
         if all(row == rows[0] for row in rows):
-            _put(batch, function.on_batch(batch, *rows[0]))
+            _put(batch, function.on_batch(given, *rows[0]))
             return
-        for single, row in zip(batch.split(1), rows, strict=True):
-            _put(single, function.on_batch(single, *row))
+        for single, own, row in zip(batch.split(1), given.split(1), rows, strict=True):
+            _put(single, function.on_batch(own, *row))
 
 
 def _put(batch: Tensor, result: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Time optimizer steps, ours and torch.optim's, interleaved in one run.
+"""Time optimizer steps, ours, torch.optim's and other libraries', interleaved in one run.
 
 Every contender has its own copy of the weights and shares the gradients. In each round every
 contender makes one step, in a new random order, so that what else the machine does falls on all of
@@ -22,46 +22,12 @@ from torch import Tensor
 
 import gradstep
 from gradstep.engine.fused import FusedLaunch
+from gradstep.lab.bench_cases import CASES, Case
+from gradstep.lab.bench_memory import temporary_bytes
 from gradstep.lab.bench_models import Size
+from gradstep.lab.bench_peers import Rivals
 
-
-@dataclass(frozen=True)
-class Case:
-    """A rule with its flags set.
-
-    Attributes:
-        name: on the command line.
-        ours: gradstep's class.
-        torchs: torch.optim's class of the same name, if there is one.
-        options: arguments for both.
-        torch_fuses: whether torch has a fused CPU kernel for it.
-    """
-
-    name: str
-    ours: Callable[..., Any]
-    torchs: Callable[..., Any] | None
-    options: dict[str, Any] = field(default_factory=dict)
-    torch_fuses: bool = False
-
-
-CASES = {
-    case.name: case
-    for case in [
-        Case("sgd", gradstep.SGD, torch.optim.SGD, {"lr": 1e-3}, True),
-        Case("momentum", gradstep.SGD, torch.optim.SGD, {"lr": 1e-3, "momentum": 0.9}, True),
-        Case("adam", gradstep.Adam, torch.optim.Adam, {}, True),
-        Case("adamw", gradstep.AdamW, torch.optim.AdamW, {}, True),
-        Case("adagrad", gradstep.Adagrad, torch.optim.Adagrad, {}, True),
-        Case("rmsprop", gradstep.RMSprop, torch.optim.RMSprop, {"lr": 1e-3}),
-        Case(
-            "rmsprop-centered-momentum",
-            gradstep.RMSprop,
-            torch.optim.RMSprop,
-            {"lr": 1e-3, "centered": True, "momentum": 0.9},
-        ),
-        Case("lion", gradstep.Lion, None),
-    ]
-}
+__all__ = ["CASES", "Case", "Row", "busy_core", "contenders", "host_work", "measure"]
 
 
 @dataclass
@@ -76,6 +42,9 @@ class Row:
         streaming: seconds that an in-place multiplication of as many weights took, in the same
             rounds; and the bytes that it moved.
         loaded: whether another process kept a core busy.
+        aim: the ratio that is asked for, if one is.
+        temporary: contender -> bytes of temporary memory in a step.
+        left_out: contender -> why it was not timed.
     """
 
     case: str
@@ -85,16 +54,28 @@ class Row:
     bytes_moved: int
     streaming: tuple[float, int]
     loaded: bool = False
+    aim: float | None = None
+    temporary: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def best_of(self, library: str) -> tuple[str, float] | None:
+        """A library's fastest mode and its time."""
+        modes = {k: v for k, v in self.seconds.items() if k.startswith(library + " ")}
+        return min(modes.items(), key=lambda item: item[1]) if modes else None
 
     def best_of_torch(self) -> tuple[str, float] | None:
         """torch.optim's fastest mode and its time."""
-        modes = {k: v for k, v in self.seconds.items() if k.startswith("torch ")}
-        return min(modes.items(), key=lambda item: item[1]) if modes else None
+        return self.best_of("torch")
 
-    def ratio(self) -> float | None:
-        """How many times faster than torch's best mode."""
-        best = self.best_of_torch()
+    def ratio(self, library: str = "torch") -> float | None:
+        """How many times faster than a library's best mode."""
+        best = self.best_of(library)
         return None if best is None else best[1] / self.seconds["gradstep"]
+
+    def reached(self) -> bool | None:
+        """Whether the ratio is what was asked for."""
+        ratio = self.ratio()
+        return None if ratio is None or self.aim is None else ratio >= self.aim
 
     def share_of_bandwidth(self) -> float:
         """Bytes a second, as a share of what the in-place multiplication reached."""
@@ -114,10 +95,14 @@ def contenders(case: Case, size: Size, dtype: torch.dtype, engine: str) -> dict[
 
     found = {"gradstep": case.ours(parameters(), engine=engine, **case.options)}
     if case.torchs is not None:
-        found["torch loop"] = case.torchs(parameters(), foreach=False, **case.options)
-        found["torch foreach"] = case.torchs(parameters(), foreach=True, **case.options)
-        if case.torch_fuses:
-            found["torch fused"] = case.torchs(parameters(), fused=True, **case.options)
+        modes: dict[str, dict[str, bool]] = {
+            "torch loop": {"foreach": False},
+            "torch foreach": {"foreach": True},
+            **({"torch fused": {"fused": True}} if case.torch_fuses else {}),
+        }
+        for name, mode in modes.items():
+            if name not in case.left_out:
+                found[name] = case.torchs(parameters(), **mode, **case.options)
     return found
 
 
@@ -128,8 +113,9 @@ def measure(
     dtype: torch.dtype = torch.float32,
     engine: str = "auto",
     seed: int = 0,
+    rivals: Rivals | None = None,
 ) -> Row:
-    """Time one case at one size.
+    """Time one case at one size; after that, look at the temporary memory of a step of each.
 
     Args:
         case, size: what.
@@ -137,15 +123,21 @@ def measure(
         dtype: of the weights.
         engine: gradstep's.
         seed: of the order within the rounds.
+        rivals: other libraries to time beside.
     """
     optimizers = contenders(case, size, dtype, engine)
+    makers, left_out = rivals.makers(case) if rivals else ({}, {})
+    others = {
+        name: make(size.weights(dtype), size.gradients(dtype)) for name, make in makers.items()
+    }
     streamed = torch.ones(size.elements(), dtype=dtype)
-    times: dict[str, list[float]] = {name: [] for name in optimizers}
+    steps = {name: one.step for name, one in (*optimizers.items(), *others.items())}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     kernels: list[float] = []
     multiplications: list[float] = []
     order = random.Random(seed)
     work: list[tuple[list[float], Callable[[], object]]] = [
-        (times[name], optimizer.step) for name, optimizer in optimizers.items()
+        (times[name], step) for name, step in steps.items()
     ]
     work.append((multiplications, lambda: streamed.mul_(1.0)))
     for _ in range(3 + rounds):
@@ -165,6 +157,8 @@ def measure(
         for value in entry.values()
         if value.dim() or value.numel() > 1
     )
+    temporary = {name: temporary_bytes(one.step) for name, one in optimizers.items()}
+    temporary.update({name: one.temporary() for name, one in others.items()})
     item = streamed.element_size()
     return Row(
         case.name,
@@ -173,6 +167,9 @@ def measure(
         statistics.median(kernels[3:]),
         item * (3 * size.elements() + 2 * state_tensors),
         (statistics.median(multiplications[3:]), 2 * item * size.elements()),
+        aim=case.aim(size.name) if dtype is torch.float32 else None,
+        temporary=temporary,
+        left_out={**case.left_out, **left_out},
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def find_checkpoints(directory: Path) -> list[Path]:
 def save_checkpoint(path: Path, training: Training) -> None:
     """Write the checkpoint of the epoch just done. Raises OSError if the disk does not take it;
     then there is no such file, and those before it are as they were."""
+    write_atomically(path, to_bytes(training))
+
+
+def to_bytes(training: Training) -> bytes:
+    """What a checkpoint file holds."""
     content = {
         "format": FORMAT,
         "epoch": training.epoch,
@@ -51,7 +57,13 @@ def save_checkpoint(path: Path, training: Training) -> None:
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes) -> dict[str, Any]:
+    """The inverse of :func:`to_bytes`."""
+    loaded: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    return loaded
 
 
 def load_checkpoint(path: Path, training: Training) -> None:
@@ -67,15 +79,20 @@ def load_checkpoint(path: Path, training: Training) -> None:
             f"{path.name} is of {', '.join(content['models'])}, the run of {', '.join(names)}"
         )
     try:
-        for learner in training.learners:
-            learner.model.load_state_dict(content["models"][learner.name])
-            learner.optimizer.load_state_dict(content["optimizers"][learner.name])
-        training.random.set_state(content["random"]["batches"])
-        torch.set_rng_state(content["random"]["torch"])
-        training.epoch = content["epoch"]
-        training.records = content["records"]
+        restore(content, training)
     except Exception as error:
         raise CheckpointError(f"{path.name} does not fit: {_first_line(error)}") from error
+
+
+def restore(content: Mapping[str, Any], training: Training) -> None:
+    """Put ``training`` where it was when this content of a checkpoint was made."""
+    for learner in training.learners:
+        learner.model.load_state_dict(content["models"][learner.name])
+        learner.optimizer.load_state_dict(content["optimizers"][learner.name])
+    training.random.set_state(content["random"]["batches"])
+    torch.set_rng_state(content["random"]["torch"])
+    training.epoch = content["epoch"]
+    training.records = content["records"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

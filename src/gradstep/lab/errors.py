@@ -25,5 +25,9 @@ class CheckpointError(Exception):
     """A file is no checkpoint of this run, or a damaged one."""
 
 
+class ProcessLost(Exception):
+    """Another process of the run has ended, and this one cannot go on alone."""
+
+
 class DiskError(Exception):
     """The disk did not take a file. What was written before is whole."""

@@ -1,4 +1,7 @@
-"""The optimizers that the commands know by name, with a learning rate that suits LeNet."""
+"""The optimizers that the commands know by name, with a learning rate that suits LeNet.
+
+A class is added by one row: to :data:`CHOICES` if a rule is behind it, to :data:`TRAINABLE` if not.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import gradstep
@@ -22,11 +26,12 @@ class Choice:
     by trial on the digits; ``meaning`` says in a sentence what it does.
     """
 
-    make: Callable[..., gradstep.Optimizer]
+    make: Callable[..., Any]
     lr: float
     meaning: str
 
 
+#: Each is a class of gradstep over a rule, with its flags set.
 CHOICES: dict[str, Choice] = {
     "sgd": Choice(gradstep.SGD, 0.1, "weight -= lr * gradient, nothing else"),
     "momentum": Choice(
@@ -40,23 +45,56 @@ CHOICES: dict[str, Choice] = {
     "rmsprop": Choice(gradstep.RMSprop, 0.001, "divides by the recent size of the gradient"),
     "adagrad": Choice(gradstep.Adagrad, 0.02, "divides by the size of all gradients so far"),
     "lion": Choice(gradstep.Lion, 0.0003, "only the sign of a momentum counts"),
+    "nadam": Choice(gradstep.NAdam, 0.002, "Adam with Nesterov's momentum"),
+    "radam": Choice(gradstep.RAdam, 0.002, "Adam that begins with care"),
+    "adamax": Choice(gradstep.Adamax, 0.004, "Adam that divides by the largest recent gradient"),
+    "adadelta": Choice(gradstep.Adadelta, 1.0, "scales by the size of past steps"),
+    "asgd": Choice(gradstep.ASGD, 0.1, "SGD that also keeps an average of the weights"),
+    "rprop": Choice(
+        partial(gradstep.Rprop, etas=(0.9, 1.1), step_sizes=(0, 0.002)),
+        0.001,
+        "a step for each weight, which grows while the gradient keeps its sign",
+    ),
+}
+
+#: All that ``gradstep train`` takes. LBFGS has no rule: it searches along a line, and asks for the
+#: loss anew at each place that it tries.
+TRAINABLE: dict[str, Choice] = {
+    **CHOICES,
+    "lbfgs": Choice(
+        partial(gradstep.LBFGS, max_iter=8, history_size=3, line_search_fn="strong_wolfe"),
+        1.0,
+        "guesses the curvature from past gradients, and tries several steps on each batch",
+    ),
 }
 
 DEFAULT = "adamw"
 
+_SPARSE = ("sparseadam", "sparse_adam")
+
 
 def check_name(name: str) -> str:
-    """Return ``name`` if it is one of :data:`CHOICES`, else raise UnknownOptimizer."""
-    if name in CHOICES:
+    """Return ``name`` if it is one of :data:`TRAINABLE`, else raise UnknownOptimizer."""
+    if name in TRAINABLE:
         return name
-    near = difflib.get_close_matches(name.lower(), CHOICES, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(CHOICES)}"
+    if name in _SPARSE:
+        raise UnknownOptimizer(
+            f"{name} takes sparse gradients only, such as nn.Embedding(sparse=True) makes; LeNet "
+            "has none: its gradients are dense. Take adam"
+        )
+    near = difflib.get_close_matches(name.lower(), TRAINABLE, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TRAINABLE)}"
     raise UnknownOptimizer(f"unknown optimizer {name!r}: {hint}")
 
 
 def make_optimizer(
     name: str, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float | None = None
-) -> gradstep.Optimizer:
-    """Make the optimizer ``name`` for ``params``; ``lr`` as in :data:`CHOICES` if None."""
-    choice = CHOICES[check_name(name)]
+) -> Any:
+    """Make the optimizer ``name`` for ``params``; ``lr`` as in :data:`TRAINABLE` if None."""
+    choice = TRAINABLE[check_name(name)]
     return choice.make(params, lr=choice.lr if lr is None else lr)
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether ``step`` must be given a function that works out loss and gradients anew."""
+    return isinstance(optimizer, torch.optim.LBFGS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from torch import Tensor
 
-from gradstep.lab.optimizers import CHOICES
+from gradstep.lab.optimizers import TRAINABLE
 from gradstep.lab.training import Record
 
 if TYPE_CHECKING:
@@ -174,10 +174,10 @@ def _mistakes(scores: Tensor, labels: Tensor) -> list[tuple[int, int]]:
 
 
 def _style(name: str, epochs: int) -> dict[str, Any]:
-    place = list(CHOICES).index(name) % len(_COLOURS)
+    lap, place = divmod(list(TRAINABLE).index(name), len(_COLOURS))
     return {
         "color": _COLOURS[place],
-        "marker": _MARKERS[place],
+        "marker": _MARKERS[(place + lap) % len(_MARKERS)],  # the ninth looks unlike the first
         "markersize": 4,
         "markevery": max(1, -(-epochs // 20)),
         "linewidth": 1.6,

@@ -19,8 +19,8 @@ with 12 fresh processes a setting, under load and without, and with tensors move
   on a CPU: no run drifted without. The former is on all the same: torch then refuses any
   operation that it cannot repeat, in place of drifting silently.
 
-Another CPU or another version of torch may give other last bits: a run notes both, and a resumed
-run says so when they have changed.
+Another CPU, another version of torch or another number of processes, which add up their gradients,
+may give other last bits: a run notes them, and a resumed run says so when they have changed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def repeatable(threads: int) -> Iterator[None]:
         torch.set_deterministic_debug_mode(strict_before)
 
 
-def made_with() -> dict[str, str]:
+def made_with(processes: int) -> dict[str, str]:
     """What the last bits of a result depend on, besides the settings of a run."""
     import torch
 
@@ -66,4 +66,5 @@ def made_with() -> dict[str, str]:
         "torch": torch.__version__,
         "vector units": torch.backends.cpu.get_cpu_capability(),
         MKL_SETTING: os.environ.get(MKL_SETTING, ""),
+        "processes": str(processes),
     }

@@ -30,6 +30,7 @@ from gradstep.lab.dataset import Dataset
 from gradstep.lab.digits import load_digits
 from gradstep.lab.errors import CheckpointError, DiskError, RunError, SettingsError
 from gradstep.lab.idx import load_idx
+from gradstep.lab.processes import ALONE, Processes
 from gradstep.lab.repeatable import made_with
 from gradstep.lab.settings import Settings
 from gradstep.lab.training import Record, begin_training
@@ -43,13 +44,21 @@ class Run:
     """A run in its folder. Made by :func:`begin_run` or :func:`resume_run`.
 
     ``facts`` is what run.json holds besides the settings: the data's fingerprint, and the
-    versions that the last bits depend on.
+    versions that the last bits depend on. ``processes`` are those that train together; the folder
+    belongs to the leading one.
     """
 
-    def __init__(self, directory: Path, settings: Settings, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Settings,
+        facts: dict[str, Any],
+        processes: Processes = ALONE,
+    ) -> None:
         self.directory = directory
         self.settings = settings
         self.facts = facts
+        self.processes = processes
         self.training = begin_training(settings)
 
     @property
@@ -159,7 +168,9 @@ def held(directory: Path) -> Iterator[None]:
         raise RunError(f"another gradstep train is at work in {directory}") from None
 
 
-def begin_run(directory: Path, settings: Settings, data: Dataset) -> Run:
+def begin_run(
+    directory: Path, settings: Settings, data: Dataset, processes: Processes = ALONE
+) -> Run:
     """Begin a run in an empty folder. Raises RunError if it cannot be written or holds
     something already."""
     try:
@@ -173,9 +184,9 @@ def begin_run(directory: Path, settings: Settings, data: Dataset) -> Run:
             raise RunError(f"{directory} is not empty: choose a new folder for --out")
         facts = {
             "data": {"name": data.name, "fingerprint": data.fingerprint()},
-            "made_with": made_with(),
+            "made_with": made_with(processes.count),
         }
-        run = Run(directory, settings, facts)
+        run = Run(directory, settings, facts, processes)
         run.keep_settings()
         return run
     except DiskError as error:
@@ -196,6 +207,7 @@ def read_settings(directory: Path) -> tuple[Settings, dict[str, Any]]:
             raise RunError(f"{path} is of another version of gradstep train")
         settings = Settings.from_json(content["settings"])
         facts = {"data": dict(content["data"]), "made_with": dict(content["made_with"])}
+        facts["made_with"].setdefault("processes", "1")
         return settings, facts
     except FileNotFoundError:
         raise RunError(f"{directory} holds no run yet: begin one by --out {directory}") from None
@@ -206,7 +218,11 @@ def read_settings(directory: Path) -> tuple[Settings, dict[str, Any]]:
 
 
 def resume_run(
-    directory: Path, settings: Settings, facts: dict[str, Any], data: Dataset
+    directory: Path,
+    settings: Settings,
+    facts: dict[str, Any],
+    data: Dataset,
+    processes: Processes = ALONE,
 ) -> tuple[Run, list[str]]:
     """Go on with the run in the folder, at the end of its last epoch; also returns notes.
 
@@ -216,10 +232,10 @@ def resume_run(
         raise RunError(f"the data in {data.name} are not those that the run began with")
     notes = [
         f"begun with {what} {then!r}, now {now!r}: the last bits may come out otherwise"
-        for what, now in made_with().items()
+        for what, now in made_with(processes.count).items()
         if (then := facts["made_with"].get(what)) != now
     ]
-    run = Run(directory, settings, facts)
+    run = Run(directory, settings, facts, processes)
     for path in directory.iterdir():
         if is_unfinished(path):
             path.unlink(missing_ok=True)

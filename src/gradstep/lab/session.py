@@ -40,17 +40,24 @@ def finish(run: Run, data: Dataset, quiet: bool) -> None:
 
 
 def train_to_the_end(run: Run, data: Dataset, progress: Progress, quiet: bool) -> None:
-    """Train epoch after epoch, keep each on the disk and print its line."""
-    settings, training = run.settings, run.training
+    """Train epoch after epoch, keep each on the disk and print its line.
+
+    Of several processes only the leading one keeps and prints.
+    """
+    settings, training, processes = run.settings, run.training, run.processes
     batches = batch_count(data, settings.batch_size)
     warned: set[str] = set()
     warm_up(settings)
+    for learner in training.learners:
+        learner.network = processes.joined(learner.model)
     while not run.finished:
         progress.begin_epoch(training.epoch + 1, settings.epochs, batches, settings.optimizers)
         try:
-            records = train_epoch(training, data, settings, progress.after_batch)
+            records = train_epoch(training, data, settings, progress.after_batch, processes)
         finally:
             progress.end_epoch()
+        if not processes.leads:
+            continue
         run.keep_epoch(records)
         if not quiet:
             write(report.epoch_line(records, settings.epochs))

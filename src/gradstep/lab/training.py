@@ -7,6 +7,7 @@ of the file repeats it and keeps count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -18,7 +19,8 @@ from torch.nn.functional import cross_entropy
 
 from gradstep.lab.dataset import Dataset, shifted
 from gradstep.lab.lenet import LeNet
-from gradstep.lab.optimizers import make_optimizer
+from gradstep.lab.optimizers import make_optimizer, needs_closure
+from gradstep.lab.processes import ALONE, Processes
 from gradstep.lab.settings import Settings
 
 #: What is known of one optimizer after one epoch, as it stands in ``metrics.jsonl``.
@@ -27,9 +29,14 @@ Record = dict[str, Any]
 
 @dataclass
 class Tally:
-    """What one learner did in an epoch so far. Times are in seconds."""
+    """What one learner did in an epoch so far. Times are in seconds.
+
+    With several processes ``images`` counts those of all, ``own`` those of this one, which alone
+    are in ``right`` and ``loss_sum`` until the end of the epoch.
+    """
 
     images: int = 0
+    own: int = 0
     right: int = 0
     loss_sum: float = 0.0
     steps: int = 0
@@ -39,12 +46,12 @@ class Tally:
     @property
     def loss(self) -> float:
         """The mean loss of the images so far."""
-        return self.loss_sum / self.images
+        return self.loss_sum / self.own if self.own else math.nan
 
     @property
     def accuracy(self) -> float:
         """The share of images so far whose highest score was the right one."""
-        return self.right / self.images
+        return self.right / self.own if self.own else math.nan
 
     @property
     def images_per_second(self) -> float:
@@ -58,13 +65,21 @@ class Tally:
 
 @dataclass
 class Learner:
-    """A network and the optimizer that teaches it."""
+    """A network and the optimizer that teaches it.
+
+    ``network`` is the model as a step calls it: with several processes, wrapped into what adds up
+    their gradients.
+    """
 
     name: str
     lr: float
     model: LeNet
     optimizer: torch.optim.Optimizer
     tally: Tally = field(default_factory=Tally)
+    network: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network = self.model
 
 
 @dataclass
@@ -77,24 +92,43 @@ class Training:
     records: list[Record] = field(default_factory=list)
 
 
-def learn(learner: Learner, images: Tensor, labels: Tensor) -> None:
-    """Learn from one batch: the whole of deep learning in five lines."""
+def learn(learner: Learner, images: Tensor, labels: Tensor, processes: Processes = ALONE) -> None:
+    """Learn from one batch: the whole of deep learning in five lines.
+
+    Each process learns from its share of the batch. Its loss is a part of the batch's loss, which
+    is the sum of all parts; of their gradients, though, they take the mean.
+    """
+    batch, share = len(labels), processes.share(len(labels))
+    images, labels = images[share], labels[share]
+
     start = perf_counter()
-    scores = learner.model(images)  # what does the network see?
-    loss = cross_entropy(scores, labels)  # how wrong is that?
+    scores = learner.network(images)  # what does the network see?
+    loss = cross_entropy(scores, labels, reduction="sum") / batch  # how wrong is that?
     learner.optimizer.zero_grad()  # forget the gradient of the batch before
-    loss.backward()  # how does the loss change with each weight?
+    (loss * processes.count).backward()  # how does the loss change with each weight?
     before_step = perf_counter()
-    learner.optimizer.step()  # weight -= lr * gradient, or what the optimizer has in its place
+    if needs_closure(learner.optimizer):  # one that tries several places, with a gradient at each
+        learner.optimizer.step(lambda: loss_anew(learner, images, labels))
+    else:
+        learner.optimizer.step()  # weight -= lr * gradient, or what the optimizer has in its place
     end = perf_counter()
 
     tally = learner.tally
-    tally.images += len(labels)
+    tally.images += batch
+    tally.own += len(labels)
     tally.right += count_right(scores, labels)
-    tally.loss_sum += loss.item() * len(labels)
+    tally.loss_sum += loss.item() * batch
     tally.steps += 1
     tally.seconds += end - start
     tally.step_seconds += end - before_step
+
+
+def loss_anew(learner: Learner, images: Tensor, labels: Tensor) -> float:
+    """The loss of a batch with the weights as they now are, and its gradients."""
+    learner.optimizer.zero_grad()
+    loss = cross_entropy(learner.model(images), labels)
+    loss.backward()
+    return loss.item()
 
 
 def count_right(scores: Tensor, labels: Tensor) -> int:
@@ -122,8 +156,12 @@ def train_epoch(
     data: Dataset,
     settings: Settings,
     after_batch: Callable[[list[Learner]], None],
+    processes: Processes = ALONE,
 ) -> list[Record]:
-    """Teach every learner the same batches, side by side; return a record for each."""
+    """Teach every learner the same batches, side by side; return a record for each.
+
+    Of several processes only the leading one tests the learners; the others return no records.
+    """
     epoch = training.epoch + 1
     for learner in training.learners:
         learner.tally = Tally()
@@ -134,12 +172,17 @@ def train_epoch(
     for images, labels in batches(data, settings.batch_size, settings.shift, training.random):
         making = perf_counter() - start
         for learner in training.learners:
-            learn(learner, images, labels)
+            learn(learner, images, labels, processes)
             learner.tally.seconds += making  # alone, each would have to make the batch itself
         after_batch(training.learners)
         start = perf_counter()
 
-    records = [epoch_record(epoch, learner, data) for learner in training.learners]
+    for learner in training.learners:
+        tally = learner.tally
+        right, tally.loss_sum = processes.totals([tally.right, tally.loss_sum])
+        tally.right, tally.own = int(right), tally.images
+    tested = training.learners if processes.leads else []
+    records = [epoch_record(epoch, learner, data) for learner in tested]
     training.records += records
     training.epoch = epoch
     return records

@@ -112,6 +112,10 @@ class Graph:
             for node in in_order([*self.outputs(), *(after for _, _, after in self.numbers)])
         )
 
+    def calls_opaque(self) -> bool:
+        """Whether it calls functions that are not looked into."""
+        return any(node.operation == "opaque" for node in self.order)
+
     def needs_matrix(self) -> bool:
         """Whether it works along rows or columns, which a vector does not have."""
         return any(node.extent in ("row", "column", "matrix") for node in self.order)

@@ -79,13 +79,14 @@ def facts_of(tensor: Tensor) -> dict[str, float]:
     return dict(zip(FACTS, map(float, values), strict=True))
 
 
-def reduce_tensor(operation: str, x: Tensor, dims: int | tuple[int, ...] | None) -> Tensor:
+def reduce_tensor(operation: str, x: Tensor, dims: int | None) -> Tensor:
     """A reduction of a torch tensor; what is left of one along dimensions keeps x's dtype."""
     if operation == "max":
         return x.amax() if dims is None else x.amax(dim=dims, keepdim=True)
+    wide = torch.float32 if x.device.type == "mps" else torch.float64  # which that device lacks
     if dims is None:
-        return x.sum(dtype=torch.float64)
-    return x.sum(dim=dims, keepdim=True, dtype=torch.float64).to(x.dtype)
+        return x.sum(dtype=wide)
+    return x.sum(dim=dims, keepdim=True, dtype=wide).to(x.dtype)
 
 
 def _reduce(operation: str, x: Any, dim: int | None) -> Any:

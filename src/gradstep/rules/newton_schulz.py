@@ -7,7 +7,6 @@ from torch import Tensor
 
 from gradstep.rule import opaque
 
-
 #: torch's batched product adds up otherwise in products of fewer multiplications than this, and
 #: other bits come of it.
 _SMALL = 400

@@ -1,5 +1,6 @@
 """torch.optim's classes, by their names and with their arguments; each a few lines over a rule."""
 
+from gradstep.checkpoint import tell_apart
 from gradstep.torch_optim.adadelta import Adadelta
 from gradstep.torch_optim.adafactor import Adafactor
 from gradstep.torch_optim.adagrad import Adagrad
@@ -34,3 +35,5 @@ __all__ = [
     "Rprop",
     "SparseAdam",
 ]
+
+tell_apart(globals()[name] for name in __all__)

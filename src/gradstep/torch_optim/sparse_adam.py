@@ -42,13 +42,27 @@ class SparseAdam(Optimizer):
         maximize: bool = False,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "maximize": maximize}
-        self._begin(params, sparse_adam, {**defaults, "differentiable": False}, "eager")
+        self._begin(params, sparse_adam, defaults, "eager")
+        if not lr > 0:  # here alone: a scheduler may come down to 0
+            raise ValueError(f"Invalid learning rate: {lr}; SparseAdam needs more than 0")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state dict of torch.optim.SparseAdam, whose step counts are plain ints.
+
+        With a tensor there, torch's class would work out its step sizes in float32.
+        """
+        saved = super().state_dict()
+        state = {
+            key: {**entry, "step": int(entry["step"])}
+            if isinstance(entry, Mapping) and "step" in entry
+            else entry
+            for key, entry in saved["state"].items()
+        }
+        return {**saved, "state": state}
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless every option of a group is allowed."""
         super().check_group(group)
-        if not group["lr"] > 0:
-            raise ValueError(f"Invalid learning rate: {group['lr']}; SparseAdam needs more than 0")
         if not group["eps"] > 0:
             raise ValueError(f"Invalid epsilon value: {group['eps']}; SparseAdam needs more than 0")
 

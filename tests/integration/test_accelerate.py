@@ -1,0 +1,145 @@
+"""Accelerate: a loop of one's own, around what Accelerator.prepare returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.scheduler import AcceleratedScheduler
+from accelerate.state import AcceleratorState, GradientState
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from training import (
+    ACCUMULATED,
+    BOUND,
+    DECAY,
+    RATE,
+    STEPS,
+    Class,
+    Runs,
+    Trained,
+    difference,
+    watched,
+)
+
+import gradstep
+
+BATCH = 8
+CLIP = 0.5
+MIDDLE = "middle"
+
+
+def network() -> nn.Module:
+    """Dropout's random numbers must be resumed as well."""
+    return nn.Sequential(
+        nn.Linear(16, 32), nn.LayerNorm(32), nn.Tanh(), nn.Dropout(0.1), nn.Linear(32, 8)
+    )
+
+
+def batches() -> DataLoader:
+    random = torch.Generator().manual_seed(2)
+    points = torch.randn(STEPS * ACCUMULATED * BATCH, 16, generator=random)
+    # With a generator of its own: a loop begins with a random number, which would otherwise come
+    # from the global generator, just restored, and change all of dropout's.
+    return DataLoader(TensorDataset(points, points[:, :8].argmax(1)), BATCH, generator=random)
+
+
+def forget_settings() -> None:
+    """Accelerate keeps them for the whole process, and refuses others later."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def _own_settings() -> Iterator[None]:
+    yield
+    forget_settings()
+
+
+def train(
+    kind: Class, way: str, mixed: bool, folder: Path, checkpoint: Path | None = None
+) -> Trained:
+    forget_settings()
+    accelerator = Accelerator(
+        cpu=True,
+        mixed_precision="bf16" if mixed else "no",
+        gradient_accumulation_steps=ACCUMULATED,
+    )
+    bare = network()
+    optimizer = kind(
+        [
+            {"params": [p for p in bare.parameters() if p.ndim > 1], "weight_decay": DECAY},
+            {"params": [p for p in bare.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=RATE,
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    with watched(bare) as trained:
+        model, wrapped, loader, schedule = accelerator.prepare(bare, optimizer, batches(), schedule)
+        assert type(wrapped) is AcceleratedOptimizer
+        assert wrapped.optimizer is optimizer
+        assert type(schedule) is AcceleratedScheduler
+        if checkpoint is not None:
+            accelerator.load_state(str(checkpoint))
+            loader = accelerator.skip_first_batches(loader, STEPS // 2 * ACCUMULATED)
+        for points, labels in loader:
+            with accelerator.accumulate(model):
+                loss = nn.functional.cross_entropy(model(points), labels)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), CLIP)
+                wrapped.step()
+                schedule.step()
+                wrapped.zero_grad()
+            halfway = accelerator.sync_gradients and len(trained.steps) == STEPS // 2
+            if halfway and checkpoint is None:
+                accelerator.save_state(str(folder / MIDDLE))
+    return trained
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["float32", "bf16"])
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(train, "loop", request.param, tmp_path_factory.mktemp("run"), MIDDLE)
+
+
+def test_agrees_with_torch(runs: Runs) -> None:
+    runs.assert_agree()
+    runs.assert_clipped(CLIP)
+
+
+def test_resumes_to_the_same_bits(runs: Runs) -> None:
+    runs.assert_resumes()
+
+
+def test_goes_on_from_a_checkpoint_of_torch(runs: Runs) -> None:
+    runs.assert_goes_on_from_torch()
+
+
+def test_step_that_the_scaler_skips() -> None:
+    """With a GradScaler accelerate exchanges `optimizer.step` for the time of a step.
+
+    Accelerator itself makes a scaler on GPUs only, so the wrapper is made by hand.
+    """
+    forget_settings()
+    Accelerator(cpu=True)
+    results = []
+    for kind in (gradstep.AdamW, torch.optim.AdamW):
+        weight = nn.Parameter(torch.linspace(-1, 1, 24))
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        optimizer = AcceleratedOptimizer(kind([weight], lr=RATE), scaler=scaler)
+        skipped = []
+        for number in range(6):
+            optimizer.zero_grad()
+            scaler.scale((weight**2).sum()).backward()
+            if number == 3:
+                weight.grad[5] = torch.inf
+            optimizer.step()
+            skipped.append(optimizer.step_was_skipped)
+        assert skipped == [False, False, False, True, False, False]
+        assert optimizer.state[weight]["step"] == 5
+        results.append({"weight": weight.detach()})
+    assert difference(*results) <= BOUND
