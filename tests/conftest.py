@@ -47,9 +47,11 @@ def _same_start() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Adafactor and Muon are new: what is not yet done for them is shown as expected to fail.
 
-    Their numbers are not excused: test_numbers.py holds them to torch's.
+    Their numbers are not excused: test_numbers.py holds them to torch's. Neither is what is seen
+    of them.
     """
+    held = ("test_numbers.py", "test_sight_", "test_cli_rules.py")
     for item in items:
         name = item.nodeid.lower()
-        if ("adafactor" in name or "muon" in name) and "test_numbers.py" not in name:
+        if ("adafactor" in name or "muon" in name) and not any(h in name for h in held):
             item.add_marker(pytest.mark.xfail(reason="not yet for rules with reductions"))

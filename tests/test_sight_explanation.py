@@ -13,7 +13,7 @@ from gradstep.sight.element import element_of
 from gradstep.sight.explanation import Explanation, explain_element
 from gradstep.sight.ink import Ink
 from printed import holds, number
-from test_sight_arithmetic import CONFIGURATIONS, at, bits, gradients, lamb, surroundings
+from test_sight_arithmetic import CONFIGURATIONS, at, bits, gradients
 
 PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 

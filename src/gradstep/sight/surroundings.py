@@ -57,12 +57,12 @@ def _copies(
     settings: Mapping[str, Any],
 ) -> Update:
     """A step of copies. States that are not there yet are begun."""
-    rule, matrix = optimizer.rule, is_matrix(parameter)
+    rule = optimizer.rule
     weight = parameter.detach().clone(
         memory_format=torch.contiguous_format if graph.needs_matrix() else torch.preserve_format
     )
     assert parameter.grad is not None
-    gradient = torch.empty_like(weight).copy_(parameter.grad)
+    gradient = parameter.grad.detach().clone()  # in its own layout, which opaque functions see
     entry: dict[str, Any] = {
         name: held.detach().clone() if isinstance(held, Tensor) else held
         for name, held in optimizer.state.get(parameter, {}).items()
@@ -73,7 +73,9 @@ def _copies(
     states = {}
     for name, _, _ in graph.states:
         state = rule.states[name]
-        like = weight if state.shape == "weight" else weight.new_empty(state.shape_for(weight.shape))
+        like = (
+            weight if state.shape == "weight" else weight.new_empty(state.shape_for(weight.shape))
+        )
         states[name] = torch.empty_like(like).copy_(entry[name])
     return Update(
         weight,
@@ -82,7 +84,11 @@ def _copies(
         {name: entry[name] for name in number_states(rule, settings)},
         first,
         lambda: optimizer.name_of(parameter),
-        {n: s.shape_for(weight.shape) for n, s in rule.states.items() if s.shape != "weight" and n in states},
+        {
+            n: s.shape_for(weight.shape)
+            for n, s in rule.states.items()
+            if s.shape != "weight" and n in states
+        },
     )
 
 
