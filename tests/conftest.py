@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Their numbers are not excused: test_numbers.py holds them to torch's. Neither is what is seen
     of them.
     """
-    held = ("test_numbers.py", "test_sight_", "test_cli_rules.py")
+    held = ("test_numbers.py", "test_sight_", "test_cli_", "test_formula.py")
     for item in items:
         name = item.nodeid.lower()
         if ("adafactor" in name or "muon" in name) and not any(h in name for h in held):

@@ -111,12 +111,15 @@ def over_what(node: Node, shape: Sequence[int], place: Sequence[int]) -> str:
     noun = "largest" if node.operation == "max" else "sum"
     lengths = {"b": math.prod(shape[:-2]), "r": math.prod(shape[-2:-1]), "c": math.prod(shape[-1:])}
     count = math.prod(lengths[dimension] for dimension in node.value)
-    things = _counted(count, node.arguments[0].extent)
+    extent = node.arguments[0].extent
+    things = _counted(count, extent)
+    # Of a row there is a number of its own here, unlike what stands in it.
+    noun += " of" if noun == "largest" or extent == "element" else " over"
     if node.extent == "tensor":
-        return f"{noun} of all {things}" if count > 1 else f"{noun} of {things}"
+        return f"{noun} all {things}" if count > 1 else f"{noun} {things}"
     of = {"row": f" of row {place[-2]}", "column": f" of column {place[-1]}", "matrix": ""}
     matrix = f" of matrix {list(place[:-2])}" if len(shape) > 2 else ""
-    return f"{noun} of the {things}{of[node.extent]}{matrix}"
+    return f"{noun} the {things}{of[node.extent]}{matrix}"
 
 
 def _counted(count: int, thing: str) -> str:
