@@ -33,7 +33,9 @@ def variants(reference: Reference) -> Iterator[dict[str, Any]]:
         choices.pop("decoupled_weight_decay")
     choices.update({n: (0.0, 0.1) for n in ("weight_decay", "momentum") if n in made})
     for number, values in enumerate(itertools.product(*choices.values())):
-        options = dict(zip(choices, values, strict=True), lr=0.05, maximize=number % 2 == 1)
+        options = dict(zip(choices, values, strict=True), lr=0.05)
+        if "maximize" in made:
+            options["maximize"] = number % 2 == 1
         if not (options.get("nesterov") and options["momentum"] == 0):
             yield options
 

@@ -42,16 +42,3 @@ def _same_start() -> Iterator[None]:
     yield
     torch.set_num_threads(2)
     torch.set_default_dtype(torch.float32)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Adafactor and Muon are new: what is not yet done for them is shown as expected to fail.
-
-    Their numbers are not excused: test_numbers.py holds them to torch's. Neither is what is seen
-    of them.
-    """
-    held = ("test_numbers.py", "test_sight_", "test_cli_", "test_formula.py")
-    for item in items:
-        name = item.nodeid.lower()
-        if ("adafactor" in name or "muon" in name) and not any(h in name for h in held):
-            item.add_marker(pytest.mark.xfail(reason="not yet for rules with reductions"))

@@ -451,7 +451,9 @@ def test_zero_gradients_make_no_nan(
             step(subject, optimizer, params, 100)  # every state is there already
             assert kept == [set(optimizer.state.get(p, ())) for p in params]
     assert not recwarn.list
-    assert not caplog.records or subject.gradients == "sparse"  # those are said to run eagerly
+    by_rows = subject.reference is not None and subject.reference.by_rows
+    # Those are said to run eagerly: of the second, weights whose rows lie apart.
+    assert not caplog.records or subject.gradients == "sparse" or by_rows
 
 
 @pytest.mark.xfail(
@@ -577,6 +579,8 @@ def spoils(subject: Subject, w: Tensor, optimizer: Any) -> dict[str, tuple[Any, 
         found[f"{key} of another shape"] = (put, torch.ones(2, 9), value)
         found[f"{key} of another dtype"] = (put, value.bfloat16(), value)
     for key, value in (("lr", math.nan), ("lr", -0.1), ("lr", "0.1"), ("maximize", "yes")):
+        if key not in group:
+            continue
         found[f"{key} {value}"] = (functools.partial(group.__setitem__, key), value, group[key])
     return found
 

@@ -267,6 +267,8 @@ class Optimizer(torch.optim.Optimizer):
         gradients: Sequence[Tensor],
     ) -> list[Launch]:
         group = run.group
+        if not {is_matrix(p) for p in params} <= set(run.graphs):
+            self._resolve(run)  # the group has gained the first vector, or the first matrix
         if len({id(p) for p in params}) != len(params):
             twice = next(i for i, p in enumerate(params) if any(p is q for q in params[:i]))
             raise ValueError(
@@ -302,7 +304,7 @@ class Optimizer(torch.optim.Optimizer):
                 run.graphs,
                 self.engine,
                 self._number_names,
-                bool(group["maximize"]),
+                bool(group.get("maximize", False)),
                 bool(group.get("differentiable", False)),
                 run.kernels,
             )
@@ -363,7 +365,7 @@ class Optimizer(torch.optim.Optimizer):
         raw = self._read_group(group)
         numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
         flags = [numbers[n] for n in self._flag_names]
-        flags += [group["maximize"], group.get("differentiable", False)]
+        flags += [group.get("maximize", False), group.get("differentiable", False)]
         floats = {
             n: _number(v)
             for n, v in (("lr", group["lr"]), *numbers.items())
@@ -371,10 +373,16 @@ class Optimizer(torch.optim.Optimizer):
         }
         plain = {**numbers, **floats}
         if run.flags != flags or not all(g.holds_for(plain) for g in run.graphs.values()):
-            maximize = bool(group["maximize"])
-            run.graphs = dict.fromkeys((True, False), trace(self.rule, plain, maximize))
+            run.graphs = {}
+        kinds = {is_matrix(p) for p in group["params"]} or {True}
+        if not self.rule.tells_vectors_apart:
+            kinds = {True, False}
+        if not kinds <= set(run.graphs):
+            maximize = bool(group.get("maximize", False))
             if self.rule.tells_vectors_apart:
-                run.graphs[False] = trace(self.rule, plain, maximize, matrix=False)
+                run.graphs = {k: trace(self.rule, plain, maximize, k) for k in kinds}
+            else:
+                run.graphs = dict.fromkeys(kinds, trace(self.rule, plain, maximize))
             run.flags = flags
             run.plans, run.kernels = {}, {}
         run.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}

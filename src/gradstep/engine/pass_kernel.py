@@ -214,7 +214,9 @@ class _Writer:
     def _as_stored(self, builder: Any, value: Any, memory: Memory) -> Any:
         if memory.real is self.real:
             return value
-        return builder.fptrunc(value, memory.real) if self.real is F64 else value
+        if self.real is F64:
+            return builder.fptrunc(value, memory.real)
+        return builder.fpext(value, memory.real)
 
     # The tiles.
 

@@ -129,7 +129,7 @@ def takes_number(rule: Rule, name: str) -> bool:
     """Whether a hyperparameter that is None by default may be a number too."""
     for stage, names in rule.stages:
         own = next((n for n, outer in names.items() if outer == name), None)
-        if own in stage.hyperparameters:
+        if own is not None and own in stage.hyperparameters:
             return takes_number(stage, own)
     hint = typing.get_type_hints(rule.function).get(name) if rule.function else None
     return rule.hyperparameters[name] is None and bool({int, float} & set(typing.get_args(hint)))

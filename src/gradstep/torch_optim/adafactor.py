@@ -58,7 +58,7 @@ class Adafactor(Optimizer):
             "foreach": foreach,
             "maximize": maximize,
         }
-        self._begin(params, adafactor, {**defaults, "differentiable": False}, engine)
+        self._begin(params, adafactor, defaults, engine)
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless every option of a group is allowed, in torch's words where it has some."""

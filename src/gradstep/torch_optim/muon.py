@@ -63,8 +63,6 @@ class Muon(Optimizer):
             "eps": eps,
             "ns_steps": ns_steps,
             "adjust_lr_fn": adjust_lr_fn,
-            "maximize": False,
-            "differentiable": False,
         }
         self._begin(params, muon, defaults, engine)
 

@@ -1,0 +1,297 @@
+"""Rules that look beyond single elements: reductions, states a row or column, opaque functions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor, nn
+
+import gradstep
+from gradstep import dot, lerp, max, mean, norm, per_column, per_row, rms, size, sqrt, sum
+from gradstep.engine import staged, tiles
+
+
+@gradstep.rule
+def trust_ratio(g: Any, exp_avg: Any, *, w: Any, beta: float = 0.9, eps: float = 1e-3) -> Any:
+    """Two norms of a whole tensor, the second of something worked out (as LAMB does)."""
+    exp_avg = lerp(exp_avg, g, 1 - beta)
+    update = exp_avg + 0.1 * w
+    return norm(w) / (norm(update) + eps) * update, exp_avg
+
+
+@gradstep.rule
+def everything_reduced(g: Any, *, w: Any) -> Any:
+    """Each reduction of a whole tensor, and a second that depends on a first."""
+    centred = g - mean(g)
+    scale = max(gradstep.abs(g)) + rms(centred) + norm(w) / sqrt(size(w)) + 0.01 * sum(g)
+    return centred / scale + 0.001 * dot(g, w) * w
+
+
+@gradstep.rule
+def rows_and_columns(
+    g: Any, row: Any = per_row(), column: Any = per_column(), *, w: Any, share: float = 0.25
+) -> Any:
+    """Each reduction along a dimension, and of what they leave."""
+    row = lerp(row, rms(g, -1), share)
+    column = lerp(column, norm(w, -2) + max(gradstep.abs(g), -2), share)
+    centred = g - mean(g, -1) - dot(g, w, -2) / size(w, -2)
+    height = mean(row, -2) + mean(column, -1) + 0.5 * mean(row) + max(column)
+    return centred / (row + column + height + 0.1), row, column
+
+
+@gradstep.opaque
+def doubled(x: Tensor, factor: float) -> Tensor:
+    """Twice the matrix: something that is easily checked."""
+    return x * (2 * factor)
+
+
+@gradstep.opaque(dtype=torch.float64)
+def flipped(x: Tensor) -> Tensor:
+    """Rows upside down: no function of one element."""
+    return x.flip(1)
+
+
+@gradstep.rule
+def with_functions(g: Any, exp_avg: Any, *, step: Any, factor: float = 1.5) -> Any:
+    """Two opaque functions, one with a number that is another at every step."""
+    exp_avg = lerp(exp_avg, g, 0.5)
+    return doubled(exp_avg, factor / step) + flipped(g * g), exp_avg
+
+
+WHOLE = [trust_ratio, everything_reduced]
+BY_ROWS = [rows_and_columns]
+SHAPES: list[tuple[int, ...]] = [
+    (7,),
+    (),
+    (33, 65),
+    (3, 4, 5),
+    (6, 2, 3, 3),
+    (1, 1),
+    (2, 5000),
+    (3000, 5),
+]
+MATRICES = [s for s in SHAPES if len(s) > 1]
+
+
+def run(
+    rule: gradstep.Rule,
+    shapes: Any,
+    engine: str,
+    dtype: torch.dtype = torch.float32,
+    steps: int = 4,
+    lr: float = 0.01,
+) -> tuple[list[Tensor], gradstep.Optimizer]:
+    random = torch.Generator().manual_seed(3)
+    ws = [nn.Parameter(torch.randn(s, generator=random).to(dtype)) for s in shapes]
+    optimizer = gradstep.Optimizer(ws, rule, lr=lr, engine=engine)
+    for _ in range(steps):
+        for w in ws:
+            w.grad = torch.randn(w.shape, generator=random).to(dtype)
+        optimizer.step()
+    return [w.detach() for w in ws], optimizer
+
+
+def cases() -> Iterator[Any]:
+    for rule, dtype in itertools.product(
+        [*WHOLE, *BY_ROWS, with_functions], (torch.float32, torch.float64, torch.bfloat16)
+    ):
+        shapes = SHAPES if rule in WHOLE else MATRICES
+        yield pytest.param(rule, shapes, dtype, id=f"{rule.name}-{dtype}")
+
+
+@pytest.mark.parametrize(("rule", "shapes", "dtype"), list(cases()))
+def test_passes_do_what_torch_does(rule: Any, shapes: Any, dtype: torch.dtype) -> None:
+    """The fused engine against the rule as it is written, on torch's tensors."""
+    fused, optimizer = run(rule, shapes, "fused", dtype)
+    eager, _ = run(rule, shapes, "eager", dtype)
+    assert set(optimizer.engines_used().values()) == {"fused"}
+    for a, b in zip(fused, eager, strict=True):
+        unit = torch.finfo(dtype).eps * b.abs().max()
+        assert ((a - b).abs() <= 8 * unit).all()
+
+
+@pytest.mark.parametrize("rule", [*WHOLE, *BY_ROWS, gradstep.adafactor], ids=lambda r: r.name)
+def test_the_same_bits_for_any_number_of_threads(
+    rule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whatever else is in the wave."""
+    shapes = [(700, 900), (40, 30), (3, 5, 5)]
+    alone = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        alone.append(run(rule, shapes, "fused")[0])
+    monkeypatch.setattr(staged, "WAVE", 1)
+    alone.append(run(rule, shapes, "fused")[0])
+    for other in alone[1:]:
+        assert all(map(torch.equal, alone[0], other))
+
+
+def test_waves_hold_tensors_of_one_shape_for_a_function() -> None:
+    shapes = [(4, 6), (6, 4), (4, 6), (4, 6)]
+    seen: list[tuple[int, ...]] = []
+
+    @gradstep.opaque
+    def watched(x: Tensor) -> Tensor:
+        seen.append(tuple(x.shape))
+        return x
+
+    @gradstep.rule
+    def watching(g: Any) -> Any:
+        return watched(g)
+
+    after, _ = run(watching, shapes, "fused", steps=1)
+    assert sorted(seen) == [(1, 6, 4), (3, 4, 6)]
+    plain, _ = run(gradstep.sgd, shapes, "fused", steps=1)
+    assert all(map(torch.equal, after, plain))
+
+
+def exact_sum(values: numpy.ndarray) -> float:
+    return math.fsum(float(v) for v in values.ravel())
+
+
+@settings(max_examples=40)
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 5000),
+    matrices=st.integers(1, 3),
+    seed=st.integers(0, 9),
+)
+def test_sums_are_those_of_float64(rows: int, columns: int, matrices: int, seed: int) -> None:
+    """A step of 1 along the sums: what was subtracted is the sum itself."""
+
+    @gradstep.rule
+    def by_sums(g: Any, row: Any = per_row(), column: Any = per_column()) -> Any:
+        row, column = row + sum(g, -1), column + sum(g, -2)
+        return 0 * g + sum(g), row, column
+
+    random = torch.Generator().manual_seed(seed)
+    g = torch.randn((matrices, rows, columns), generator=random)
+    w = nn.Parameter(torch.zeros_like(g))
+    optimizer = gradstep.Optimizer([w], by_sums, lr=1.0, engine="fused")
+    w.grad = g
+    optimizer.step()
+    wide = g.double()
+    state = optimizer.state[w]
+    scale = wide.abs().sum() * 2**-50
+    assert (state["row"].double() - wide.sum(-1, True)).abs().max() <= scale + 2**-23 * (
+        wide.sum(-1).abs().max()
+    )
+    assert (state["column"].double() - wide.sum(-2, True)).abs().max() <= scale + 2**-23 * (
+        wide.sum(-2).abs().max()
+    )
+    total = exact_sum(wide.numpy())
+    assert abs(-w.detach().double() - total).max() <= scale + 2**-23 * abs(total)
+
+
+@given(
+    outer=st.integers(0, 40),
+    middle=st.integers(0, 300),
+    inner=st.integers(0, 5000),
+    flat=st.booleans(),
+)
+def test_tiles_cover_each_element_once(outer: int, middle: int, inner: int, flat: bool) -> None:
+    cut = tiles.flat(outer * inner) if flat else tiles.Geometry(outer, middle, inner)
+    numbers = list(cut.tiles(5, 3))
+    fields = len(tiles.FIELDS)
+    assert len(numbers) == fields * cut.count()
+    covered = 0
+    for start in range(0, len(numbers), fields):
+        tile = dict(zip(tiles.FIELDS, numbers[start : start + fields], strict=True))
+        lines = tile["outers"] * tile["middles"]
+        covered += (lines - 1) * tile["inners"] + tile["last_inners"] if lines else 0
+        assert 0 < tile["inners"] <= tiles.LINE
+    assert covered == (outer * inner if flat else outer * middle * inner)
+
+
+def test_nan_and_infinity_come_through() -> None:
+    @gradstep.rule
+    def by_extremes(g: Any, *, w: Any) -> Any:
+        return 0 * w + max(g) + sum(g)
+
+    for bad in (math.nan, math.inf):
+        w = nn.Parameter(torch.zeros(5000))
+        w.grad = torch.zeros(5000)
+        w.grad[4321] = bad
+        gradstep.Optimizer([w], by_extremes, lr=1.0, engine="fused").step()
+        wanted = math.nan if bad != bad else -math.inf
+        assert torch.allclose(w.detach(), torch.tensor(wanted), equal_nan=True)
+
+
+def test_what_works_along_rows_refuses_vectors_and_changes_nothing() -> None:
+    @gradstep.rule
+    def centred(g: Any) -> Any:
+        return g - mean(g, -1)
+
+    ws = [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(5))]
+    optimizer = gradstep.Optimizer(
+        [("matrix", ws[0]), ("bias", ws[1])], centred, lr=0.1, engine="fused"
+    )
+    for w in ws:
+        w.grad = torch.randn_like(w)
+    with pytest.raises(ValueError, match="bias has 1 dimension"):
+        optimizer.step()
+    assert all((w == 1).all() for w in ws)
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
+def test_complex_weights_are_refused_by_name(name: str) -> None:
+    w = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
+    w.grad = torch.ones_like(w)
+    with pytest.raises(RuntimeError, match=f"{name} does not support complex parameters"):
+        getattr(gradstep, name)([w]).step()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda g: sum(g, -3), "dimension -3"),
+        (lambda g: g * sum(sum(g, -1), -1), "gone already"),
+        (lambda g: g * sum(sum(g)), "sum of one number"),
+        (lambda g: g * sum(g > 0), "comparison"),
+        (lambda g: doubled(sum(g), 1.0) + g, "takes a tensor first"),
+        (lambda g: doubled(g, sum(g)), "second tensor"),
+        (lambda g: sum(g, -1), "for each row"),
+        (lambda g: g @ g, "opaque"),
+    ],
+)
+def test_misuse_is_refused_with_a_way_out(body: Any, message: str) -> None:
+    @gradstep.rule
+    def wrong(g: Any) -> Any:
+        return body(g)
+
+    with pytest.raises(gradstep.RuleError, match=message):
+        gradstep.Optimizer([torch.zeros(3, 3)], wrong)
+
+
+def test_a_function_that_returns_another_shape_is_named() -> None:
+    @gradstep.opaque
+    def halved(x: Tensor) -> Tensor:
+        return x[:, :1]
+
+    @gradstep.rule
+    def rule(g: Any) -> Any:
+        return halved(g)
+
+    w = nn.Parameter(torch.zeros(4, 4))
+    w.grad = torch.ones_like(w)
+    with pytest.raises(ValueError, match="halved returned shape"):
+        gradstep.Optimizer([w], rule).step()
+
+
+def test_a_group_that_gains_its_first_vector() -> None:
+    group = [nn.Parameter(torch.ones(3, 4))]
+    optimizer = gradstep.Adafactor(group, lr=0.1)
+    optimizer.param_groups[0]["params"].append(nn.Parameter(torch.ones(5)))
+    for w in optimizer.param_groups[0]["params"]:
+        w.grad = torch.ones_like(w)
+    optimizer.step()
+    states = [set(optimizer.state[w]) for w in optimizer.param_groups[0]["params"]]
+    assert states == [{"row_var", "col_var", "step"}, {"variance", "step"}]
