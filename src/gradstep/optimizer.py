@@ -138,6 +138,10 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"Invalid engine: {engine!r}; choose one of {', '.join(ENGINES)}")
         self.rule = rule
         self.engine = engine
+        # As in torch's own: GradScaler then leaves scale and verdict to the step, which has both in
+        # its one pass. Gradients stay scaled; torch's fused step writes over them.
+        if defaults.get("fused"):
+            self._step_supports_amp_scaling = True
         self._prepare_reading(defaults)
         self.check_group(defaults)
         super().__init__(params, defaults)
@@ -153,7 +157,7 @@ class Optimizer(torch.optim.Optimizer):
         self.group_keys = tuple(dict.fromkeys(keys))
         self._read_group = itemgetter(*self.group_keys)
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
-        self._number_names = ("lr", *numeric)
+        self._number_names = ("lr", *numeric, "grad_scale")
         self._flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
         self._runs: dict[int, GroupRun] = {}
         self._layouts: dict[Tensor, Any] = {}
@@ -196,6 +200,10 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        # torch.amp.GradScaler leaves these two here if it was told that the step knows them.
+        found_inf = self.__dict__.get("found_inf")
+        if found_inf is not None and float(found_inf):
+            return loss
         for launch in self.plan():
             launch()
         return loss
@@ -238,7 +246,7 @@ class Optimizer(torch.optim.Optimizer):
             unchanged = known is not None and raw == known and type(raw[0]) is type(known[0])
         except Exception:
             unchanged = False
-        if not unchanged:
+        if not unchanged or "grad_scale" in self.__dict__:
             self._resolve(run)
         params = group["params"]
         gradients = [p.grad for p in params]
@@ -371,6 +379,8 @@ class Optimizer(torch.optim.Optimizer):
             for n, v in (("lr", group["lr"]), *numbers.items())
             if n in self._number_names
         }
+        scale = self.__dict__.get("grad_scale")
+        flags.append(scale is not None)
         plain = {**numbers, **floats}
         if run.flags != flags or not all(g.holds_for(plain) for g in run.graphs.values()):
             run.graphs = {}
@@ -380,16 +390,20 @@ class Optimizer(torch.optim.Optimizer):
         if not kinds <= set(run.graphs):
             maximize = bool(group.get("maximize", False))
             if self.rule.tells_vectors_apart:
-                run.graphs = {k: trace(self.rule, plain, maximize, k) for k in kinds}
+                run.graphs = {
+                    k: trace(self.rule, plain, maximize, k, scale is not None) for k in kinds
+                }
             else:
-                run.graphs = dict.fromkeys(kinds, trace(self.rule, plain, maximize))
+                graph = trace(self.rule, plain, maximize, scaled=scale is not None)
+                run.graphs = dict.fromkeys(kinds, graph)
             run.flags = flags
             run.plans, run.kernels = {}, {}
         run.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}
+        run.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else float(scale)
         run.values = tuple(floats[n] for n in self._number_names)
         settled = all(isinstance(v, int | float | str | bool | tuple | None) for v in raw)
         inside = all(isinstance(v, int | float) for t in raw if isinstance(t, tuple) for v in t)
-        run.raw = raw if settled and inside else None
+        run.raw = raw if settled and inside and scale is None else None
 
     # Parameters and groups.
 

@@ -91,6 +91,8 @@ def run(
     """
     with torch.no_grad():
         weight, gradient, states = update.weight, update.gradient, update.states
+        if gradient.is_sparse and numbers.get("grad_scale", 1.0) != 1.0:
+            gradient = gradient * (1 / float(numbers["grad_scale"]))
         if sparse == "sparse":
             inputs = {**numbers, "w": weight, "first": update.first, "step": _next_step(update)}
             inputs["machine_epsilon"] = torch.finfo(weight.dtype).eps
@@ -162,6 +164,9 @@ def _evaluate(
     inputs |= {"w": weight, "first": update.first, "step": kind(_next_step(update))}
     inputs["machine_epsilon"] = kind(torch.finfo(update.weight.dtype).eps)
     own = {n: kind(t) for n, t in update.numbers.items() if n != "step"}
+    scale = float(numbers.get("grad_scale", 1.0))
+    if scale != 1.0 and not update.gradient.is_sparse:
+        gradient = gradient * (1 / scale)
     gradient = -gradient if maximize else gradient
     if kind is float:
         direction, new_states = rule.run(gradient, {**states, **own}, inputs)

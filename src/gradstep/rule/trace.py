@@ -173,7 +173,11 @@ def name_nodes(frame: FrameType) -> None:
 
 
 def trace(
-    rule: Rule, values: Mapping[str, Any], maximize: bool = False, matrix: bool = True
+    rule: Rule,
+    values: Mapping[str, Any],
+    maximize: bool = False,
+    matrix: bool = True,
+    scaled: bool = False,
 ) -> Graph:
     """The graph of a rule, with flags as they are in ``values`` and numbers left open.
 
@@ -183,6 +187,7 @@ def trace(
             numbers only answer the rule's ``nonzero`` questions.
         maximize: the first stage turns the gradient's sign.
         matrix: whether the weight has two dimensions or more. Only some rules ask.
+        scaled: the gradient is ``grad_scale`` times what it should be, and is divided by it first.
 
     Raises:
         RuleError: the function cannot be traced, or returns something else than it declares.
@@ -213,9 +218,13 @@ def trace(
     before = sys.getprofile()
     sys.setprofile(on_return)
     try:
-        direction, new_states = rule.run(-gradient if maximize else gradient, states, inputs)
+        given = gradient * (1 / recorder.input("grad_scale")) if scaled else gradient
+        direction, new_states = rule.run(-given if maximize else given, states, inputs)
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:  # a profiler of C's, which is no function
+            before.enable()
 
     if isinstance(direction, NewWeight):
         new_weight = _tensor(rule, "new weight", direction.weight)
