@@ -115,6 +115,12 @@ def centred(g: Any) -> Any:
     return g - gradstep.mean(g, -1)
 
 
+@gradstep.rule
+def clip(g: Any) -> Any:
+    """A gradient no longer than 1, all parameters together."""
+    return g / gradstep.maximum(1, gradstep.global_norm(g))
+
+
 #: Settings that are words or None, and another value that changes the formula.
 WORDS = {"adjust_lr_fn": "match_rms_adamw"}
 
@@ -349,6 +355,19 @@ def test_equals_the_step_at_the_edges(name: str, gradient: float, start: float) 
             assert bits(value, weight.dtype) == bits(written, weight.dtype), state
 
 
+@pytest.mark.parametrize("name", ["adamw", "trust ratio"])
+def test_a_gradient_that_is_still_scaled(name: str) -> None:
+    """As torch.amp.GradScaler leaves it to a step that can divide by the scale itself."""
+    rule, settings = configuration(name)
+    weight = torch.nn.Parameter(torch.randn(3, 4))
+    optimizer = gradstep.Optimizer([weight], rule, engine="fused", **settings)
+    optimizer.grad_scale = torch.tensor(3.0)
+    weight.grad = torch.randn(3, 4)
+    element = element_of(optimizer, weight, (1, 2))
+    optimizer.step()
+    assert work_out(element).weight == weight[1, 2].item()
+
+
 def test_a_weight_by_hand() -> None:
     """Adam's first step moves every weight by lr, whatever the gradient: so says the paper."""
     weight = torch.nn.Parameter(torch.tensor([0.5]))
@@ -409,5 +428,8 @@ def test_element_of_says_what_is_missing() -> None:
     weight.grad = torch.ones(2)
     with pytest.raises(IndexError, match="out of bounds"):
         element_of(optimizer, weight, (2,))
+    everywhere = gradstep.Optimizer([weight], clip)
+    with pytest.raises(ValueError, match="clip looks at all parameters at once"):
+        element_of(everywhere, weight, (0,))
     with pytest.raises(ValueError, match=r"centred works along rows .* has 1 dimension"):
         element_of(gradstep.Optimizer([weight], centred), weight, (0,))

@@ -18,12 +18,7 @@ from gradstep.engine.kernel import ITEM_BYTES
 from gradstep.engine.pass_kernel import kept_storage
 from gradstep.engine.staged import StagedKernel, StagedPart, Wave
 from gradstep.engine.update import Update
-from gradstep.rule.graph import REDUCTIONS, Graph, Node, in_order
-
-
-def gathered(graph: Graph) -> list[Node]:
-    """The reductions and opaque functions of a graph, each after those that it needs."""
-    return [n for n in _nodes(graph) if n.operation in (*REDUCTIONS, "opaque")]
+from gradstep.rule.graph import Graph, Node
 
 
 def observe(
@@ -37,8 +32,8 @@ def observe(
         number_names, values: lr and the numeric hyperparameters.
 
     Returns:
-        for each node of :func:`gathered` a tensor: one number, or of the weight's shape with one
-        element in each dimension that was summed away. Sums are float64.
+        for each node of ``graph.gathered()`` a tensor: one number, or of the weight's shape with
+        one element in each dimension that was summed away. Sums are float64.
     """
     kernel = StagedKernel(
         _numbered(graph), STORAGE[update.weight.dtype][0], [str(n) for n in number_names]
@@ -50,17 +45,13 @@ def observe(
         for node, total in zip(kernel.totals, totals[0], strict=True):
             found[str(node.name)] = torch.tensor(total, dtype=torch.float64)
         for place, owner in enumerate(kernel.places.owners):
-            if owner.operation in (*REDUCTIONS, "opaque") and owner.extent != "tensor":
+            if owner.gathers and owner.extent != "tensor":
                 start = wave.places[place]
                 found[str(owner.name)] = _kept(memory[start:], owner, update.weight, kernel.working)
 
     part.watch = watch
     part.launch(*part.located(), values, [update.first])()
-    return [found[str(position)] for position in range(len(gathered(graph)))]
-
-
-def _nodes(graph: Graph) -> tuple[Node, ...]:
-    return in_order([*graph.outputs(), *(after for _, _, after in graph.numbers)])
+    return [found[str(position)] for position in range(len(graph.gathered()))]
 
 
 def _numbered(graph: Graph) -> Graph:
@@ -70,9 +61,9 @@ def _numbered(graph: Graph) -> Graph:
     """
     copies: dict[int, Node] = {}
     number = 0
-    for node in _nodes(graph):
+    for node in graph.nodes():
         name = None
-        if node.operation in (*REDUCTIONS, "opaque"):
+        if node.gathers:
             name = str(number)
             number += 1
         arguments = tuple(copies[id(a)] for a in node.arguments)

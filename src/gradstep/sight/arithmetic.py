@@ -19,7 +19,6 @@ import numpy
 import torch
 
 from gradstep.engine.host import host_function
-from gradstep.engine.observed import gathered
 from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.settle import settle
 
@@ -64,10 +63,10 @@ class Arithmetic:
         self.dtype = dtype
         self._operations = _Operations(_WORKING[dtype])
         self._settled, self._twins = _settled_with_twins(graph)
-        self._own = _all_nodes(graph)
-        self._work = _all_nodes(self._settled)
+        self._own = graph.nodes()
+        self._work = self._settled.nodes()
         self._outcomes: dict[int, int] = {}
-        for position, node in enumerate(gathered(graph)):
+        for position, node in enumerate(graph.gathered()):
             self._outcomes[id(node)] = self._outcomes[id(self._twins[id(node)])] = position
         nodes = {id(node): node for node in (*self._work, *self._own) if not node.per_element}
         self._number_nodes = list(nodes.values())
@@ -105,7 +104,7 @@ class Arithmetic:
             numbers: ``step``, ``first``, ``lr``, every numeric hyperparameter, and the facts of
                 the parameter that the rule asks for, by name.
             outcomes: what the reductions and opaque functions gave, in the order of
-                :func:`gradstep.engine.observed.gathered`.
+                :meth:`gradstep.rule.graph.Graph.gathered`.
         """
         settled, operations = self._settled, self._operations
         given = {**numbers, **{name: states[name] for name, _, _ in self.graph.numbers}}
@@ -175,10 +174,6 @@ _WORKING: dict[torch.dtype, Any] = {
 }
 
 
-def _all_nodes(graph: Graph) -> tuple[Node, ...]:
-    return in_order([*graph.outputs(), *(after for _, _, after in graph.numbers)])
-
-
 def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
     """The settled graph, and for each traced node its settled one.
 
@@ -186,7 +181,7 @@ def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
     so each gets a name of its own first.
     """
     copies: dict[int, Node] = {}
-    for number, node in enumerate(_all_nodes(graph)):
+    for number, node in enumerate(graph.nodes()):
         arguments = tuple(copies[id(a)] for a in node.arguments)
         copies[id(node)] = (
             node
@@ -206,9 +201,9 @@ def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
         order=in_order([copy(node) for node in graph.outputs()]),
     )
     settled = settle(tagged)
-    by_name = {node.name: node for node in _all_nodes(settled) if node.arguments and node.name}
+    by_name = {node.name: node for node in settled.nodes() if node.arguments and node.name}
     twins = {}
-    for node in _all_nodes(graph):
+    for node in graph.nodes():
         twin = node if copy(node) is node else by_name.get(str(copy(node).name))
         if twin is not None:
             twins[id(node)] = twin

@@ -31,12 +31,13 @@ class Element:
             column or parameter, the one that goes with this weight.
         step: the number of the step to come, 1 for the first.
         first: whether the states are new.
-        settings: ``lr`` and every hyperparameter, by the rule's names.
+        settings: ``lr`` and every hyperparameter, by the rule's names; and ``grad_scale``, where
+            the gradient is to be divided by it.
         graph: the rule, traced with these settings.
         shape, place: of the parameter, and the weight's place in it.
         facts: the numbers that a rule may ask of the parameter's shape and dtype, by name.
         outcomes: for a rule that looks beyond one weight, what its reductions and functions give
-            at this place, in the order of :func:`gradstep.engine.observed.gathered`.
+            at this place, in the order of :meth:`gradstep.rule.graph.Graph.gathered`.
     """
 
     rule: Rule
@@ -107,9 +108,12 @@ def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) ->
         else:
             states[name] = float(torch.tensor(float(value), dtype=parameter.dtype).item())
     maximize = bool(group.get("maximize", False))
-    graph = trace(rule, settings, maximize, is_matrix(parameter))
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is not None:
+        settings["grad_scale"] = float(scale)
+    graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
     outcomes: tuple[float, ...] = ()
-    if not graph.is_elementwise():
+    if graph.gathered():
         outcomes = outcomes_at(place, optimizer, group, parameter, graph, settings)
     return Element(
         rule=rule,

@@ -16,7 +16,7 @@ from gradstep.sight.arithmetic import Arithmetic, Evaluation
 from gradstep.sight.digits import FEWEST, Equation, digits_text, equation
 from gradstep.sight.element import Element
 from gradstep.sight.ink import Ink
-from gradstep.sight.surroundings import is_gathered, over_what
+from gradstep.sight.surroundings import over_what
 
 #: Columns that a line should not exceed.
 _WIDTH = 92
@@ -103,12 +103,12 @@ def _explained(
         reasons += _over_what(chosen, names, element)
     if node.boolean:
         shown = Equation("", "true" if value else "false")
-    elif line.copies or (chosen is not node and id(chosen) in names) or is_gathered(chosen):
+    elif line.copies or (chosen is not node and id(chosen) in names) or chosen.gathers:
         shown = Equation("", digits_text(value, FEWEST))
     else:
         old = _before(line.name, graph, values)
         shown = equation(
-            chosen, lambda n: id(n) in names or is_gathered(n), values, unlike=old, real=real
+            chosen, lambda n: id(n) in names or n.gathers, values, unlike=old, real=real
         )
     kept = None
     if line.name == "w" and node is graph.new_weight:
@@ -154,7 +154,7 @@ def _with_choices_made(
             return known[id(current)]
         result = current
         own_line = current is not root and id(current) in names
-        if current.arguments and not own_line and not is_gathered(current):
+        if current.arguments and not own_line and not current.gathers:
             if current.operation == "where":
                 condition, a, b = current.arguments
                 holds = bool(values[id(condition)])
@@ -183,7 +183,7 @@ def _over_what(root: Node, names: Mapping[int, str], element: Element) -> list[s
         node = pending.pop()
         if node is not root and id(node) in names:
             continue
-        if is_gathered(node):
+        if node.gathers:
             found.append(over_what(node, element.shape, element.place))
         else:
             pending += reversed(node.arguments)

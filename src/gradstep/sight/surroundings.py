@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.observed import observe
 from gradstep.engine.update import Update, is_matrix
 from gradstep.optimizer import Optimizer
-from gradstep.rule.graph import REDUCTIONS, Graph, Node
+from gradstep.rule.graph import Graph, Node
 from gradstep.rule.hyperparameter import is_number
 from gradstep.states import begin_states, number_states
 
@@ -31,19 +30,26 @@ def outcomes_at(
     they are.
 
     Raises:
-        ValueError: the rule works along rows and columns, and the parameter has none.
+        ValueError: the rule works along rows and columns, and the parameter has none; or it looks
+            at all parameters at once.
     """
+    from gradstep.engine.observed import observe  # takes the compiler with it
+
     rule = optimizer.rule
+    if any(node.operation == "global_sum" for node in graph.gathered()):
+        raise ValueError(
+            f"{rule.name} looks at all parameters at once. The step of one weight of it cannot be "
+            "explained yet."
+        )
     if graph.needs_matrix() and not is_matrix(parameter):
         raise ValueError(
             f"{rule.name} works along rows and columns, and the parameter has {parameter.dim()} "
             "dimension(s). Give it to another rule."
         )
-    numeric = [n for n, default in rule.hyperparameters.items() if is_number(default)]
+    numbers = {n: float(v) for n, v in settings.items() if is_number(v)}
     update = _copies(optimizer, group, parameter, graph, settings)
-    values = [float(settings[n]) for n in ("lr", *numeric)]
     outcomes = []
-    for outcome in observe(graph, update, ("lr", *numeric), values):
+    for outcome in observe(graph, update, list(numbers), list(numbers.values())):
         at = tuple(min(i, n - 1) for i, n in zip(place, outcome.shape, strict=False))
         outcomes.append(float(outcome[at].item()))
     return tuple(outcomes)
@@ -92,22 +98,15 @@ def _copies(
     )
 
 
-def is_gathered(node: Node) -> bool:
-    """Whether a value is made from other elements than its own: by a reduction or a function."""
-    return node.operation in (*REDUCTIONS, "opaque")
-
-
 def over_what(node: Node, shape: Sequence[int], place: Sequence[int]) -> str:
     """What a reduction gathers, or where an opaque function's outcome is looked at, in words.
 
     Args:
-        node: of which :func:`is_gathered` is true.
+        node: one that gathers.
         shape, place: of the parameter, and of the weight in it.
     """
     if node.operation == "opaque":
         return f"entry {list(place)} of {node.value.name}"
-    if node.operation == "global_sum":
-        return "sum of all elements of all parameters"
     noun = "largest" if node.operation == "max" else "sum"
     lengths = {"b": math.prod(shape[:-2]), "r": math.prod(shape[-2:-1]), "c": math.prod(shape[-1:])}
     count = math.prod(lengths[dimension] for dimension in node.value)
