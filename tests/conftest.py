@@ -42,11 +42,3 @@ def _same_start() -> Iterator[None]:
     yield
     torch.set_num_threads(2)
     torch.set_default_dtype(torch.float32)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is not yet done for rules with reductions is shown as expected to fail."""
-    for item in items:
-        name = item.nodeid.lower()
-        if ("adafactor" in name or "muon" in name) and "test_sight_" in name:
-            item.add_marker(pytest.mark.xfail(reason="not yet for rules with reductions"))

@@ -64,6 +64,8 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "8 to 12 B" in adam
     assert "weight_decay, amsgrad, decoupled_weight_decay" in adam
     assert adam.endswith("Kingma & Ba 2014")
+    assert next(row for row in rows if row.startswith("adafactor ")).split()[1] == "row+column"
+    assert next(row for row in rows if row.startswith("muon ")).split()[1:3] == ["4", "B"]
     sgd = next(i for i, row in enumerate(rows) if row.startswith("sgd "))
     assert rows[sgd + 1] == "    w ← w − lr·g"
 
@@ -84,6 +86,11 @@ def test_the_table_as_json() -> None:
         "meaning": describe_rule(gradstep.adam).hyperparameters["beta1"],
     }
     assert adam["changes_formula"] == ["weight_decay", "amsgrad", "decoupled_weight_decay"]
+    adafactor = next(r for r in records if r["name"] == "adafactor")
+    assert adafactor["state_bytes_float32"] == {"default": 0, "most": 0}
+    assert adafactor["states_along"] == ["row", "column"]
+    owners = {name: state["one_for_each"] for name, state in adafactor["states"].items()}
+    assert owners == {"row_var": "row", "col_var": "column", "variance": "weight"}
     assert next(r for r in records if r["name"] == "decay_weights")["kind"] == "stage"
 
 
@@ -103,6 +110,40 @@ def test_explain_as_a_process() -> None:
     assert "max_exp_avg_sq: the largest exp_avg_sq so far. Starts as 0. Kept only with" in text
     assert "arXiv:1412.6980." in text
     assert "Agrees with torch.optim.Adam and AdamW" in text
+
+
+def test_explain_rules_that_look_around(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "explain", "adafactor")
+    assert (
+        "  once for each tensor:\n"
+        "    size ← max(eps2, rms(w))·min(lr, 1 / √step)\n"
+        "  for each row:\n"
+        "    row_var ← lerp(row_var, mean(g², −1), step^beta2_decay)\n"
+        "  for each column:\n"
+        "    col_var ← lerp(col_var, mean(g², −2), step^beta2_decay)\n"
+        "  for each weight:\n"
+        "    estimate ← row_var·col_var / max(mean(row_var, −2), machine_epsilon)\n"
+    ) in text
+    assert "mean(a) is the mean of all elements of a tensor." in text
+    assert "With −2 behind it, each column has a value of its own: mean(a, −2)." in text
+    assert "max(a, b) is the larger" in text
+    assert "max(a) is" not in text
+    assert "State, kept between steps\n" in text
+    assert "Starts as 0, one number a column." in text
+    assert "beta2_decay = −0.8 (at most 0)" in text
+    assert "eps1 = none (a number, or none)" in text
+    text = told(capsys, "explain", "adafactor", "--set", "eps1=0.5")
+    assert "Formula with eps1=0.5\n" in text
+    assert "max(mean(row_var, −2), 0.5)" in text
+    assert told(capsys, "explain", "adafactor", "--set", "eps1=None").count("machine_epsilon²") == 1
+    text = told(capsys, "explain", "muon")
+    assert "  once for each tensor:\n    scale ← √(max(1, size(w, −2) / size(w, −1)))\n" in text
+    assert "size(w, −2) is how many rows the tensor has" in text
+    assert "newton_schulz(…) is a function on the whole tensor: Bring the singular values" in text
+    assert "--set nesterov=false  --set adjust_lr_fn=…" in text
+    assert "adjust_lr_fn = none (a word, or none)" in text
+    text = told(capsys, "explain", "muon", "--set", "adjust_lr_fn=match_rms_adamw")
+    assert "scale ← 0.2·√(max(size(w, −2), size(w, −1)))" in text
 
 
 @pytest.mark.parametrize("name", rule_names())
@@ -186,6 +227,7 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         ("explain", "adam", "--set", "xyzzy=1"): "adam has no setting 'xyzzy': it has beta1",
         ("explain", "adam", "--set", "beta1=1"): "beta1 must be at least 0 and below 1",
         ("explain", "adam", "--set", "beta1=x"): "--set beta1=x: beta1 is a number",
+        ("explain", "adafactor", "--set", "eps1=x"): "--set eps1=x: eps1 is a number",
         ("explain", "adam", "--set", "amsgrad=2"): "amsgrad is true or false",
         ("explain",): "RULE",
     }

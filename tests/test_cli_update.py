@@ -185,6 +185,7 @@ TOO_LONG = pytest.mark.xfail(strict=True, reason="nadam's sum of two fractions i
     [
         *(pytest.param(n, marks=TOO_LONG if n == "nadam" else ()) for n in CHOICES if n != "sgd"),
         "clip_by_value",
+        "adafactor",
     ],
 )
 def test_any_optimizer(name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,6 +274,7 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         ("--optimizer", "xyzzy"): "there are sgd, momentum",
         ("--optimizer", "no_such_module:x"): "cannot import no_such_module",
         ("--optimizer", "sparse_adam"): "LeNet has none",
+        ("--optimizer", "muon"): "muon cannot update all of LeNet's weights: ",
         ("--seed", "-1"): "-1 is not from 0 to 4294967295",
         ("--seed", "1.5"): "'1.5' is not a whole number",
     }

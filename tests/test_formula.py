@@ -164,6 +164,29 @@ def test_states_that_are_copies() -> None:
     assert short(two_names) == "w ← z"
 
 
+def test_means_and_norms_are_called_by_their_names() -> None:
+    """Unless a sum in them has a name of its own, or the quotient is no mean."""
+
+    @gradstep.rule
+    def around(g: Any, rows: Any = gradstep.per_row(), *, w: Any) -> Any:
+        rows = gradstep.lerp(0 if rows is None else rows, gradstep.mean(g, -1), 0.5)
+        column = gradstep.rms(g + w, -2) * gradstep.norm(w, -1) + gradstep.max(g * w, -2)
+        whole = gradstep.mean(rows) + gradstep.mean(column) + gradstep.mean(gradstep.sum(rows, -2))
+        total = gradstep.sum(w * w)
+        nearly = gradstep.sqrt(total) + gradstep.sum(g, -1) / gradstep.size(g, -2)
+        return whole * gradstep.dot(g, w) / gradstep.rms(w) * (column + nearly), rows
+
+    assert lines(around) == [
+        "total ← sum(w²)",
+        "rows ← lerp(rows, mean(g, −1), 0.5)",
+        "column ← rms(g + w, −2)·norm(w, −1) + max(g·w, −2)",
+        "nearly ← √total + sum(g, −1) / size(w, −2)",
+        "whole ← mean(rows) + mean(column) + mean(sum(rows, −2))",
+        "direction ← (whole·sum(g·w) / √(total / size(w)))·(column + nearly)",
+        "w ← w − lr·direction",
+    ]
+
+
 def test_short_formulas() -> None:
     assert short(gradstep.sgd) == "w ← w − lr·g"
     assert short(gradstep.sgd, momentum=0.9) == "w ← w − lr·momentum_buffer"
@@ -171,6 +194,7 @@ def test_short_formulas() -> None:
     assert short(gradstep.lion, weight_decay=0.1) == (
         "w ← w − lr·(sign(lerp(exp_avg, g, 1 − beta1)) + weight_decay·w)"
     )
+    assert short(find_rule("adafactor")) == "w ← w − (size / max(1, rms(update) / d))·update"
     assert all(len(short(rule)) <= 92 for rule in RULES)
 
 

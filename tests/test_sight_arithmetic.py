@@ -14,7 +14,7 @@ from torch import Tensor
 
 import gradstep
 from gradstep.rule.trace import trace
-from gradstep.sight.arithmetic import Arithmetic, nearest
+from gradstep.sight.arithmetic import Arithmetic, Evaluation, nearest
 from gradstep.sight.catalogue import find_rule, rule_names, shaping_settings
 from gradstep.sight.element import Element, element_of
 
@@ -59,12 +59,82 @@ def outright(g: Any, z: Any = gradstep.copy_of_weight(), *, w: Any, lr: Any, ste
     return gradstep.new_weight(pushed + z / step), z
 
 
+@gradstep.opaque
+def smeared(x: Tensor, share: float) -> Tensor:
+    """Each entry with a share of all that stand before it: no element alone knows its outcome."""
+    return x + share * x.cumsum(-1).flip(1)
+
+
+@gradstep.rule
+def lamb(g: Any, exp_avg: Any, exp_avg_sq: Any, *, w: Any, step: Any, beta1: float = 0.9) -> Any:
+    """Adam with a step as long, measured against the weights, as the trust ratio says."""
+    exp_avg = gradstep.lerp(exp_avg, g, 1 - beta1)
+    exp_avg_sq = gradstep.lerp(exp_avg_sq, g * g, 0.01)
+    update = exp_avg / (1 - beta1**step) / (gradstep.sqrt(exp_avg_sq) + 1e-6)
+    size, length = gradstep.norm(w), gradstep.norm(update)
+    trust = gradstep.where((size > 0) & (length > 0), size / length, 1)
+    return trust * update, exp_avg, exp_avg_sq
+
+
+@gradstep.rule
+def surroundings(
+    g: Any,
+    row_size: Any = gradstep.per_row(),
+    column_largest: Any = gradstep.per_column(),
+    slow: Any = gradstep.copy_of_gradient(),
+    agreement: Any = gradstep.number(0.5),
+    *,
+    w: Any,
+    share: float = 0.25,
+) -> Any:
+    """Each way to look at other elements once; of weights without rows, at all of them."""
+    if row_size is None:
+        agreement = gradstep.dot(g, w) / gradstep.size(w) + 0.5 * agreement
+        slow = smeared(g, share) - gradstep.mean(slow)
+        return slow / gradstep.max(gradstep.abs(g - w)), None, None, slow, agreement
+    centred = g - gradstep.mean(g, -1)
+    row_size = gradstep.lerp(row_size, gradstep.rms(g, -1), share)
+    column_largest = gradstep.maximum(0.9 * column_largest, gradstep.max(gradstep.abs(g), -2))
+    typical = gradstep.mean(row_size, -2) + gradstep.max(column_largest) / gradstep.size(g, -1)
+    agreement = 0.9 * agreement + 0.1 * gradstep.dot(g - slow, w) / gradstep.size(g)
+    slow = gradstep.lerp(slow, smeared(centred, share), 0.5)
+    overall = gradstep.mean(row_size) + gradstep.sum(g * slow, -1) / gradstep.norm(w)
+    update = slow / (typical + row_size + column_largest) + 0.01 * overall
+    return (
+        update * gradstep.exp(-gradstep.abs(agreement)),
+        row_size,
+        column_largest,
+        slow,
+        agreement,
+    )
+
+
+@gradstep.rule
+def centred(g: Any) -> Any:
+    """A gradient without the mean of its row."""
+    return g - gradstep.mean(g, -1)
+
+
+@gradstep.rule
+def clip(g: Any) -> Any:
+    """A gradient no longer than 1, all parameters together."""
+    return g / gradstep.maximum(1, gradstep.global_norm(g))
+
+
+#: Settings that are words or None, and another value that changes the formula.
+WORDS = {"adjust_lr_fn": "match_rms_adamw"}
+
+
 def every_setting(rule: gradstep.Rule) -> Iterator[dict[str, Any]]:
     """The defaults; each setting that changes the formula, alone; and all of them together."""
-    values = {
-        name: True if rule.hyperparameters[name] is False else 0.7 if name == "momentum" else 0.03
-        for name in shaping_settings(rule)
-    }
+
+    def other(name: str) -> Any:
+        default = rule.hyperparameters[name]
+        if isinstance(default, bool):
+            return not default
+        return WORDS.get(name, 0.7 if name == "momentum" else 0.03)
+
+    values = {name: other(name) for name in shaping_settings(rule)}
     alone = [{name: value} for name, value in values.items()]
     for settings in [{}, *alone, values] if len(values) > 1 else [{}, *alone]:
         # Nesterov's form is nothing without momentum, nor decoupled decay without decay.
@@ -108,7 +178,19 @@ CONFIGURATIONS: list[tuple[str, gradstep.Rule, dict[str, Any]]] = [
     ("every operation", everything, {"lr": 0.1}),
     ("every operation, another flag", everything, {"lr": 0.1, "kind": "plain"}),
     ("weight outright", outright, {"lr": 0.1}),
+    ("trust ratio", lamb, {"lr": 0.1}),
+    ("surroundings", surroundings, {"lr": 0.1}),
+    (
+        "chain that looks around",
+        gradstep.chain(gradstep.clip_by_value(limit=0.8), lamb, gradstep.decay_weights()),
+        {"lr": 0.01, "maximize": True},
+    ),
 ]
+
+
+def configuration(name: str) -> tuple[gradstep.Rule, dict[str, Any]]:
+    return next(c[1:] for c in CONFIGURATIONS if c[0] == name)
+
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -128,12 +210,16 @@ def gradients(dtype: torch.dtype, shape: tuple[int, ...], seed: int) -> Iterator
         yield gradient.to(dtype)
 
 
-def worked_out(element: Element) -> tuple[float, dict[str, float]]:
-    graph = trace(element.rule, element.settings, element.maximize)
-    evaluation = Arithmetic(graph, element.dtype).evaluate(
-        element.weight, element.gradient, element.states, element.numbers()
+def at(state: Tensor, place: tuple[int, ...]) -> float:
+    """A state's number for a weight: its own, or its row's or column's."""
+    return state[tuple(min(i, n - 1) for i, n in zip(place, state.shape, strict=True))].item()
+
+
+def work_out(element: Element, arithmetic: Arithmetic | None = None) -> Evaluation:
+    arithmetic = arithmetic or Arithmetic(element.graph, element.dtype)
+    return arithmetic.evaluate(
+        element.weight, element.gradient, element.states, element.numbers(), element.outcomes
     )
-    return evaluation.weight, dict(evaluation.states)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -143,32 +229,98 @@ def worked_out(element: Element) -> tuple[float, dict[str, float]]:
 def test_equals_the_step_bit_for_bit(
     rule: gradstep.Rule, settings: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    shape = (4, 6)
+    check_steps(rule, settings, dtype, (4, 6))
+
+
+def check_steps(
+    rule: gradstep.Rule, settings: dict[str, Any], dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    """Three steps of two weights of one shape, of which the second is looked at."""
     torch.manual_seed(0)
-    weight = torch.nn.Parameter(torch.randn(shape, dtype=torch.float64).to(dtype))
-    optimizer = gradstep.Optimizer([("w", weight)], rule, engine="fused", **settings)
+    other, weight = (
+        torch.nn.Parameter(torch.randn(shape, dtype=torch.float64).to(dtype)) for _ in range(2)
+    )
+    optimizer = gradstep.Optimizer(
+        [("other", other), ("w", weight)], rule, engine="fused", **settings
+    )
     arithmetic: Arithmetic | None = None
     rest = gradients(dtype, shape, seed=1)
     places = list(numpy.ndindex(shape))
     for _ in range(3):
-        weight.grad = next(rest)
-        elements = {place: element_of(optimizer, weight, place) for place in places}
+        weight.grad, other.grad = next(rest), next(rest)
+        first = element_of(optimizer, weight, places[0])
+        arithmetic = arithmetic or Arithmetic(first.graph, first.dtype)
+        # A kernel is made for each element of a rule that looks around.
+        looked_at = (
+            places if first.graph.is_elementwise() else [places[-1], places[len(places) // 2]]
+        )
+        elements = {place: element_of(optimizer, weight, place) for place in looked_at}
         optimizer.step()
-        assert optimizer.engines_used() == {"w": "fused"}
-        for place, element in elements.items():
-            if arithmetic is None:
-                graph = trace(element.rule, element.settings, element.maximize)
-                arithmetic = Arithmetic(graph, element.dtype)
-            evaluation = arithmetic.evaluate(
-                element.weight, element.gradient, element.states, element.numbers()
-            )
+        assert optimizer.engines_used()["w"] == "fused"
+        for place, element in [(places[0], first), *elements.items()]:
+            evaluation = work_out(element, arithmetic)
             assert bits(evaluation.weight, dtype) == bits(weight[place].item(), dtype)
+            assert len(evaluation.states) + len(evaluation.numbers) == len(element.states)
             for name, value in evaluation.states.items():
-                written = optimizer.state[weight][name][place].item()
+                written = at(optimizer.state[weight][name], place)
                 assert bits(value, dtype) == bits(written, dtype), name
             for name, value in evaluation.numbers.items():
                 state = optimizer.state[weight][name]
                 assert bits(value, state.dtype) == bits(state.item(), state.dtype), name
+
+
+BEYOND = ["adafactor", "adafactor weight_decay=0.03", "muon", "trust ratio", "surroundings"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (name, shape)
+        for name in BEYOND
+        for shape in [(7,), (1, 1), (1, 5), (5, 1), (2, 3, 2, 4), (70, 2100)]
+        if name != "muon" or len(shape) == 2
+    ],
+    ids=str,
+)
+def test_equals_the_step_in_every_shape(name: str, shape: tuple[int, ...]) -> None:
+    """The last shape has lines longer than a tile, and several tiles."""
+    check_steps(*configuration(name), torch.float32, shape)
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_looking_changes_nothing(name: str) -> None:
+    rule, settings = configuration(name)
+    weight = torch.nn.Parameter(torch.randn(3, 4))
+    optimizer = gradstep.Optimizer([("w", weight)], rule, **settings)
+    for _ in range(2):
+        weight.grad = torch.randn(3, 4)
+        states = optimizer.state.get(weight, {})
+        held = {"weight": weight, "gradient": weight.grad, **states}
+        before = {key: (id(t), t.detach().clone(), t._version) for key, t in held.items()}
+        element_of(optimizer, weight, (2, 1))
+        assert optimizer.state.get(weight, {}).keys() == states.keys()
+        for key, (identity, value, version) in before.items():
+            now = {"weight": weight, "gradient": weight.grad, **states}[key]
+            assert id(now) == identity
+            assert torch.equal(now, value)
+            assert now._version == version
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["trust ratio", "muon"])
+@pytest.mark.parametrize("turned", ["weight", "gradient"])
+def test_another_layout_and_an_index_from_the_end(turned: str, name: str) -> None:
+    """Sums and matrix products depend, in their last bits, on the order in memory."""
+    rule, settings = configuration(name)
+    across, down = torch.randn(60, 50).t(), torch.randn(50, 60)
+    weight = torch.nn.Parameter(across if turned == "weight" else down)
+    weight.grad = down if turned == "weight" else across
+    optimizer = gradstep.Optimizer([weight], rule, engine="fused", **settings)
+    for _ in range(2):
+        element = element_of(optimizer, weight, (-1, 3))
+        assert element.place == (49, 3)
+        optimizer.step()
+        assert work_out(element).weight == weight[49, 3].item()
 
 
 @pytest.mark.parametrize(
@@ -189,18 +341,31 @@ def test_equals_the_step_bit_for_bit(
     "name", ["sgd", "nesterov", "adamw", "lion", "rmsprop quick", "every operation"]
 )
 def test_equals_the_step_at_the_edges(name: str, gradient: float, start: float) -> None:
-    rule, settings = next(c[1:] for c in CONFIGURATIONS if c[0] == name)
+    rule, settings = configuration(name)
     weight = torch.nn.Parameter(torch.tensor([start]))
     optimizer = gradstep.Optimizer([weight], rule, engine="fused", **settings)
     for _ in range(2):
         weight.grad = torch.tensor([gradient])
         element = element_of(optimizer, weight, (0,))
         optimizer.step()
-        expected, states = worked_out(element)
-        assert bits(expected, weight.dtype) == bits(weight.item(), weight.dtype)
-        for state, value in states.items():
+        found = work_out(element)
+        assert bits(found.weight, weight.dtype) == bits(weight.item(), weight.dtype)
+        for state, value in found.states.items():
             written = optimizer.state[weight][state].item()
             assert bits(value, weight.dtype) == bits(written, weight.dtype), state
+
+
+@pytest.mark.parametrize("name", ["adamw", "trust ratio"])
+def test_a_gradient_that_is_still_scaled(name: str) -> None:
+    """As torch.amp.GradScaler leaves it to a step that can divide by the scale itself."""
+    rule, settings = configuration(name)
+    weight = torch.nn.Parameter(torch.randn(3, 4))
+    optimizer = gradstep.Optimizer([weight], rule, engine="fused", **settings)
+    optimizer.grad_scale = torch.tensor(3.0)
+    weight.grad = torch.randn(3, 4)
+    element = element_of(optimizer, weight, (1, 2))
+    optimizer.step()
+    assert work_out(element).weight == weight[1, 2].item()
 
 
 def test_a_weight_by_hand() -> None:
@@ -211,10 +376,10 @@ def test_a_weight_by_hand() -> None:
     assert element.first
     assert element.step == 1
     assert element.states == {"exp_avg": 0.0, "exp_avg_sq": 0.0}
-    new_weight, states = worked_out(element)
-    assert new_weight == pytest.approx(0.49, abs=1e-6)
-    assert states["exp_avg"] == pytest.approx(0.002)
-    assert states["exp_avg_sq"] == pytest.approx(0.001 * 0.0004)
+    found = work_out(element)
+    assert found.weight == pytest.approx(0.49, abs=1e-6)
+    assert found.states["exp_avg"] == pytest.approx(0.002)
+    assert found.states["exp_avg_sq"] == pytest.approx(0.001 * 0.0004)
 
 
 @pytest.mark.parametrize("real", [numpy.float32, numpy.float64])
@@ -260,3 +425,11 @@ def test_element_of_says_what_is_missing() -> None:
         element_of(optimizer, other, (0,))
     with pytest.raises(TypeError, match="complex"):
         element_of(optimizer, pair, (0,))
+    weight.grad = torch.ones(2)
+    with pytest.raises(IndexError, match="out of bounds"):
+        element_of(optimizer, weight, (2,))
+    everywhere = gradstep.Optimizer([weight], clip)
+    with pytest.raises(ValueError, match="clip looks at all parameters at once"):
+        element_of(everywhere, weight, (0,))
+    with pytest.raises(ValueError, match=r"centred works along rows .* has 1 dimension"):
+        element_of(gradstep.Optimizer([weight], centred), weight, (0,))

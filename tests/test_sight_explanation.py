@@ -13,7 +13,9 @@ from gradstep.sight.element import element_of
 from gradstep.sight.explanation import Explanation, explain_element
 from gradstep.sight.ink import Ink
 from printed import holds, number
-from test_sight_arithmetic import CONFIGURATIONS, bits, gradients
+from test_sight_arithmetic import CONFIGURATIONS, at, bits, gradients
+
+PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def check(explanation: Explanation) -> None:
@@ -43,23 +45,23 @@ def test_every_line_holds_and_the_last_is_what_was_written(
     rule: gradstep.Rule, settings: dict[str, Any], dtype: torch.dtype
 ) -> None:
     torch.manual_seed(1)
-    weight = torch.nn.Parameter(torch.randn(4, dtype=torch.float64).to(dtype))
+    weight = torch.nn.Parameter(torch.randn(2, 2, dtype=torch.float64).to(dtype))
     optimizer = gradstep.Optimizer([("w", weight)], rule, engine="fused", **settings)
-    rest = gradients(dtype, (4,), seed=2)
+    rest = gradients(dtype, (2, 2), seed=2)
     for _ in range(3):
         weight.grad = next(rest)
-        explanations = [explain_element(element_of(optimizer, weight, (i,))) for i in range(4)]
+        explanations = [explain_element(element_of(optimizer, weight, p)) for p in PLACES]
         optimizer.step()
-        for i, explanation in enumerate(explanations):
+        for place, explanation in zip(PLACES, explanations, strict=True):
             check(explanation)
-            assert bits(explanation.weight, dtype) == bits(weight[i].item(), dtype)
-            last = next(line for line in explanation.lines if line.name == "w")
+            assert bits(explanation.weight, dtype) == bits(weight[place].item(), dtype)
+            last = [line for line in explanation.lines if line.name == "w"][-1]
             written = last.value if last.stored is None else last.stored
-            assert bits(written, dtype) == bits(weight[i].item(), dtype)
+            assert bits(written, dtype) == bits(weight[place].item(), dtype)
             for name, value in explanation.states.items():
                 state = optimizer.state[weight][name]
-                found = state[i] if state.dim() else state
-                assert bits(value, state.dtype) == bits(found.item(), state.dtype), name
+                found = at(state, place) if state.dim() else state.item()
+                assert bits(value, state.dtype) == bits(found, state.dtype), name
 
 
 def explained(optimizer: gradstep.Optimizer) -> Explanation:
@@ -91,6 +93,56 @@ def test_choices_name_their_reason() -> None:
     assert "= 0.9 · 0.25 + (1 − 0) · 1 = 1.225   (this is not the first step)" in str(
         explained(optimizer)
     )
+
+
+def test_sums_say_over_what_and_functions_at_which_entry() -> None:
+    @gradstep.opaque
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        return x.flip(-1)
+
+    @gradstep.rule
+    def around(g: Any, rows: Any = gradstep.per_row(), *, w: Any) -> Any:
+        if rows is None:
+            return g / gradstep.norm(w), None
+        rows = rows + gradstep.mean(g, -1)
+        trust = gradstep.max(gradstep.abs(w)) / gradstep.sum(rows, -2)
+        return trust * turned(g) + gradstep.max(g, -2), rows
+
+    p = torch.nn.Parameter(torch.tensor([[1.0, 2.0, -4.0], [0.5, 0.25, 3.0]]))
+    p.grad = torch.tensor([[1.0, 2.0, 3.0], [6.0, 5.0, 1.0]])
+    element = element_of(gradstep.Optimizer([p], around, lr=0.5), p, (1, 0))
+    assert str(explain_element(element)) == (
+        "rows ← rows + mean(g, −1)\n"
+        "     = 0 + 12 / 3 = 4   (sum of the 3 elements of row 1)\n"
+        "trust ← max(|w|) / sum(rows, −2)\n"
+        "      = 4 / 6 = 0.6667   (largest of all 6 elements; sum over the 2 rows)\n"
+        "direction ← trust·turned(g) + max(g, −2)\n"
+        "          = 0.6667 · 1 + 6 = 6.667\n"
+        "          (entry [1, 0] of turned; largest of the 2 elements of column 0)\n"
+        "w ← w − lr·direction\n"
+        "  = 0.5 − 0.5 · 6.6667 = −2.833"
+    )
+    deep = torch.nn.Parameter(torch.ones(2, 2, 1, 3))
+    deep.grad = torch.ones_like(deep)
+    element = element_of(gradstep.Optimizer([deep], around, lr=0.5), deep, (1, 0, 0, 2))
+    text = str(explain_element(element))
+    assert "(sum of the 3 elements of row 0 of matrix [1, 0])" in text
+    assert "(largest of all 12 elements; sum over the 1 row of matrix [1, 0])" in text
+    assert "(entry [1, 0, 0, 2] of turned; largest of the 1 element of column 2 of" in text
+    flat = parameter(3.0, 1.0)
+    text = str(explained(gradstep.Optimizer([flat], around, lr=0.5)))
+    assert "= 1 / √9 = 0.3333   (sum of 1 element)" in text
+
+
+def test_only_the_last_weight_is_stored() -> None:
+    """Muon shrinks the weight first, under the same name."""
+    p = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.bfloat16))
+    p.grad = torch.ones_like(p)
+    lines = explain_element(element_of(gradstep.Muon([p]), p, (0, 0))).lines
+    shrunk, last = [line for line in lines if line.name == "w"]
+    assert shrunk.stored is None
+    assert shrunk.value == pytest.approx(0.9999)
+    assert last.stored == 1.0
 
 
 def test_a_narrow_weight_shows_what_is_stored() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradstep.rule.definition import Rule
     from gradstep.rule.formula import Line
+    from gradstep.rule.graph import Node
+    from gradstep.rule.opaque import Opaque
     from gradstep.rule.state import State
     from gradstep.sight.ink import Ink
 
@@ -23,19 +27,45 @@ examples:
   gradstep explain my_rules:heavy_ball          a rule of your own, in my_rules.py
 """
 
-#: What a formula's functions mean, for those that use them.
+#: What a formula's functions mean, by a pattern that finds those that use them.
 _FUNCTIONS = {
-    "lerp(": "lerp(a, b, x) = a + x·(b − a): goes from a towards b by the share x.",
-    "sign(": "sign(a) is 1 above zero, −1 below, 0 at zero.",
-    "max(": "max(a, b) is the larger of the two.",
-    "min(": "min(a, b) is the smaller of the two.",
-    " if first else ": "first is true at a weight's first step only.",
+    r"\blerp\(": "lerp(a, b, x) = a + x·(b − a): goes from a towards b by the share x.",
+    r"\bsign\(": "sign(a) is 1 above zero, −1 below, 0 at zero.",
+    r"\bmin\(": "min(a, b) is the smaller of the two.",
+    r" if first else ": "first is true at a weight's first step only.",
+    r"\bsum\(": "sum(a) is the sum of all elements of a tensor.",
+    r"\bmean\(": "mean(a) is the mean of all elements of a tensor.",
+    r"\bnorm\(": "norm(a) is the root of the sum of all squared elements of a tensor.",
+    r"\brms\(": "rms(a) is the root of the mean of all squared elements of a tensor.",
+    r"\bglobal_norm\(": "global_norm(a) is norm(a) over all parameters at once.",
+    r"\bsize\(w\)": "size(w) is how many weights the tensor has.",
+    r"\bsize\(w, −1\)": "size(w, −1) is how many columns the tensor has, its last dimension.",
+    r"\bsize\(w, −2\)": "size(w, −2) is how many rows the tensor has, the dimension before.",
+}
+#: The same for what the text does not tell apart, by the operation.
+_OPERATIONS = {
+    "maximum": "max(a, b) is the larger of the two.",
+    "max": "max(a) is the largest of all elements of a tensor.",
+}
+_ALONG = {
+    "−1": "With −1 behind it, each row has a value of its own: {}(a, −1).",
+    "−2": "With −2 behind it, each column has a value of its own: {}(a, −2).",
+}
+#: What has a value of its own -> the heading above its lines.
+_HEADINGS = {
+    "number": "once a step:",
+    "tensor": "once for each tensor:",
+    "matrix": "for each matrix:",
+    "row": "for each row:",
+    "column": "for each column:",
+    "element": "for each weight:",
 }
 _SYMBOLS = {
     "g": "g is the gradient of one weight",
     "w": "w the weight itself",
     "lr": "lr the learning rate",
     "step": "step the number of the step, 1 at the first",
+    "machine_epsilon": "machine_epsilon the way from 1 to the next number of the weight's dtype",
 }
 
 
@@ -113,7 +143,7 @@ def _rule_and_settings(name: str, given: list[str]) -> tuple[Rule, dict[str, Any
             raise UnknownName(
                 f"{rule.name} has no setting {key!r}: {nearest(key, known) or listed}"
             )
-        changed[key] = _value(key, text, rule.hyperparameters[key])
+        changed[key] = _value(key, text, rule)
     return rule, changed
 
 
@@ -130,16 +160,19 @@ def _behind_an_optimizer(name: str) -> tuple[Rule, dict[str, Any]]:
     return optimizer.rule, {n: v for n, v in found.items() if v != defaults[n]}
 
 
-def _value(name: str, text: str, default: Any) -> Any:
+def _value(name: str, text: str, rule: Rule) -> Any:
     """A setting's value, of its default's type."""
-    from gradstep.sight.catalogue import UnknownName
+    from gradstep.sight.catalogue import UnknownName, takes_number
 
+    default = rule.hyperparameters[name]
+    if default is None and text.lower() == "none":
+        return None
     if isinstance(default, bool):
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if text.lower() not in words:
             raise UnknownName(f"--set {name}={text}: {name} is true or false")
         return words[text.lower()]
-    if isinstance(default, str) or default is None:
+    if isinstance(default, str) or (default is None and not takes_number(rule, name)):
         return text
     try:
         return float(text)
@@ -166,12 +199,14 @@ def _text(
         rows += _wrapped(paragraph, "")
     rows += ["", ink.heading(f"Formula with {said}" if said else "Formula")]
     rows += _formula(lines, ink)
-    rows += _legend("\n".join(map(str, lines)))
+    rows += _legend(lines)
     if others:
         rows += ["", f"  Other formulas: {_hint(rule, others)}"]
 
     if rule.states:
-        rows += ["", ink.heading("State, kept for each weight between steps")]
+        for_each = all(state.extent() in ("element", "number") for state in rule.states.values())
+        kept = "kept for each weight between steps" if for_each else "kept between steps"
+        rows += ["", ink.heading(f"State, {kept}")]
         for key, state in rule.states.items():
             rows += _wrapped(_state(key, state, description.states.get(key, "")), "  ")
     if rule.hyperparameters:
@@ -199,40 +234,67 @@ def _state(name: str, state: State, meaning: str) -> str:
 
 def _formula(lines: Sequence[Line], ink: Ink) -> list[str]:
     """The lines, with a heading before those of another kind: once a step, or for each weight."""
-    if all(line.per_element for line in lines):
+    if all(line.per_element and line.node.extent == "element" for line in lines):
         return [f"  {ink.code(str(line))}" for line in lines]
     rows = []
     before = None
     for line in lines:
-        if line.per_element is not before:
-            before = line.per_element
-            rows.append("  for each weight:" if before else "  once a step:")
+        heading = _HEADINGS[_whose(line.node)]
+        if heading != before:
+            before = heading
+            rows.append(f"  {heading}")
         rows.append(f"    {ink.code(str(line))}")
     return rows
+
+
+def _whose(node: Node) -> str:
+    """What has a value of its own: a number that is made from a tensor's shape is the tensor's."""
+    from gradstep.rule.graph import FACTS, in_order
+
+    if node.extent == "number" and any(n.value in FACTS for n in in_order([node])):
+        return "tensor"
+    return node.extent
 
 
 def _hint(rule: Rule, names: list[str]) -> str:
     words = []
     for name in names:
         default = rule.hyperparameters[name]
-        value = "true" if isinstance(default, bool) else "…"
+        value = _shown(not default) if isinstance(default, bool) else "…"
         words.append(f"--set {name}={value}")
     return "  ".join(words)
 
 
-def _legend(text: str) -> list[str]:
+def _legend(lines: Sequence[Line]) -> list[str]:
     """What the signs mean that the formula uses."""
-    import re
+    from gradstep.rule.graph import in_order
 
+    text = "\n".join(map(str, lines))
+    nodes = in_order([line.node for line in lines])
     words = set(re.findall(r"\w+", text))
     symbols = ", ".join(meaning for name, meaning in _SYMBOLS.items() if name in words)
     meanings = [symbols + "." if symbols else ""]
-    meanings += [meaning for sign, meaning in _FUNCTIONS.items() if sign in text]
+    operations = {node.operation for node in nodes}
+    meanings += [meaning for name, meaning in _OPERATIONS.items() if name in operations]
+    meanings += [meaning for sign, meaning in _FUNCTIONS.items() if re.search(sign, text)]
+    for sign, meaning in _ALONG.items():
+        found = re.findall(rf"\b(?!size)(\w+)\([^()]*, {sign}\)", text)
+        meanings += [meaning.format(found[0])] if found else []
+    for function in {id(n.value): n.value for n in nodes if n.operation == "opaque"}.values():
+        meanings.append(_opaque(function))
     return ["", *(row for meaning in meanings if meaning for row in _wrapped(meaning, "  "))]
+
+
+def _opaque(function: Opaque) -> str:
+    """What a function that is not looked into says of itself."""
+    summary = (inspect.getdoc(function.function) or "").partition("\n\n")[0]
+    said = f": {' '.join(summary.replace('``', '').split())}" if summary else "."
+    return f"{function.name}(…) is a function on the whole tensor{said}"
 
 
 def _settings(rule: Rule, meanings: Any) -> list[str]:
     from gradstep.rule.hyperparameter import Interval, is_number
+    from gradstep.sight.catalogue import takes_number
 
     rows: list[str] = []
     for name, default in rule.hyperparameters.items():
@@ -240,6 +302,8 @@ def _settings(rule: Rule, meanings: Any) -> list[str]:
             allowed = "true or false"
         elif is_number(default):
             allowed = str(rule.intervals.get(name, Interval()))
+        elif default is None:
+            allowed = "a number, or none" if takes_number(rule, name) else "a word, or none"
         else:
             allowed = "a word"
         head = f"{name} = {_shown(default)} ({allowed})"
@@ -251,7 +315,7 @@ def _settings(rule: Rule, meanings: Any) -> list[str]:
 def _shown(value: Any) -> str:
     from gradstep.rule.notation import number_text
 
-    if isinstance(value, bool):
+    if isinstance(value, bool) or value is None:
         return str(value).lower()
     return number_text(float(value)) if isinstance(value, int | float) else str(value)
 

@@ -7,6 +7,9 @@ import re
 import sys
 from typing import Any
 
+#: The extent of a state -> what has one of it, in the words of a user.
+_WHOSE = {"element": "weight", "row": "row", "column": "column", "number": "parameter"}
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to the tree."""
@@ -51,6 +54,7 @@ def _record(name: str) -> dict[str, Any]:
         is_stage,
         shaping_settings,
         state_bytes,
+        states_along,
     )
     from gradstep.sight.description import describe_rule
 
@@ -65,8 +69,13 @@ def _record(name: str) -> dict[str, Any]:
         "formula_lines": [str(line) for line in formula(graph).lines],
         "papers": list(description.papers),
         "state_bytes_float32": {"default": least, "most": most},
+        "states_along": states_along(rule),
         "states": {
-            n: {"starts_as": s.words(), "meaning": description.states.get(n, "")}
+            n: {
+                "one_for_each": _WHOSE[s.extent()],
+                "starts_as": s.words(),
+                "meaning": description.states.get(n, ""),
+            }
             for n, s in rule.states.items()
         },
         "hyperparameters": {
@@ -87,7 +96,7 @@ def _table(ink: Any) -> list[str]:
     rows = [
         (
             record["name"],
-            _bytes(record["state_bytes_float32"]),
+            _state(record),
             ", ".join(record["changes_formula"]) or "none",
             _short_papers(record["papers"]),
         )
@@ -108,15 +117,18 @@ def _table(ink: Any) -> list[str]:
     lines += [
         "",
         "g is the gradient, w the weight, lr the learning rate.",
-        "state: bytes kept for each float32 weight; more where a setting adds a state.",
+        "state: bytes kept for each float32 weight; more where a setting adds a state. 'row' and",
+        "'column' are a number for each row and each column of a matrix.",
         "'gradstep explain adam' explains a rule line by line.",
     ]
     return lines
 
 
-def _bytes(found: dict[str, int]) -> str:
-    least, most = found["default"], found["most"]
-    return f"{least} B" if least == most else f"{least} to {most} B"
+def _state(record: dict[str, Any]) -> str:
+    found = record["state_bytes_float32"]
+    least, most, along = found["default"], found["most"], record["states_along"]
+    text = [f"{least} B" if least == most else f"{least} to {most} B"]
+    return "+".join([*(text if most or not along else []), *along])
 
 
 def _short_papers(papers: list[str]) -> str:

@@ -82,7 +82,7 @@ class StagedKernel:
             ]
             row = host_function([as_host(n) for n in text.numbers], self.inputs)
             self.stages.append(Stage(each, run, row, calls))
-        after = [as_host(node) for _, _, node in graph.numbers]
+        after = [as_host(node) for _, _, node in settled.numbers]
         self.after = host_function([*after, STEP], self.inputs)
 
     def geometry(self, weight: Tensor, domain: str) -> Geometry:
@@ -147,6 +147,8 @@ class StagedPart(Table):
             for g, w in zip(gradients, self.weights, strict=True)
         ]
         self.facts = [tuple(facts_of(weight).values()) for weight in self.weights]
+        #: Shown each wave after its passes, with its arena and the totals of each tensor.
+        self.watch: Callable[[Wave, Tensor, list[list[float]]], None] | None = None
         self.waves = [self._wave(tensors) for tensors in self._divided()]
 
     def _divided(self) -> list[list[int]]:
@@ -311,6 +313,8 @@ class StagedLaunch:
                 self._call(wave, node, work_out, memory, totals)
         for tensor, own in zip(wave.tensors, totals, strict=True):
             self._rows[tensor] = (*self._rows[tensor], *own)
+        if self._part.watch is not None:
+            self._part.watch(wave, memory, totals)
 
     def _padded(self, tensor: int, own: list[float]) -> tuple[float, ...]:
         """A tensor's numbers for the host's functions, with zeros for what is not there yet."""

@@ -125,7 +125,12 @@ def make_lesson(
     hand_model, model = again(), again()
     for f in hand_model.parameters():
         f.data.sub_(f.grad.data * chosen.lr)  # type: ignore[union-attr]
-    first = take_step(chosen.make(model.named_parameters()), model.get_parameter(parameter), place)
+    try:
+        made = chosen.make(model.named_parameters())
+        first = take_step(made, model.get_parameter(parameter), place)
+    except (RuntimeError, ValueError) as error:  # a rule for matrices alone, or a user's own
+        said = " ".join(str(error).split())
+        raise SettingsError(f"{optimizer} cannot update all of LeNet's weights: {said}") from error
 
     seconds, steps = [], []
     for forget in (False, True):

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradstep.rule.graph import Graph, Node, in_order
-from gradstep.rule.notation import greek_name, write
+from gradstep.rule.graph import Graph, Node
+from gradstep.rule.notation import greek_name, input_name, write
 
 #: An expression of more operations than this that has no name and is used twice gets one.
 _LONG = 12
@@ -143,10 +143,10 @@ def _arrange(graph: Graph) -> tuple[list[_Assignment], dict[int, str]]:
 
 
 def _names(graph: Graph) -> dict[int, str]:
-    names = {id(node): node.name for node in _nodes(graph) if node.name is not None}
-    for node in _nodes(graph):
+    names = {id(node): node.name for node in graph.nodes() if node.name is not None}
+    for node in graph.nodes():
         if node.operation == "input":
-            names[id(node)] = str(node.value)
+            names[id(node)] = input_name(node)
         elif node.operation == "constant":
             names.pop(id(node), None)
     direction = graph.direction
@@ -161,11 +161,6 @@ def _names(graph: Graph) -> dict[int, str]:
     return names
 
 
-def _nodes(graph: Graph) -> tuple[Node, ...]:
-    """All nodes: also those that only a number state needs."""
-    return in_order([*graph.outputs(), *(after for _, _, after in graph.numbers)])
-
-
 def _targets(graph: Graph) -> list[tuple[str, Node]]:
     """States and weight, each with its value after the step."""
     states = (*graph.states, *graph.numbers)
@@ -177,10 +172,10 @@ def _calculated(node: Node) -> bool:
 
 
 def _name_long_expressions(graph: Graph, names: dict[int, str]) -> None:
-    uses = Counter(id(a) for node in _nodes(graph) for a in node.arguments)
+    uses = Counter(id(a) for node in graph.nodes() for a in node.arguments)
     size: dict[int, int] = {}
     made = 0
-    for node in _nodes(graph):
+    for node in graph.nodes():
         size[id(node)] = 1 + sum(1 if id(a) in names else size[id(a)] for a in node.arguments)
         if id(node) not in names and uses[id(node)] > 1 and size[id(node)] > _LONG:
             made += 1
@@ -191,7 +186,7 @@ def _assignments(graph: Graph, names: dict[int, str]) -> list[_Assignment]:
     """A line for each named node; and one for each state, and the weight, of another name."""
     found = [
         _Assignment(names[id(node)], node)
-        for node in _nodes(graph)
+        for node in graph.nodes()
         if _calculated(node) and id(node) in names
     ]
     before = {name: node for name, node, _ in (*graph.states, *graph.numbers)}
@@ -205,7 +200,7 @@ def _in_readable_order(
     graph: Graph, assignments: Sequence[_Assignment], names: dict[int, str]
 ) -> tuple[list[_Assignment], _Assignment | None]:
     """The assignments in order; or, if there is none, one whose name stands in the way."""
-    position = {id(node): i for i, node in enumerate(_nodes(graph))}
+    position = {id(node): i for i, node in enumerate(graph.nodes())}
     makers = {id(a.node): i for i, a in enumerate(assignments) if not a.copies}
     reads = [_reads(a, names) for a in assignments]
     waits: list[set[int]] = [{makers[r] for r in own if r in makers} for own in reads]
@@ -216,7 +211,7 @@ def _in_readable_order(
         key=lambda i: (assignments[i].copies, position[id(assignments[i].node)]),
     ):
         by_name.setdefault(assignments[i].name, []).append(i)
-    inputs = {names[id(n)]: n for n in _nodes(graph) if n.operation == "input"}
+    inputs = {names[id(n)]: n for n in graph.nodes() if n.operation == "input"}
     takes_over: set[int] = set()
     for name, holders in by_name.items():
         earlier: Node | None = inputs.get(name)

@@ -40,6 +40,11 @@ class Node:
         """Whether it is worked out for many elements, in the weight's own precision."""
         return self.extent not in ("number", "tensor")
 
+    @property
+    def gathers(self) -> bool:
+        """Whether it is made of other elements than its own: a reduction or opaque function."""
+        return self.operation in REDUCTIONS or self.operation == "opaque"
+
     def constant(self) -> float:
         """The number of a ``"constant"`` node."""
         assert isinstance(self.value, float)
@@ -103,13 +108,21 @@ class Graph:
         """The new weight, then the new state tensors, in order."""
         return (self.new_weight, *(after for _, _, after in self.states))
 
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, also those that only a state of one number needs."""
+        return in_order([*self.outputs(), *(after for _, _, after in self.numbers)])
+
+    def gathered(self) -> list[Node]:
+        """The reductions and opaque functions, each after those that it needs."""
+        return [node for node in self.nodes() if node.gathers]
+
     def is_elementwise(self) -> bool:
         """Whether each element's step depends on nothing of the other elements or of the shape."""
         return not any(
-            node.operation in (*REDUCTIONS, "opaque")
+            node.gathers
             or node.extent not in ("element", "number")
             or (node.operation == "input" and node.value in FACTS)
-            for node in in_order([*self.outputs(), *(after for _, _, after in self.numbers)])
+            for node in self.nodes()
         )
 
     def calls_opaque(self) -> bool:

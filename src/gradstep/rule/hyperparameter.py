@@ -26,10 +26,10 @@ class Interval:
         return self.low <= value < self.high
 
     def __str__(self) -> str:
+        ends = [f"at least {self.low:g}"] if self.low > -math.inf else []
         if self.high < math.inf:
-            end = "at most" if self.closed else "below"
-            return f"at least {self.low:g} and {end} {self.high:g}"
-        return f"at least {self.low:g}" if self.low > -math.inf else "a number"
+            ends.append(f"{'at most' if self.closed else 'below'} {self.high:g}")
+        return " and ".join(ends) or "a number"
 
 
 #: Annotations for hyperparameters: ``beta1: Decay = 0.9``.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from gradstep.rule.graph import REDUCTIONS, Node
 from gradstep.rule.operations import OPERATIONS
+from gradstep.rule.summaries import summary
 
 #: Text and precedence of the operations that read better in other words than the table's.
 _FORMS: dict[str, tuple[str, int]] = {
@@ -35,6 +36,11 @@ def greek_name(name: str) -> str:
     stem = name.rstrip("0123456789")
     letter = _GREEK.get(stem)
     return name if letter is None else letter + name[len(stem) :].translate(_SUBSCRIPTS)
+
+
+def input_name(node: Node) -> str:
+    """An input's name as formulas have it: ``size(w, −1)`` has the sign that numbers have."""
+    return str(node.value).replace("-", "−")
 
 
 def number_text(value: float) -> str:
@@ -76,7 +82,7 @@ class _Writer:
         """The text and how tightly it binds."""
         name = self.name_of(node)
         if name is None and node.operation == "input":
-            name = str(node.value)
+            name = input_name(node)
         if name is None and node.operation == "constant":
             name = number_text(node.constant())
         if name is not None:
@@ -84,6 +90,9 @@ class _Writer:
         operation = node.operation
         if operation in REDUCTIONS or operation == "opaque":
             return self._call(node), _ATOM
+        found = summary(node, lambda n: self.name_of(n) is not None)
+        if found is not None:
+            return self._called(*found), _ATOM
         if operation == "stored":  # a rounding, which a formula does not show
             return self.write(node.arguments[0])
         if operation == "abs":
@@ -100,11 +109,14 @@ class _Writer:
         return template.format(*self._arguments(node, precedence)), precedence
 
     def _call(self, node: Node) -> str:
-        inside = [self.write(a)[0] for a in node.arguments]
         if node.operation == "opaque":
+            inside = [self.write(a)[0] for a in node.arguments]
             return f"{node.value.name}({', '.join(inside)})"
-        along = {"c": ", −1", "r": ", −2"}.get(node.value, "")
-        return f"{node.operation}({inside[0]}{along})"
+        return self._called(node.operation, node.arguments[0], node)
+
+    def _called(self, name: str, argument: Node, total: Node) -> str:
+        along = {"c": ", −1", "r": ", −2"}.get(total.value, "")
+        return f"{name}({self.write(argument)[0]}{along})"
 
     def _arguments(self, node: Node, precedence: int) -> list[str]:
         operation = node.operation

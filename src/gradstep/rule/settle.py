@@ -20,7 +20,8 @@ from gradstep.rule.graph import Graph, Node, in_order
 
 def settle(graph: Graph) -> Graph:
     """The same graph with its scaled additions as ``fma`` nodes: ``fma(a, b, c) = a·b + c``."""
-    uses = Counter(id(a) for node in graph.order for a in node.arguments)
+    nodes = graph.nodes()
+    uses = Counter(id(a) for node in nodes for a in node.arguments)
     uses.update(id(node) for node in graph.outputs())
     settled: dict[int, Node] = {}
 
@@ -30,7 +31,7 @@ def settle(graph: Graph) -> Graph:
     def negative(node: Node) -> Node:
         return Node("neg", (node,), node.extent, line=node.line)
 
-    for node in graph.order:
+    for node in nodes:
         arguments = tuple(settled[id(a)] for a in node.arguments)
         new: Node
         if node.per_element and node.operation in ("add", "sub"):
@@ -59,6 +60,7 @@ def settle(graph: Graph) -> Graph:
     states = tuple(
         (n, of(before) if id(before) in settled else before, of(a)) for n, before, a in graph.states
     )
+    numbers = tuple((n, before, of(after)) for n, before, after in graph.numbers)
     new_weight = of(graph.new_weight)
     return replace(
         graph,
@@ -67,6 +69,7 @@ def settle(graph: Graph) -> Graph:
         direction=None if graph.direction is None else settled.get(id(graph.direction)),
         new_weight=new_weight,
         states=states,
+        numbers=numbers,
         order=in_order([new_weight, *(a for _, _, a in states)]),
     )
 

@@ -1,7 +1,8 @@
 """The arithmetic of a kernel for one element, to the last bit, without the kernel.
 
 Every operation is rounded once, in float32 or float64, as :mod:`gradstep.engine.kernel` has it. A
-fused multiply-add is worked out exactly, with fractions, before it is rounded.
+fused multiply-add is worked out exactly, with fractions, before it is rounded. What a rule takes
+from other elements, by reductions and opaque functions, is given.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -62,14 +63,30 @@ class Arithmetic:
         self.dtype = dtype
         self._operations = _Operations(_WORKING[dtype])
         self._settled, self._twins = _settled_with_twins(graph)
-        after = [node for _, _, node in graph.numbers]
-        nodes = in_order([*self._settled.outputs(), *graph.outputs(), *after])
-        self._number_nodes = [node for node in nodes if not node.per_element]
-        self._own = in_order([*graph.outputs(), *after])
-        self._number_names = [
-            str(node.value) for node in self._number_nodes if node.operation == "input"
-        ]
-        self._numbers = host_function(self._number_nodes, self._number_names)
+        self._own = graph.nodes()
+        self._work = self._settled.nodes()
+        self._outcomes: dict[int, int] = {}
+        for position, node in enumerate(graph.gathered()):
+            self._outcomes[id(node)] = self._outcomes[id(self._twins[id(node)])] = position
+        nodes = {id(node): node for node in (*self._work, *self._own) if not node.per_element}
+        self._number_nodes = list(nodes.values())
+        given = self._given_numbers()
+        self._number_names = [str(node.value) for node in given if node.operation == "input"]
+        self._number_names = list(dict.fromkeys(self._number_names))
+        self._numbers = host_function(given, self._number_names)
+
+    def _given_numbers(self) -> list[Node]:
+        """The number nodes, with the outcomes of reductions as inputs."""
+        known: dict[int, Node] = {}
+        for node in self._number_nodes:
+            if id(node) in self._outcomes:
+                known[id(node)] = Node("input", value=f"outcome {self._outcomes[id(node)]}")
+            elif node.arguments:
+                arguments = tuple(known[id(a)] for a in node.arguments)
+                known[id(node)] = replace_node(node, arguments, node.name)
+            else:
+                known[id(node)] = node
+        return list(known.values())
 
     def evaluate(
         self,
@@ -77,16 +94,21 @@ class Arithmetic:
         gradient: float,
         states: Mapping[str, float],
         numbers: Mapping[str, float],
+        outcomes: Sequence[float] = (),
     ) -> Evaluation:
         """Work out one element's step.
 
         Args:
             weight, gradient: the stored numbers before the step.
             states: name -> stored number, for the graph's states of either kind.
-            numbers: ``step``, ``first``, ``lr`` and every numeric hyperparameter, by name.
+            numbers: ``step``, ``first``, ``lr``, every numeric hyperparameter, and the facts of
+                the parameter that the rule asks for, by name.
+            outcomes: what the reductions and opaque functions gave, in the order of
+                :meth:`gradstep.rule.graph.Graph.gathered`.
         """
         settled, operations = self._settled, self._operations
         given = {**numbers, **{name: states[name] for name, _, _ in self.graph.numbers}}
+        given.update((f"outcome {i}", outcome) for i, outcome in enumerate(outcomes))
         found = self._numbers(*(float(given[name]) for name in self._number_names))
         known = {
             id(node): bool(value) if node.boolean else float(value)
@@ -99,10 +121,14 @@ class Arithmetic:
                 key: value if isinstance(value, bool) else operations.real(value)
                 for key, value in known.items()
             }
-            for node in settled.order:
-                if node.operation == "input" and node.per_element:
+            for node in self._work:
+                if not node.per_element:
+                    continue
+                if node.operation == "input":
                     rounded[id(node)] = operations.real(inputs[id(node)])
-                elif node.per_element:
+                elif id(node) in self._outcomes:
+                    rounded[id(node)] = operations.real(outcomes[self._outcomes[id(node)]])
+                else:
                     rounded[id(node)] = operations.apply(
                         node, [rounded[id(a)] for a in node.arguments]
                     )
@@ -155,7 +181,7 @@ def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
     so each gets a name of its own first.
     """
     copies: dict[int, Node] = {}
-    for number, node in enumerate(graph.order):
+    for number, node in enumerate(graph.nodes()):
         arguments = tuple(copies[id(a)] for a in node.arguments)
         copies[id(node)] = (
             node
@@ -171,12 +197,13 @@ def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
         direction=None if graph.direction is None else copy(graph.direction),
         new_weight=copy(graph.new_weight),
         states=tuple((n, copy(before), copy(after)) for n, before, after in graph.states),
+        numbers=tuple((n, before, copy(after)) for n, before, after in graph.numbers),
         order=in_order([copy(node) for node in graph.outputs()]),
     )
     settled = settle(tagged)
-    by_name = {node.name: node for node in settled.order if node.arguments and node.name}
+    by_name = {node.name: node for node in settled.nodes() if node.arguments and node.name}
     twins = {}
-    for node in graph.order:
+    for node in graph.nodes():
         twin = node if copy(node) is node else by_name.get(str(copy(node).name))
         if twin is not None:
             twins[id(node)] = twin

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -124,11 +125,26 @@ def shaping_settings(rule: Rule) -> list[str]:
     return [name for name in rule.hyperparameters if name in {*flags, *asked, *needed}]
 
 
-def state_bytes(rule: Rule, item_bytes: int = 4) -> tuple[int, int]:
-    """Bytes of state a weight: with the defaults, and with every state in use.
+def takes_number(rule: Rule, name: str) -> bool:
+    """Whether a hyperparameter that is None by default may be a number too."""
+    for stage, names in rule.stages:
+        own = next((n for n, outer in names.items() if outer == name), None)
+        if own is not None and own in stage.hyperparameters:
+            return takes_number(stage, own)
+    hint = typing.get_type_hints(rule.function).get(name) if rule.function else None
+    return rule.hyperparameters[name] is None and bool({int, float} & set(typing.get_args(hint)))
 
-    States that are one number for a whole parameter do not count.
+
+def state_bytes(rule: Rule, item_bytes: int = 4) -> tuple[int, int]:
+    """Bytes of state for each weight of a matrix: with the defaults, and with every state in use.
+
+    States that are one number a row, a column or a parameter do not count: :func:`states_along`.
     """
-    states = [state for state in rule.states.values() if state.start != "number"]
+    states = [s for s in rule.states.values() if s.extent() == "element" and s.only is None]
     present = sum(state.exists(rule.hyperparameters) for state in states)
     return item_bytes * present, item_bytes * len(states)
+
+
+def states_along(rule: Rule) -> list[str]:
+    """What rows and columns have a number each: ``"row"`` or ``"column"``, once for each state."""
+    return [s.shape for s in rule.states.values() if s.shape != "weight"]

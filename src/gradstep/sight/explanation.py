@@ -12,11 +12,11 @@ import torch
 from gradstep.rule.formula import Line, formula
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.notation import write
-from gradstep.rule.trace import trace
 from gradstep.sight.arithmetic import Arithmetic, Evaluation
 from gradstep.sight.digits import FEWEST, Equation, digits_text, equation
 from gradstep.sight.element import Element
 from gradstep.sight.ink import Ink
+from gradstep.sight.surroundings import over_what
 
 #: Columns that a line should not exceed.
 _WIDTH = 92
@@ -30,7 +30,8 @@ class ExplainedLine:
         name: what gets the value: a variable of the rule, a state, or ``w``.
         formula: the text right of the arrow, in symbols.
         equation: the same in numbers, and the result.
-        because: for a choice, why this side of it: "this is not the first step".
+        because: for a choice, why this side of it: "this is not the first step"; for a sum, over
+            what: "sum of the 26 elements of row 3".
         per_element: False for a number that is worked out once for the whole tensor.
         value: the result as the machine has it.
         stored: the result as it is stored, where the storage type is narrower and changes it.
@@ -75,9 +76,9 @@ def explain_element(element: Element) -> Explanation:
     Raises:
         ValueError: a dtype that no kernel has.
     """
-    graph = trace(element.rule, element.settings, element.maximize)
+    graph = element.graph
     evaluation = Arithmetic(graph, element.dtype).evaluate(
-        element.weight, element.gradient, element.states, element.numbers()
+        element.weight, element.gradient, element.states, element.numbers(), element.outcomes
     )
     whole = formula(graph)
     lines = tuple(_explained(line, graph, evaluation, whole.names, element) for line in whole.lines)
@@ -99,17 +100,20 @@ def _explained(
     if not line.copies:
         chosen = _with_choices_made(node, node, values, names, reasons)
         values[id(chosen)] = value
+        reasons += _over_what(chosen, names, element)
     if node.boolean:
         shown = Equation("", "true" if value else "false")
-    elif line.copies or (chosen is not node and id(chosen) in names):
+    elif line.copies or (chosen is not node and id(chosen) in names) or chosen.gathers:
         shown = Equation("", digits_text(value, FEWEST))
     else:
         old = _before(line.name, graph, values)
-        shown = equation(chosen, lambda n: id(n) in names, values, unlike=old, real=real)
+        shown = equation(
+            chosen, lambda n: id(n) in names or n.gathers, values, unlike=old, real=real
+        )
     kept = None
-    if line.name == "w":
+    if line.name == "w" and node is graph.new_weight:
         kept = evaluation.weight
-    elif line.name in evaluation.states:
+    elif any(line.name == name and node is after for name, _, after in graph.states):
         kept = evaluation.states[line.name]
     number = float(value)
     changed = kept is not None and kept != number and not (kept != kept and number != number)
@@ -149,7 +153,8 @@ def _with_choices_made(
         if id(current) in known:
             return known[id(current)]
         result = current
-        if current.arguments and (current is root or id(current) not in names):
+        own_line = current is not root and id(current) in names
+        if current.arguments and not own_line and not current.gathers:
             if current.operation == "where":
                 condition, a, b = current.arguments
                 holds = bool(values[id(condition)])
@@ -168,6 +173,21 @@ def _with_choices_made(
         return result
 
     return visit(root)
+
+
+def _over_what(root: Node, names: Mapping[int, str], element: Element) -> list[str]:
+    """What each sum of a line is taken over, and where an opaque function was looked at; once."""
+    found: list[str] = []
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if node is not root and id(node) in names:
+            continue
+        if node.gathers:
+            found.append(over_what(node, element.shape, element.place))
+        else:
+            pending += reversed(node.arguments)
+    return list(dict.fromkeys(found))
 
 
 def _reason(condition: Node, holds: bool, names: Mapping[int, str]) -> str:
@@ -196,7 +216,11 @@ def _rows(explanation: Explanation, ink: Ink) -> list[str]:
         if len(new_rows[0]) > _WIDTH:
             new_rows = [f"{edge}= {part}" for part in parts]
         if line.because:
-            new_rows[0] += ink.aside(f"   ({line.because})")
+            aside = f"({line.because})"
+            if len(new_rows[0]) + 3 + len(aside) <= _WIDTH:
+                new_rows[0] += ink.aside(f"   {aside}")
+            else:
+                new_rows.append(edge + ink.aside(aside))
         rows += new_rows
     return rows
 

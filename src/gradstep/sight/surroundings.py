@@ -1,0 +1,127 @@
+"""What one weight's step takes from the rest of its tensor: sums, and matrix functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.engine.update import Update, is_matrix
+from gradstep.optimizer import Optimizer
+from gradstep.rule.graph import Graph, Node
+from gradstep.rule.hyperparameter import is_number
+from gradstep.states import begin_states, number_states
+
+
+def outcomes_at(
+    place: Sequence[int],
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    parameter: Tensor,
+    graph: Graph,
+    settings: Mapping[str, Any],
+) -> tuple[float, ...]:
+    """What the reductions and opaque functions of the next step give at a place of a parameter.
+
+    The step is made on copies, by the kernel. The parameter, its gradient and its states stay as
+    they are.
+
+    Raises:
+        ValueError: the rule works along rows and columns, and the parameter has none; or it looks
+            at all parameters at once.
+    """
+    from gradstep.engine.observed import observe  # takes the compiler with it
+
+    rule = optimizer.rule
+    if any(node.operation == "global_sum" for node in graph.gathered()):
+        raise ValueError(
+            f"{rule.name} looks at all parameters at once. The step of one weight of it cannot be "
+            "explained yet."
+        )
+    if graph.needs_matrix() and not is_matrix(parameter):
+        raise ValueError(
+            f"{rule.name} works along rows and columns, and the parameter has {parameter.dim()} "
+            "dimension(s). Give it to another rule."
+        )
+    numbers = {n: float(v) for n, v in settings.items() if is_number(v)}
+    update = _copies(optimizer, group, parameter, graph, settings)
+    outcomes = []
+    for outcome in observe(graph, update, list(numbers), list(numbers.values())):
+        at = tuple(min(i, n - 1) for i, n in zip(place, outcome.shape, strict=False))
+        outcomes.append(float(outcome[at].item()))
+    return tuple(outcomes)
+
+
+def _copies(
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    parameter: Tensor,
+    graph: Graph,
+    settings: Mapping[str, Any],
+) -> Update:
+    """A step of copies. States that are not there yet are begun."""
+    rule = optimizer.rule
+    weight = parameter.detach().clone(
+        memory_format=torch.contiguous_format if graph.needs_matrix() else torch.preserve_format
+    )
+    assert parameter.grad is not None
+    gradient = parameter.grad.detach().clone()  # in its own layout, which opaque functions see
+    entry: dict[str, Any] = {
+        name: held.detach().clone() if isinstance(held, Tensor) else held
+        for name, held in optimizer.state.get(parameter, {}).items()
+    }
+    first = begin_states(
+        rule, weight, entry, group, settings, gradient, lambda: optimizer.name_of(parameter)
+    )
+    states = {}
+    for name, _, _ in graph.states:
+        state = rule.states[name]
+        like = (
+            weight if state.shape == "weight" else weight.new_empty(state.shape_for(weight.shape))
+        )
+        states[name] = torch.empty_like(like).copy_(entry[name])
+    return Update(
+        weight,
+        gradient,
+        states,
+        {name: entry[name] for name in number_states(rule, settings)},
+        first,
+        lambda: optimizer.name_of(parameter),
+        {
+            n: s.shape_for(weight.shape)
+            for n, s in rule.states.items()
+            if s.shape != "weight" and n in states
+        },
+    )
+
+
+def over_what(node: Node, shape: Sequence[int], place: Sequence[int]) -> str:
+    """What a reduction gathers, or where an opaque function's outcome is looked at, in words.
+
+    Args:
+        node: one that gathers.
+        shape, place: of the parameter, and of the weight in it.
+    """
+    if node.operation == "opaque":
+        return f"entry {list(place)} of {node.value.name}"
+    noun = "largest" if node.operation == "max" else "sum"
+    lengths = {"b": math.prod(shape[:-2]), "r": math.prod(shape[-2:-1]), "c": math.prod(shape[-1:])}
+    count = math.prod(lengths[dimension] for dimension in node.value)
+    extent = node.arguments[0].extent
+    things = _counted(count, extent)
+    # Of a row there is a number of its own here, unlike what stands in it.
+    noun += " of" if noun == "largest" or extent == "element" else " over"
+    if node.extent == "tensor":
+        return f"{noun} all {things}" if count > 1 else f"{noun} {things}"
+    of = {"row": f" of row {place[-2]}", "column": f" of column {place[-1]}", "matrix": ""}
+    matrix = f" of matrix {list(place[:-2])}" if len(shape) > 2 else ""
+    return f"{noun} the {things}{of[node.extent]}{matrix}"
+
+
+def _counted(count: int, thing: str) -> str:
+    if count == 1:
+        return f"1 {thing}"
+    return f"{count} " + ("matrices" if thing == "matrix" else f"{thing}s")
