@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import math
 from collections.abc import Iterator
@@ -295,3 +296,93 @@ def test_a_group_that_gains_its_first_vector() -> None:
     optimizer.step()
     states = [set(optimizer.state[w]) for w in optimizer.param_groups[0]["params"]]
     assert states == [{"row_var", "col_var", "step"}, {"variance", "step"}]
+
+
+# Sums over all parameters.
+
+
+@gradstep.rule
+def by_global_norms(
+    g: Any, exp_avg: Any, length: Any = gradstep.number(0.0), *, w: Any, step: Any
+) -> Any:
+    """Two sums over all parameters, the second of something that needs the first; one is kept."""
+    exp_avg = lerp(exp_avg, g / gradstep.global_norm(g), 0.5)
+    direction = exp_avg + 0.1 * w / (1 + step)
+    whole = gradstep.global_norm(direction)
+    return direction / whole, exp_avg, 0.5 * length + whole
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_sums_over_all_parameters(dtype: torch.dtype) -> None:
+    """Several groups, dtypes, layouts and engines at once, against the formula in float64."""
+    random = torch.Generator().manual_seed(5)
+    shapes = [(40, 30), (7,), (3, 4, 5), (0,), (6, 5)]
+    start = [torch.randn(s, generator=random).to(dtype) for s in shapes]
+    start.append(torch.randn((5, 8), generator=random).to(dtype)[:, ::2])  # eager: it has gaps
+    ws = [nn.Parameter(w.clone() if w.is_contiguous() else w) for w in start]
+    before = [w.detach().double().clone() for w in ws]
+    optimizer = gradstep.Optimizer(
+        [{"params": ws[:2], "lr": 0.1}, {"params": ws[2:]}], by_global_norms, lr=0.2
+    )
+    averages = [torch.zeros_like(w) for w in before]
+    length = 0.0
+    for step in (1, 2, 3):
+        gradients = [torch.randn(w.shape, generator=random).to(dtype) for w in ws]
+        for w, g in zip(ws, gradients, strict=True):
+            w.grad = g
+        optimizer.step()
+        whole = math.sqrt(builtins.sum(g.double().square().sum().item() for g in gradients))
+        averages = [a + 0.5 * (g / whole - a) for a, g in zip(averages, gradients, strict=True)]
+        directions = [a + 0.1 * w / (1 + step) for a, w in zip(averages, before, strict=True)]
+        whole = math.sqrt(builtins.sum(d.square().sum().item() for d in directions))
+        length = 0.5 * length + whole
+        for i, d in enumerate(directions):
+            before[i] = before[i] - (0.1 if i < 2 else 0.2) * d / whole
+    for w, wanted in zip(ws, before, strict=True):
+        if w.numel():
+            unit = torch.finfo(dtype).eps * wanted.abs().max()
+            assert ((w.detach().double() - wanted).abs() <= 4 * unit).all()
+    found = optimizer.state[ws[0]]["length"].item()
+    assert found == pytest.approx(length, rel=1e-6 if dtype.itemsize > 2 else 1e-2)
+    used = list(optimizer.engines_used().values())
+    assert used == ["fused"] * 5 + ["eager"]
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 100.0])
+def test_clipping_is_torchs(max_norm: float) -> None:
+    """A chain that clips, against torch's function before torch's optimizer."""
+    rule = gradstep.chain(gradstep.clip_by_global_norm(max_norm), gradstep.adam())
+    ws = [[nn.Parameter(torch.full(s, 0.5)) for s in ((30, 20), (9,))] for _ in range(2)]
+    ours = gradstep.Optimizer(ws[0], rule, lr=0.01)
+    theirs = torch.optim.Adam(ws[1], lr=0.01)
+    for number in range(5):
+        torch.manual_seed(number)
+        for a, b in zip(*ws, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        ours.step()
+        torch.nn.utils.clip_grad_norm_(ws[1], max_norm)
+        theirs.step()
+    for a, b in zip(*ws, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_sum_over_all_parameters_of_one_tensor_is_refused() -> None:
+    with pytest.raises(TypeError, match="all parameters at once"):
+        gradstep.global_norm(torch.ones(3))
+    w = nn.Parameter(torch.ones(3))
+    w.grad = torch.ones(3)
+    optimizer = gradstep.Optimizer([w], gradstep.clip_by_global_norm, differentiable=True)
+    with pytest.raises(RuntimeError, match="differentiable"):
+        optimizer.step()
+    assert (w == 1).all()
+
+
+def test_a_function_for_matrices_refuses_others_before_anything_is_written() -> None:
+    ws = [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(5))]
+    optimizer = gradstep.Optimizer([("matrix", ws[0]), ("bias", ws[1])], gradstep.muon)
+    for w in ws:
+        w.grad = torch.ones_like(w)
+    with pytest.raises(ValueError, match="newton_schulz.*2 dimensions, and bias has 1"):
+        optimizer.step()
+    assert all((w == 1).all() for w in ws) and not optimizer.state

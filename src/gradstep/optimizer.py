@@ -16,6 +16,7 @@ from torch.compiler import is_compiling as _is_compiling
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from gradstep.checkpoint import check_outline, checked_state
+from gradstep.engine import together
 from gradstep.engine.plan import ENGINES, Launch, Plan
 from gradstep.engine.update import Update, describe, is_matrix, layout
 from gradstep.rule.definition import Rule
@@ -163,6 +164,7 @@ class Optimizer(torch.optim.Optimizer):
         self._layouts: dict[Tensor, Any] = {}
         self._entries: list[Any] = []
         self._said: set[str] = set()
+        self._waits = False  # whether the rule sums over all parameters
 
     # The step.
 
@@ -204,8 +206,12 @@ class Optimizer(torch.optim.Optimizer):
         found_inf = self.__dict__.get("found_inf")
         if found_inf is not None and float(found_inf):
             return loss
-        for launch in self.plan():
-            launch()
+        launches = self.plan()
+        if self._waits:
+            together.run(launches)
+        else:
+            for launch in launches:
+                launch()
         return loss
 
     def plan(self) -> list[Launch]:
@@ -221,7 +227,19 @@ class Optimizer(torch.optim.Optimizer):
         launches: list[Launch] = []
         for index in range(len(self.param_groups)):
             launches += self._plan_group(self._run(index), same_states)
+        if self._waits:
+            self._check_sums()
         return launches
+
+    def _check_sums(self) -> None:
+        graphs = [graph for run in self._runs.values() for graph in run.graphs.values()]
+        counts = {sum(n.operation == "global_sum" for n in graph.nodes()) for graph in graphs}
+        if len(counts) > 1:
+            raise ValueError(
+                f"with the options that its groups have, {self.rule.name} sums over all parameters "
+                f"{' or '.join(map(str, sorted(counts)))} times, and it must be as often for each. "
+                "Give the groups the same flags."
+            )
 
     # torch.compile leaves the step as it is: it is compiled already. (The mark is asked for only
     # while torch.compile runs, since it imports torch._dynamo, which takes a second.)
@@ -397,6 +415,7 @@ class Optimizer(torch.optim.Optimizer):
                 graph = trace(self.rule, plain, maximize, scaled=scale is not None)
                 run.graphs = dict.fromkeys(kinds, graph)
             run.flags = flags
+            self._waits = self._waits or any(g.sums_over_all() for g in run.graphs.values())
             run.plans, run.kernels = {}, {}
         run.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}
         run.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else float(scale)

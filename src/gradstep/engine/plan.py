@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engine import eager
+from gradstep.engine.eager_rounds import EagerRounds
 from gradstep.engine.fit import is_sharded, overlapping, unfit, unfit_whole
 from gradstep.engine.update import Update, check, is_matrix
 from gradstep.rule.definition import Rule
@@ -151,6 +152,18 @@ class Plan:
                 "beyond single elements. Give it to a rule that works on each element alone, such "
                 "as adam."
             )
+        for node in graph.gathered():
+            wanted = node.value.dimensions if node.operation == "opaque" else None
+            if wanted not in (None, weight.dim()):
+                raise ValueError(
+                    f"{self.rule.name} calls {node.value.name}, which takes weights of {wanted} "
+                    f"dimensions, and {update.name()} has {weight.dim()}. Give it to another rule."
+                )
+        if self.differentiable and graph.sums_over_all():
+            raise RuntimeError(
+                f"`differentiable` is not supported by {self.rule.name}, which sums over all "
+                f"parameters, {update.name()} among them. Set differentiable=False."
+            )
         if graph.needs_matrix() and not is_matrix(weight):
             raise ValueError(
                 f"{self.rule.name} works along rows and columns, and {update.name()} has "
@@ -160,6 +173,9 @@ class Plan:
     def _eager_launch(
         self, update: Update, numbers: Mapping[str, Any], entry: dict[str, Any], way: str | None
     ) -> Launch:
+        graph = self._graph_of(update)
+        if graph.sums_over_all():
+            return EagerRounds(graph, update, numbers)
         if self.differentiable:
             return lambda: eager.run_differentiable(
                 self.rule, update, numbers, self.maximize, entry
@@ -180,6 +196,9 @@ class Plan:
             if engines[i] == "compile" and graph.calls_opaque():
                 engines[i] = "eager"
                 self._say(update, "its rule calls a function that is not traced", said)
+            if engines[i] == "compile" and graph.sums_over_all():
+                engines[i] = "eager"
+                self._say(update, "its rule sums over all parameters", said)
             if engines[i] in ("eager", "compile"):
                 if ways[i] is not None:
                     engines[i] = "eager"
@@ -192,7 +211,8 @@ class Plan:
                 continue
             plain = type(update.weight) in (Tensor, torch.nn.Parameter) and ways[i] is None
             elsewhere = update.weight.device.type not in ("cpu", "meta")
-            if self.engine == "auto" and plain and elsewhere and not graph.calls_opaque():
+            alone = not (graph.calls_opaque() or graph.sums_over_all())
+            if self.engine == "auto" and plain and elsewhere and alone:
                 engines[i] = "compile"
                 continue
             engines[i] = "eager"

@@ -17,7 +17,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine import compiler, threads
+from gradstep.engine import compiler, threads, together
 from gradstep.engine.fit import STORAGE, local_update
 from gradstep.engine.fused import PARALLEL, STEP
 from gradstep.engine.host import host_function
@@ -67,6 +67,7 @@ class StagedKernel:
         program = passes(settled)
         #: The reductions of a whole tensor to one number, which go back to the host.
         self.totals = [n for p in program for n in p.sums if n.extent == "tensor"]
+        self.sums_over_all = sum(n.operation == "global_sum" for n in self.totals)
         own = [name for name, _, _ in graph.numbers]
         totals = [f"total {i}" for i in range(len(self.totals))]
         self.inputs = (*own, "step", "first", *number_names, *FACTS, *totals)
@@ -160,6 +161,8 @@ class StagedPart(Table):
                 key = (weight.shape, weight.stride(), self.strides[i]) if has_calls else None
                 groups.setdefault(key, []).append(i)
         waves: list[list[int]] = []
+        if self.kernel.sums_over_all:  # all wait for each other
+            return [[i for tensors in groups.values() for i in tensors]] if groups else []
         for tensors in groups.values():
             held = WAVE + 1
             for i in tensors:
@@ -261,7 +264,7 @@ def _length(weight: Tensor, extent: str) -> int:
 class StagedLaunch:
     """One step of a :class:`StagedPart`, with everything checked."""
 
-    __slots__ = ("_flat", "_part", "_pointers", "_rows")
+    __slots__ = ("_flat", "_part", "_pointers", "_rows", "rounds")
 
     def __init__(
         self,
@@ -274,13 +277,25 @@ class StagedLaunch:
         self._flat = flat
         self._pointers = pointers
         self._rows = rows
+        if part.kernel.sums_over_all:
+            self.rounds = self._make
 
     def __call__(self) -> None:
         """Make the step: weights, states and step counts."""
+        together.run([self] if self._part.kernel.sums_over_all else [self._alone])
+
+    def _alone(self) -> None:
+        for _ in self._make():
+            raise AssertionError("a rule without sums over all parameters asked for one")
+
+    def _make(self) -> together.Rounds:
         part, kernel = self._part, self._part.kernel
         with torch.no_grad():
+            if kernel.sums_over_all and not part.waves:
+                for _ in range(kernel.sums_over_all):
+                    yield 0.0
             for wave in part.waves:
-                self._run_wave(wave)
+                yield from self._run_wave(wave)
         if part.number_states is not None:
             after = array("d")
             for row in self._rows:
@@ -291,7 +306,7 @@ class StagedLaunch:
             part.number_states.write(at, after.buffer_info()[0], len(after) // len(self._rows))
         _increment_version(part.owners)
 
-    def _run_wave(self, wave: Wave) -> None:
+    def _run_wave(self, wave: Wave) -> together.Rounds:
         kernel = self._part.kernel
         arena = torch.empty(wave.bytes + 64, dtype=torch.uint8)
         shift = -arena.data_ptr() % 64
@@ -306,9 +321,15 @@ class StagedLaunch:
                 parts[0] = parts.max(axis=0) if operation == "max" else parts.sum(axis=0)
             for node in stage.each.sums:
                 if node.extent == "tensor":
-                    for own, (start, count) in zip(totals, wave.totals[id(node)], strict=True):
+                    values = []
+                    for start, count in wave.totals[id(node)]:
                         parts = view[start : start + 8 * count].view(numpy.float64)
-                        own.append(_joined(node.operation, parts))
+                        values.append(_joined(node.operation, parts))
+                    if node.operation == "global_sum":
+                        total = yield together.exact_sum(values)
+                        values = [total] * len(values)
+                    for own, value in zip(totals, values, strict=True):
+                        own.append(value)
             for node, work_out in stage.calls:
                 self._call(wave, node, work_out, memory, totals)
         for tensor, own in zip(wave.tensors, totals, strict=True):
@@ -390,11 +411,7 @@ def _joined(operation: str, parts: Any) -> float:
     """Partial outcomes in one: the exact sum, rounded once, or the largest."""
     if operation == "max":
         return float(parts.max()) if len(parts) else math.nan
-    try:
-        return math.fsum(parts.tolist())
-    except (OverflowError, ValueError):  # infinities of both signs, or a sum beyond all numbers
-        with numpy.errstate(all="ignore"):
-            return float(parts.sum())
+    return together.exact_sum(parts.tolist())
 
 
 def staged_kernel(

@@ -125,6 +125,10 @@ class Graph:
             for node in self.nodes()
         )
 
+    def sums_over_all(self) -> bool:
+        """Whether it sums over all parameters of the optimizer."""
+        return any(node.operation == "global_sum" for node in self.nodes())
+
     def calls_opaque(self) -> bool:
         """Whether it calls functions that are not looked into."""
         return any(node.operation == "opaque" for node in self.order)

@@ -26,11 +26,13 @@ class Opaque:
             tensor of the same shape and dtype. It may overwrite what it got, draws no random
             numbers, and treats each of the batch as if it were alone.
         dtype: what it wants its tensor as; None for float32, or float64 where the weight is that.
+        dimensions: how many dimensions a parameter must have; None for any number.
     """
 
     name: str
     function: Callable[..., Tensor] = field(repr=False)
     dtype: torch.dtype | None = None
+    dimensions: int | None = None
 
     def __call__(self, x: Any, *numbers: Any) -> Any:
         """Call it in a rule, or on one parameter's tensor.
@@ -61,11 +63,17 @@ class Opaque:
 @overload
 def opaque(function: Callable[..., Tensor], /) -> Opaque: ...
 @overload
-def opaque(*, dtype: torch.dtype | None = None) -> Callable[[Callable[..., Tensor]], Opaque]: ...
+def opaque(
+    *, dtype: torch.dtype | None = None, dimensions: int | None = None
+) -> Callable[[Callable[..., Tensor]], Opaque]: ...
 
 
 def opaque(
-    function: Callable[..., Tensor] | None = None, /, *, dtype: torch.dtype | None = None
+    function: Callable[..., Tensor] | None = None,
+    /,
+    *,
+    dtype: torch.dtype | None = None,
+    dimensions: int | None = None,
 ) -> Any:
     """Make a function that rules may call and that is not traced.
 
@@ -83,7 +91,8 @@ def opaque(
     Args:
         function: see :class:`Opaque`.
         dtype: what it wants its tensor as. Default: as the engine works, float32 or float64.
+        dimensions: how many dimensions a parameter must have. Default: any number.
     """
     if function is None:
-        return lambda f: Opaque(f.__name__, f, dtype)
-    return Opaque(function.__name__, function, dtype)
+        return lambda f: Opaque(f.__name__, f, dtype, dimensions)
+    return Opaque(function.__name__, function, dtype, dimensions)

@@ -14,7 +14,7 @@ from gradstep.rules.rmsprop import rmsprop
 from gradstep.rules.rprop import rprop
 from gradstep.rules.sgd import sgd
 from gradstep.rules.sparse_adam import sparse_adam
-from gradstep.rules.transforms import clip_by_value, decay_weights
+from gradstep.rules.transforms import clip_by_global_norm, clip_by_value, decay_weights
 
 __all__ = [
     "adadelta",
@@ -23,6 +23,7 @@ __all__ = [
     "adam",
     "adamax",
     "asgd",
+    "clip_by_global_norm",
     "clip_by_value",
     "decay_weights",
     "lion",

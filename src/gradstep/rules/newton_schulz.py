@@ -12,7 +12,7 @@ from gradstep.rule import opaque
 _SMALL = 400
 
 
-@opaque(dtype=torch.bfloat16)
+@opaque(dtype=torch.bfloat16, dimensions=2)
 def newton_schulz(x: Tensor, a: float, b: float, c: float, eps: float, ns_steps: float) -> Tensor:
     """Bring the singular values of matrices near 1: ``x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x``, repeated.
 

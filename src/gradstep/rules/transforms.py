@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradstep.rule import NonNegative, clamp, rule
+from gradstep.rule import NonNegative, clamp, global_norm, minimum, rule
 
 
 @rule
@@ -32,3 +32,20 @@ def clip_by_value(g: Any, *, limit: NonNegative = 1.0) -> Any:
     Agrees with torch.nn.utils.clip_grad_value_, but leaves the gradient itself as it is.
     """
     return clamp(g, -limit, limit)
+
+
+@rule
+def clip_by_global_norm(g: Any, *, max_norm: NonNegative = 1.0) -> Any:
+    """Scales the directions of all parameters down together, to a norm of at most max_norm.
+
+    Hyperparameters:
+        max_norm: the largest Euclidean norm that all directions may have together.
+
+    Paper:
+        Pascanu, Mikolov & Bengio 2012, "On the difficulty of training recurrent neural networks",
+        arXiv:1211.5063.
+
+    Agrees with torch.nn.utils.clip_grad_norm_, which also adds 1e-6 to the norm, but leaves the
+    gradients themselves as they are.
+    """
+    return g * minimum(1, max_norm / (global_norm(g) + 1e-6))

@@ -1,0 +1,96 @@
+"""One weight's step of a rule that sums over all parameters, with torch's own operations.
+
+The rule's function cannot stop in the middle to wait for the other weights, so its graph is worked
+out instead, operation by operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from gradstep.engine import together
+from gradstep.engine.passes import passes
+from gradstep.engine.update import Update
+from gradstep.rule.graph import REDUCTIONS, Graph, Node
+from gradstep.rule.operations import OPERATIONS
+from gradstep.rule.reductions import facts_of, reduce_tensor
+from gradstep.rule.settle import settle
+
+
+class EagerRounds:
+    """What makes the step of one weight; see :mod:`gradstep.engine.together`."""
+
+    def __init__(self, graph: Graph, update: Update, numbers: Mapping[str, Any]) -> None:
+        settled = settle(graph)
+        self._graph = settled
+        self._update = update
+        self._after = graph.numbers
+        # In the order in which the passes of the other engine come to them.
+        self._sums = [n for p in passes(settled) for n in p.sums if n.operation == "global_sum"]
+        step = float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0
+        given = {n: v for n, v in numbers.items() if isinstance(v, int | float | Tensor)}
+        self._inputs: dict[str, Any] = {n: numpy.float64(float(v)) for n, v in given.items()}
+        self._inputs |= facts_of(update.weight)
+        self._inputs |= {"step": numpy.float64(step), "first": float(update.first)}
+        own = (name for name, _, _ in graph.numbers)
+        self._inputs |= {n: numpy.float64(float(update.numbers[n])) for n in own}
+        self._step = step
+
+    def __call__(self) -> None:
+        """Make the step of this weight alone."""
+        together.run([self])
+
+    def rounds(self) -> together.Rounds:
+        """Make the step; hands in a share of each sum over all parameters."""
+        graph, update = self._graph, self._update
+        with torch.no_grad(), numpy.errstate(all="ignore"):
+            known: dict[int, Any] = {id(graph.weight): _wide(update.weight)}
+            known[id(graph.gradient)] = _wide(update.gradient)
+            for name, before, _ in graph.states:
+                known[id(before)] = _wide(update.states[name])
+            for node in self._sums:
+                share = self._value(node.arguments[0], known).sum(dtype=torch.float64)
+                total = yield float(share.full_tensor() if hasattr(share, "full_tensor") else share)
+                known[id(node)] = numpy.float64(total)
+            weight, *states = [self._value(node, known) for node in graph.outputs()]
+            numbers = {n: float(self._value(node, known)) for n, _, node in self._after}
+            for (name, _, _), value in zip(graph.states, states, strict=True):
+                update.states[name].copy_(value)
+            update.weight.copy_(weight)
+            for name, number in update.numbers.items():
+                number.fill_(self._step if name == "step" else numbers[name])
+
+    def _value(self, node: Node, known: dict[int, Any]) -> Any:
+        if id(node) in known:
+            return known[id(node)]
+        if node.operation == "input":
+            return self._inputs[str(node.value)]
+        if node.operation == "constant":
+            return node.constant()
+        arguments = [self._value(a, known) for a in node.arguments]
+        known[id(node)] = value = _apply(node, arguments)
+        return value
+
+
+def _apply(node: Node, arguments: list[Any]) -> Any:
+    if node.operation in REDUCTIONS:
+        return reduce_tensor(node.operation, arguments[0], {"c": -1, "r": -2}.get(node.value))
+    if node.operation == "opaque":
+        return node.value(*arguments)
+    if node.operation == "fma":
+        a, b, c = arguments
+        return a * b + c
+    operation = OPERATIONS[node.operation]
+    if not any(isinstance(a, Tensor) for a in arguments):
+        return operation.number(*arguments)
+    return operation.tensor(*arguments)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Narrow types are worked out in float32, as the kernels do."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

@@ -1,0 +1,48 @@
+"""Steps that wait for each other: rules that sum over all parameters of an optimizer.
+
+Each part of the step (one a kernel, or one a weight for the eager engine) works on its own until it
+needs such a sum. It then hands in its share and waits; when all have done so, all go on with the
+total. Shares are exact sums of float64 and are added up exactly, in the parts' order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+#: Hands in a share of each sum, and is sent the total.
+Rounds = Generator[float, float, None]
+
+
+def run(launches: Iterable[Callable[[], Any]]) -> None:
+    """Make a step: call each launch; those that have ``rounds`` go through them together."""
+    waiting: list[Rounds] = []
+    for launch in launches:
+        rounds = getattr(launch, "rounds", None)
+        if rounds is None:
+            launch()
+        else:
+            waiting.append(rounds())
+    shares = _go_on(waiting, None)
+    while waiting:
+        shares = _go_on(waiting, exact_sum(shares))
+
+
+def _go_on(waiting: list[Rounds], total: float | None) -> list[float]:
+    """Send all the total; drop those that are through; return what the others hand in."""
+    shares: list[float] = []
+    for each in list(waiting):
+        try:
+            shares.append(next(each) if total is None else each.send(total))
+        except StopIteration:
+            waiting.remove(each)
+    return shares
+
+
+def exact_sum(values: list[float]) -> float:
+    """The sum, rounded once; inf or nan where one of them is, or where it is beyond all numbers."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return float(sum(values))
