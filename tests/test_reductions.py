@@ -383,6 +383,6 @@ def test_a_function_for_matrices_refuses_others_before_anything_is_written() -> 
     optimizer = gradstep.Optimizer([("matrix", ws[0]), ("bias", ws[1])], gradstep.muon)
     for w in ws:
         w.grad = torch.ones_like(w)
-    with pytest.raises(ValueError, match="newton_schulz.*2 dimensions, and bias has 1"):
+    with pytest.raises(ValueError, match=r"newton_schulz.*2 dimensions, and bias has 1"):
         optimizer.step()
     assert all((w == 1).all() for w in ws) and not optimizer.state
