@@ -63,10 +63,15 @@ def test_a_name_that_is_like_no_other_is_answered_with_all() -> None:
         check_name("qqqq")
 
 
-def test_every_class_can_be_trained_with_but_the_one_for_sparse_gradients() -> None:
+def test_every_class_can_be_trained_with_but_those_that_lenet_is_nothing_for() -> None:
     weight = torch.zeros(3, requires_grad=True)
     made = {type(make_optimizer(name, [weight])).__name__ for name in TRAINABLE}
-    assert made == set(gradstep.torch_optim.__all__) - {"SparseAdam"}
+    assert made == set(gradstep.torch_optim.__all__) - {"SparseAdam", "Muon"}
+
+
+def test_why_lenet_cannot_be_trained_with_muon() -> None:
+    with pytest.raises(UnknownOptimizer, match=r"matrices only.*convolutions.*Take adamw"):
+        check_name("muon")
 
 
 @pytest.mark.parametrize("name", ["sparseadam", "sparse_adam"])

@@ -402,7 +402,8 @@ class Optimizer(torch.optim.Optimizer):
         run.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else float(scale)
         run.values = tuple(floats[n] for n in self._number_names)
         settled = all(isinstance(v, int | float | str | bool | tuple | None) for v in raw)
-        inside = all(isinstance(v, int | float) for t in raw if isinstance(t, tuple) for v in t)
+        parts = [v for t in raw if isinstance(t, tuple) for v in t]
+        inside = all(isinstance(v, int | float | None) for v in parts)
         run.raw = raw if settled and inside and scale is None else None
 
     # Parameters and groups.

@@ -96,7 +96,7 @@ def contenders(case: Case, size: Size, dtype: torch.dtype, engine: str) -> dict[
     found = {"gradstep": case.ours(parameters(), engine=engine, **case.options)}
     if case.torchs is not None:
         modes: dict[str, dict[str, bool]] = {
-            "torch loop": {"foreach": False},
+            "torch loop": {} if case.matrices_only else {"foreach": False},
             "torch foreach": {"foreach": True},
             **({"torch fused": {"fused": True}} if case.torch_fuses else {}),
         }
@@ -125,6 +125,7 @@ def measure(
         seed: of the order within the rounds.
         rivals: other libraries to time beside.
     """
+    size = size.matrices() if case.matrices_only else size
     optimizers = contenders(case, size, dtype, engine)
     makers, left_out = rivals.makers(case) if rivals else ({}, {})
     others = {

@@ -31,6 +31,7 @@ class Case:
         torch_fuses: whether torch has a fused CPU kernel for it.
         own_aims: aims that differ from those of its kind, by size.
         left_out: modes of torch that are not timed, as ``"torch foreach"`` -> why.
+        matrices_only: whether it updates a network's matrices alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Case:
     torch_fuses: bool = False
     own_aims: Mapping[str, float] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    matrices_only: bool = False
 
     def aim(self, size: str) -> float | None:
         """How many times faster than torch's best mode it should be; None where nothing is set."""
@@ -107,6 +109,20 @@ CASES = {
             gradstep.Rprop,
             torch.optim.Rprop,
             own_aims={"transformer": 3.5, "large": 8.0},
+        ),
+        Case(
+            "adafactor",
+            gradstep.Adafactor,
+            torch.optim.Adafactor,
+            own_aims={"large": 1.0},
+        ),
+        Case(
+            "muon",
+            gradstep.Muon,
+            torch.optim.Muon,
+            own_aims={"lenet": 1.0, "transformer": 1.0, "large": 1.0},
+            left_out={"torch foreach": "torch has no such mode of it"},
+            matrices_only=True,
         ),
         Case("lion", gradstep.Lion, None),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ class Size:
     what: str
     shapes: Shapes
     rounds: int
+
+    def matrices(self) -> Size:
+        """The same network's matrices alone."""
+        return replace(self, shapes=[s for s in self.shapes if len(s) == 2])
 
     def elements(self) -> int:
         """How many weights it has."""

@@ -45,6 +45,9 @@ CHOICES: dict[str, Choice] = {
     "rmsprop": Choice(gradstep.RMSprop, 0.001, "divides by the recent size of the gradient"),
     "adagrad": Choice(gradstep.Adagrad, 0.02, "divides by the size of all gradients so far"),
     "lion": Choice(gradstep.Lion, 0.0003, "only the sign of a momentum counts"),
+    "adafactor": Choice(
+        gradstep.Adafactor, 0.02, "Adam with one second moment a row and one a column"
+    ),
     "nadam": Choice(gradstep.NAdam, 0.002, "Adam with Nesterov's momentum"),
     "radam": Choice(gradstep.RAdam, 0.002, "Adam that begins with care"),
     "adamax": Choice(gradstep.Adamax, 0.004, "Adam that divides by the largest recent gradient"),
@@ -81,6 +84,10 @@ def check_name(name: str) -> str:
         raise UnknownOptimizer(
             f"{name} takes sparse gradients only, such as nn.Embedding(sparse=True) makes; LeNet "
             "has none: its gradients are dense. Take adam"
+        )
+    if name == "muon":
+        raise UnknownOptimizer(
+            "muon updates matrices only, and LeNet also has convolutions and biases. Take adamw"
         )
     near = difflib.get_close_matches(name.lower(), TRAINABLE, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TRAINABLE)}"
