@@ -18,6 +18,8 @@ from torch import Tensor, nn
 import gradstep
 from gradstep import dot, lerp, max, mean, norm, per_column, per_row, rms, size, sqrt, sum
 from gradstep.engine import staged, tiles
+from gradstep.rule.settle import settle
+from gradstep.rule.trace import trace
 
 
 @gradstep.rule
@@ -386,3 +388,19 @@ def test_a_function_for_matrices_refuses_others_before_anything_is_written() -> 
     with pytest.raises(ValueError, match=r"newton_schulz.*2 dimensions, and bias has 1"):
         optimizer.step()
     assert all((w == 1).all() for w in ws) and not optimizer.state
+
+
+def test_a_sum_that_a_weight_and_a_number_state_need_is_taken_once() -> None:
+    """Its product and addition are one rounded operation for both."""
+
+    @gradstep.rule
+    def shared(g: Any, total: Any = gradstep.number(0.0), *, w: Any) -> Any:
+        total = sum(0.3 * g + w)
+        return g / total, total
+
+    settled = settle(trace(shared, {"lr": 0.1}))
+    assert [node.operation for node in settled.gathered()] == ["sum"]
+    (reduction,) = settled.gathered()
+    assert reduction.arguments[0].operation == "fma"
+    ((_, _, after),) = settled.numbers
+    assert after is reduction

@@ -1,6 +1,7 @@
 """Seeing a step: what a rule did to one weight, in numbers that a person can check.
 
 - ``element``: the numbers that one weight's step starts from
+- ``surroundings``: what it takes from other weights, by sums and matrix functions
 - ``arithmetic``: the kernel's arithmetic for that weight, to the last bit
 - ``digits``: so many digits that each printed equation holds
 - ``explanation``: the rule's formula, line by line, with the numbers put in
