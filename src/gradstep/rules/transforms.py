@@ -42,7 +42,7 @@ def clip_by_global_norm(g: Any, *, max_norm: NonNegative = 1.0) -> Any:
         max_norm: the largest Euclidean norm that all directions may have together.
 
     Paper:
-        Pascanu, Mikolov & Bengio 2012, "On the difficulty of training recurrent neural networks",
+        Pascanu et al. 2012, "On the difficulty of training recurrent neural networks",
         arXiv:1211.5063.
 
     Agrees with torch.nn.utils.clip_grad_norm_, which also adds 1e-6 to the norm, but leaves the
