@@ -17,6 +17,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.engine import together
+from gradstep.engine.agreement import check_agreement
+from gradstep.engine.fit import is_sharded
 from gradstep.engine.plan import ENGINES, Launch, Plan
 from gradstep.engine.update import Update, describe, is_matrix, layout
 from gradstep.rule.definition import Rule
@@ -165,6 +167,7 @@ class Optimizer(torch.optim.Optimizer):
         self._entries: list[Any] = []
         self._said: set[str] = set()
         self._waits = False  # whether the rule sums over all parameters
+        self._mesh: Any = None  # the processes that a step has to talk to
 
     # The step.
 
@@ -221,6 +224,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         # Looking up each parameter's states costs more than seeing that none was exchanged.
         entries, known = self.state.values(), self._entries
+        if self._mesh is not None:
+            self._check_agreement()
         same_states = len(entries) == len(known) and all(map(is_, entries, known))
         if len(self.param_groups) == 1:
             return self._plan_group(self._run(0), same_states)
@@ -230,6 +235,10 @@ class Optimizer(torch.optim.Optimizer):
         if self._waits:
             self._check_sums()
         return launches
+
+    def _check_agreement(self) -> None:
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        check_agreement(self._mesh, [f"{self.name_of(p)} {tuple(p.shape)}" for p in params])
 
     def _check_sums(self) -> None:
         graphs = [graph for run in self._runs.values() for graph in run.graphs.values()]
@@ -416,6 +425,9 @@ class Optimizer(torch.optim.Optimizer):
                 run.graphs = dict.fromkeys(kinds, graph)
             run.flags = flags
             self._waits = self._waits or any(g.sums_over_all() for g in run.graphs.values())
+            if not all(g.is_elementwise() for g in run.graphs.values()):
+                shards = (p for p in group["params"] if is_sharded(p))
+                self._mesh = next((p.device_mesh for p in shards), self._mesh)
             run.plans, run.kernels = {}, {}
         run.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}
         run.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else float(scale)

@@ -102,18 +102,17 @@ def _table(ink: Any) -> list[str]:
         )
         for record in records
     ]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header) - 1)]
-
-    def in_columns(row: tuple[str, ...]) -> str:
-        return "  ".join([*(c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)), row[-1]])
-
-    lines = [ink.heading(in_columns(header))]
-    kind = "rule"
-    for record, row in zip(records, rows, strict=True):
-        if record["kind"] != kind:
-            kind = record["kind"]
+    lines: list[str] = []
+    for kind in ("rule", "stage"):
+        own = [(r, row) for r, row in zip(records, rows, strict=True) if r["kind"] == kind]
+        shown = [row for _, row in own] + [header] * (kind == "rule")
+        widths = [max(len(row[i]) for row in shown) for i in range(len(header) - 1)]
+        if kind == "rule":
+            lines.append(ink.heading(_in_columns(header, widths)))
+        else:
             lines += ["", ink.heading("stages, to stand before or behind a rule in a chain")]
-        lines += [in_columns(row), "    " + ink.code(record["formula"])]
+        for record, row in own:
+            lines += [_in_columns(row, widths), "    " + ink.code(record["formula"])]
     lines += [
         "",
         "g is the gradient, w the weight, lr the learning rate.",
@@ -122,6 +121,10 @@ def _table(ink: Any) -> list[str]:
         "'gradstep explain adam' explains a rule line by line.",
     ]
     return lines
+
+
+def _in_columns(row: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join([*(c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)), row[-1]])
 
 
 def _state(record: dict[str, Any]) -> str:

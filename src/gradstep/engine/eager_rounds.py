@@ -48,22 +48,21 @@ class EagerRounds:
     def rounds(self) -> together.Rounds:
         """Make the step; hands in a share of each sum over all parameters."""
         graph, update = self._graph, self._update
-        with torch.no_grad(), numpy.errstate(all="ignore"):
-            known: dict[int, Any] = {id(graph.weight): _wide(update.weight)}
-            known[id(graph.gradient)] = _wide(update.gradient)
-            for name, before, _ in graph.states:
-                known[id(before)] = _wide(update.states[name])
-            for node in self._sums:
-                share = self._value(node.arguments[0], known).sum(dtype=torch.float64)
-                total = yield float(share.full_tensor() if hasattr(share, "full_tensor") else share)
-                known[id(node)] = numpy.float64(total)
-            weight, *states = [self._value(node, known) for node in graph.outputs()]
-            numbers = {n: float(self._value(node, known)) for n, _, node in self._after}
-            for (name, _, _), value in zip(graph.states, states, strict=True):
-                update.states[name].copy_(value)
-            update.weight.copy_(weight)
-            for name, number in update.numbers.items():
-                number.fill_(self._step if name == "step" else numbers[name])
+        known: dict[int, Any] = {id(graph.weight): _wide(update.weight)}
+        known[id(graph.gradient)] = _wide(update.gradient)
+        for name, before, _ in graph.states:
+            known[id(before)] = _wide(update.states[name])
+        for node in self._sums:
+            share = self._value(node.arguments[0], known).sum(dtype=torch.float64)
+            total = yield float(share.full_tensor() if hasattr(share, "full_tensor") else share)
+            known[id(node)] = numpy.float64(total)
+        weight, *states = [self._value(node, known) for node in graph.outputs()]
+        numbers = {n: float(self._value(node, known)) for n, _, node in self._after}
+        for (name, _, _), value in zip(graph.states, states, strict=True):
+            update.states[name].copy_(value)
+        update.weight.copy_(weight)
+        for name, number in update.numbers.items():
+            number.fill_(self._step if name == "step" else numbers[name])
 
     def _value(self, node: Node, known: dict[int, Any]) -> Any:
         if id(node) in known:

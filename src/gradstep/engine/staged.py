@@ -282,20 +282,23 @@ class StagedLaunch:
 
     def __call__(self) -> None:
         """Make the step: weights, states and step counts."""
-        together.run([self] if self._part.kernel.sums_over_all else [self._alone])
+        if self._part.kernel.sums_over_all:
+            together.run([self])
+        else:
+            self._alone()
 
     def _alone(self) -> None:
-        for _ in self._make():
-            raise AssertionError("a rule without sums over all parameters asked for one")
+        with torch.no_grad():
+            for _ in self._make():
+                raise AssertionError("a rule without sums over all parameters asked for one")
 
     def _make(self) -> together.Rounds:
         part, kernel = self._part, self._part.kernel
-        with torch.no_grad():
-            if kernel.sums_over_all and not part.waves:
-                for _ in range(kernel.sums_over_all):
-                    yield 0.0
-            for wave in part.waves:
-                yield from self._run_wave(wave)
+        if kernel.sums_over_all and not part.waves:
+            for _ in range(kernel.sums_over_all):
+                yield 0.0
+        for wave in part.waves:
+            yield from self._run_wave(wave)
         if part.number_states is not None:
             after = array("d")
             for row in self._rows:

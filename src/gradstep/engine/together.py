@@ -11,22 +11,27 @@ import math
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
+import numpy
+import torch
+
 #: Hands in a share of each sum, and is sent the total.
 Rounds = Generator[float, float, None]
 
 
 def run(launches: Iterable[Callable[[], Any]]) -> None:
     """Make a step: call each launch; those that have ``rounds`` go through them together."""
-    waiting: list[Rounds] = []
-    for launch in launches:
-        rounds = getattr(launch, "rounds", None)
-        if rounds is None:
-            launch()
-        else:
-            waiting.append(rounds())
-    shares = _go_on(waiting, None)
-    while waiting:
-        shares = _go_on(waiting, exact_sum(shares))
+    # Here and not in the rounds: those stop in the middle, and what they set would stay set.
+    with torch.no_grad(), numpy.errstate(all="ignore"):
+        waiting: list[Rounds] = []
+        for launch in launches:
+            rounds = getattr(launch, "rounds", None)
+            if rounds is None:
+                launch()
+            else:
+                waiting.append(rounds())
+        shares = _go_on(waiting, None)
+        while waiting:
+            shares = _go_on(waiting, exact_sum(shares))
 
 
 def _go_on(waiting: list[Rounds], total: float | None) -> list[float]:

@@ -42,6 +42,8 @@ class Opaque:
         """
         if isinstance(x, Symbol):
             return x.recorder.call(self, (x, *numbers))
+        if hasattr(x, "full_tensor"):
+            return _in_parts(self, x, numbers)
         batch = x.unsqueeze(0).to(self.dtype or x.dtype, copy=True)
         return self.on_batch(batch, *numbers)[0].to(x.dtype)
 
@@ -58,6 +60,16 @@ class Opaque:
                 f"{tuple(batch.shape)}; it must return the shape that it got"
             )
         return result
+
+
+def _in_parts(function: Opaque, x: Any, numbers: tuple[Any, ...]) -> Any:
+    """Of a DTensor: gather the whole in each process, call, and keep this process's part."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    result = function(x.full_tensor(), *numbers)
+    whole = [Replicate()] * x.device_mesh.ndim
+    distributed = DTensor.from_local(result, x.device_mesh, whole, run_check=False)
+    return distributed.redistribute(placements=x.placements)
 
 
 @overload
