@@ -447,6 +447,8 @@ def test_zero_gradients_make_no_nan(
             decays = group.get("weight_decay") or group.get("lambd")
             if start == "at first" and (lr == 0.0 or not decays):
                 assert all(map(torch.equal, params, before[0])), (dtype, engine, lr)
+            if subject.name == "LBFGS":
+                continue  # it keeps nothing of a place that it finds to be the lowest
             kept = [set(optimizer.state.get(p, ())) for p in params]
             step(subject, optimizer, params, 100)  # every state is there already
             assert kept == [set(optimizer.state.get(p, ())) for p in params]
