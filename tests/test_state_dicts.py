@@ -242,7 +242,6 @@ def test_make_fx_records_the_operations_of_the_eager_engine(row: Row) -> None:
     assert not any(torch.equal(p, q) for p, q in zip(found, task, strict=True))
 
 
-@pytest.mark.xfail(strict=True, reason="a kernel's writes are seen by no dispatch mode")
 def test_make_fx_records_a_step_whatever_the_engine() -> None:
     p = nn.Parameter(torch.ones(3))
     optimizer = gradstep.SGD([("p", p)], lr=0.5, momentum=0.9)

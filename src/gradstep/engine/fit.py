@@ -23,8 +23,15 @@ STORAGE: dict[torch.dtype, tuple[str, int]] = {
 }
 
 
+def is_recorded() -> bool:
+    """Whether torch records operations into a graph: make_fx, which does not see kernels."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
 def unfit(update: Update) -> str | None:
     """Why a weight cannot be updated by a kernel; None if it can."""
+    if is_recorded():
+        return "torch records the step into a graph"
     if is_sharded(update.weight):
         return _unfit_shards(update)
     weight, gradient = update.weight, update.gradient

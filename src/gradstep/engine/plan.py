@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradstep.engine import eager
 from gradstep.engine.eager_rounds import EagerRounds
-from gradstep.engine.fit import is_sharded, overlapping, unfit, unfit_whole
+from gradstep.engine.fit import is_recorded, is_sharded, overlapping, unfit, unfit_whole
 from gradstep.engine.update import Update, check, is_matrix
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
@@ -71,7 +71,7 @@ class Plan:
             entries: one mapping a weight that holds its states, and its step count, by name.
             values: lr and the numeric hyperparameters, in the order of ``number_names``.
         """
-        if not self._fused:
+        if not self._fused or is_recorded():
             return None
         launches: list[Launch] = []
         for positions, part in self._fused:
