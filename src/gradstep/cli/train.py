@@ -64,7 +64,8 @@ def add_parser(subparsers: Any) -> None:
         "--optimizer",
         metavar="NAME[,NAME…]",
         help="one or several, side by side: sgd, momentum, nesterov, adam, adamw, rmsprop, "
-        "adagrad, lion, nadam, radam, adamax, adadelta, asgd, rprop, lbfgs (default: adamw)",
+        "adagrad, lion, adafactor, nadam, radam, adamax, adadelta, asgd, rprop, lbfgs "
+        "(default: adamw)",
     )
     what.add_argument(
         "--data",
