@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
         help="names, with commas; or all; or usual, the default: a rule of each kind, which is "
         "sgd, momentum, adam, adamw, adagrad, rmsprop, rmsprop-centered-momentum and lion. The "
         "others are nesterov, adam-amsgrad, rmsprop-momentum, nadam, nadam-decoupled, radam, "
-        "adamax, adadelta, asgd and rprop",
+        "adamax, adadelta, asgd, rprop, adafactor and muon",
     )
     parser.add_argument(
         "--sizes",
