@@ -124,7 +124,7 @@ def test_learner_tally_divides_by_what_it_counted() -> None:
     model = LeNet()
     learner = Learner("sgd", 0.1, model, torch.optim.SGD(model.parameters(), lr=0.1))
     tally = learner.tally
-    tally.images, tally.right, tally.loss_sum = 10, 4, 25.0
+    tally.images, tally.own, tally.right, tally.loss_sum = 10, 10, 4, 25.0
     tally.seconds, tally.step_seconds = 2.0, 0.5
     assert (tally.loss, tally.accuracy) == (2.5, 0.4)
     assert (tally.images_per_second, tally.step_share) == (5.0, 0.25)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -287,61 +286,12 @@ def test_importing_gradstep_imports_nothing_else() -> None:
     assert in_a_child(code) == ["gradstep"]
 
 
-def first_steps(folder: str) -> dict[str, list[list[float]]]:
-    """Seconds of each rule's first step less those of its second.
-
-    From nothing, and from the disk cache; each at most three times, and every one in a fork of this
-    process, which has taken no step before and so has loaded no compiler.
-    """
-    torch.optim.SGD([torch.zeros(1)])  # what torch imports for any optimizer takes a second
-    assert "llvmlite" not in sys.modules
-    return {r.name: first_steps_of(r, f"{folder}/{r.name}") for r in REFERENCES}
-
-
-def first_steps_of(reference: Reference, folder: str) -> list[list[float]]:
-    seconds: list[list[float]] = [[], []]
-    for attempt in range(3):
-        os.environ["GRADSTEP_CACHE_DIR"] = f"{folder}/{attempt}"
-        for kind in (0, 1):
-            receiver, sender = os.pipe()
-            child = os.fork()
-            if child == 0:
-                os.write(sender, str(first_step(reference)).encode())
-                os._exit(0)
-            os.waitpid(child, 0)
-            seconds[kind].append(float(os.read(receiver, 100)))
-            os.close(sender)
-            os.close(receiver)
-            assert list(Path(f"{folder}/{attempt}").iterdir()), "nothing was put into the cache"
-        if seconds[0][-1] <= 1.5 and seconds[1][-1] <= 0.2:
-            break
-    return seconds
-
-
-def first_step(reference: Reference) -> float:
-    """Of a LeNet's weights, with all that the rule has."""
-    shapes = [(6, 1, 5, 5), (6,), (16, 6, 5, 5), (16,), (120, 400), (120,), (84, 120), (84,)]
-    weights = [torch.nn.Parameter(torch.ones(shape)) for shape in [*shapes, (10, 84), (10,)]]
-    for w in weights:
-        w.grad = torch.ones_like(w)
-    full = {"amsgrad": True, "centered": True, "momentum": 0.9, "weight_decay": 0.1}
-    defaults = reference.ours([torch.zeros(1)]).defaults
-    optimizer = reference.ours(
-        weights, engine="fused", **{n: v for n, v in full.items() if n in defaults}
-    )
-    times = [time.perf_counter()]
-    for _ in range(2):
-        optimizer.step()
-        times.append(time.perf_counter())
-    return (times[1] - times[0]) - (times[2] - times[1])
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each first step is in a fork")
 def test_the_first_step(tmp_path: Path) -> None:
     """1.5 s where the kernel is compiled, 0.2 s where it is on disk."""
-    call = f"test_memory.first_steps({str(tmp_path)!r})"
-    seconds = in_a_child(f"import json, test_memory\nprint(json.dumps({call}))")
+    call = f"first_steps.first_steps({str(tmp_path)!r})"
+    seconds = in_a_child(f"import json, first_steps\nprint(json.dumps({call}))")
     assert len(seconds) == len(REFERENCES)
     for name, (cold, warm) in seconds.items():
         assert min(cold) <= 1.5, f"{name}: {cold}"

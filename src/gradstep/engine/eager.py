@@ -111,9 +111,10 @@ def run(
         new_weight, new_states = _evaluate(
             rule, _real(weight), _real(gradient), real_states, update, numbers, maximize
         )
-        for name, real_state in real_states.items():
-            _real(update.states[name])[rows] = new_states[name].to(real_state.dtype)
-        _real(update.weight)[rows] = new_weight.to(_real(weight).dtype)
+        if weight.numel():  # of nothing, a mean is not a number: the kernels leave the states too
+            for name, real_state in real_states.items():
+                _real(update.states[name])[rows] = new_states[name].to(real_state.dtype)
+            _real(update.weight)[rows] = new_weight.to(_real(weight).dtype)
         _write_numbers(update, new_states)
 
 

@@ -58,9 +58,10 @@ class EagerRounds:
             known[id(node)] = numpy.float64(total)
         weight, *states = [self._value(node, known) for node in graph.outputs()]
         numbers = {n: float(self._value(node, known)) for n, _, node in self._after}
-        for (name, _, _), value in zip(graph.states, states, strict=True):
-            update.states[name].copy_(value)
-        update.weight.copy_(weight)
+        if update.weight.numel():
+            for (name, _, _), value in zip(graph.states, states, strict=True):
+                update.states[name].copy_(value)
+            update.weight.copy_(weight)
         for name, number in update.numbers.items():
             number.fill_(self._step if name == "step" else numbers[name])
 
