@@ -16,6 +16,7 @@ from gradstep.lab.optimizers import (
     needs_closure,
 )
 from gradstep.lab.training import Learner, initial_model, learn
+from gradstep.rule_classes import CLASSES
 
 SIX = {
     "sgd": gradstep.SGD,
@@ -66,7 +67,7 @@ def test_a_name_that_is_like_no_other_is_answered_with_all() -> None:
 def test_every_class_can_be_trained_with_but_those_that_lenet_is_nothing_for() -> None:
     weight = torch.zeros(3, requires_grad=True)
     made = {type(make_optimizer(name, [weight])).__name__ for name in TRAINABLE}
-    assert made == set(gradstep.torch_optim.__all__) - {"SparseAdam", "Muon"}
+    assert made == {*gradstep.torch_optim.__all__, *CLASSES} - {"SparseAdam", "Muon"}
 
 
 def test_why_lenet_cannot_be_trained_with_muon() -> None:

@@ -12,6 +12,9 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
+from typing import TYPE_CHECKING, Any
+
+from gradstep import rules
 from gradstep.optimizer import Optimizer
 from gradstep.rule import (
     Decay,
@@ -55,25 +58,7 @@ from gradstep.rule import (
     where,
     zeros,
 )
-from gradstep.rules import (
-    adadelta,
-    adafactor,
-    adagrad,
-    adam,
-    adamax,
-    asgd,
-    clip_by_global_norm,
-    clip_by_value,
-    decay_weights,
-    lion,
-    muon,
-    nadam,
-    radam,
-    rmsprop,
-    rprop,
-    sgd,
-    sparse_adam,
-)
+from gradstep.rule_classes import CLASSES as _CLASSES
 from gradstep.torch_optim import (
     ASGD,
     LBFGS,
@@ -84,7 +69,6 @@ from gradstep.torch_optim import (
     Adam,
     Adamax,
     AdamW,
-    Lion,
     Muon,
     NAdam,
     RAdam,
@@ -107,7 +91,6 @@ __all__ = [
     "Adamax",
     "Decay",
     "Interval",
-    "Lion",
     "Muon",
     "NAdam",
     "NonNegative",
@@ -121,32 +104,20 @@ __all__ = [
     "Share",
     "SparseAdam",
     "abs",
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "asgd",
     "chain",
     "clamp",
-    "clip_by_global_norm",
-    "clip_by_value",
     "copy_of_gradient",
     "copy_of_weight",
-    "decay_weights",
     "dot",
     "exp",
     "full",
     "global_norm",
     "lerp",
-    "lion",
     "log",
     "max",
     "maximum",
     "mean",
     "minimum",
-    "muon",
-    "nadam",
     "new_weight",
     "nonzero",
     "norm",
@@ -155,19 +126,22 @@ __all__ = [
     "per_column",
     "per_row",
     "pow",
-    "radam",
     "rms",
-    "rmsprop",
-    "rprop",
     "rsqrt",
     "rule",
-    "sgd",
     "sign",
     "size",
-    "sparse_adam",
     "sqrt",
     "stored",
     "sum",
     "where",
     "zeros",
 ]
+
+# The rules, and a class for each that torch.optim has not: what gradstep/rules holds.
+globals().update({name: getattr(rules, name) for name in rules.__all__}, **_CLASSES)
+__all__ += [*rules.__all__, *_CLASSES]
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...  # a type checker does not see what was just put here

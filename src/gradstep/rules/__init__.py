@@ -1,37 +1,22 @@
-"""The rules, one file a family. Each is a function of a few lines; everything else follows."""
+"""The rules, one file a family. Each is a function of a few lines; everything else follows.
 
-from gradstep.rules.adadelta import adadelta
-from gradstep.rules.adafactor import adafactor
-from gradstep.rules.adagrad import adagrad
-from gradstep.rules.adam import adam
-from gradstep.rules.adamax import adamax
-from gradstep.rules.asgd import asgd
-from gradstep.rules.lion import lion
-from gradstep.rules.muon import muon
-from gradstep.rules.nadam import nadam
-from gradstep.rules.radam import radam
-from gradstep.rules.rmsprop import rmsprop
-from gradstep.rules.rprop import rprop
-from gradstep.rules.sgd import sgd
-from gradstep.rules.sparse_adam import sparse_adam
-from gradstep.rules.transforms import clip_by_global_norm, clip_by_value, decay_weights
+A file that is added here is found by itself: its rules are then ``gradstep.<rule>``, and a rule
+with a ``class_name`` is a class as well. Stages, for chains, are in ``transforms``.
+"""
 
-__all__ = [
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "asgd",
-    "clip_by_global_norm",
-    "clip_by_value",
-    "decay_weights",
-    "lion",
-    "muon",
-    "nadam",
-    "radam",
-    "rmsprop",
-    "rprop",
-    "sgd",
-    "sparse_adam",
-]
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+
+from gradstep.rule.definition import Rule
+
+for _found in pkgutil.walk_packages(__path__, __name__ + "."):
+    _module = import_module(_found.name)
+    for _name, _value in vars(_module).items():
+        # Not those that a file imports from another, nor one with other defaults.
+        own = isinstance(_value, Rule) and _value.name == _name
+        if own and getattr(_value.function, "__module__", None) == _found.name:
+            globals()[_name] = _value
+
+__all__ = sorted(name for name, value in globals().items() if isinstance(value, Rule))

@@ -33,7 +33,7 @@ def rule_names() -> list[str]:
 def is_stage(rule: Rule) -> bool:
     """Whether it is a part for a chain more than a rule to train with."""
     module = getattr(rule.function, "__module__", "")
-    return module == "gradstep.rules.transforms"
+    return f"{module}.".startswith("gradstep.rules.transforms.")
 
 
 def find_rule(name: str) -> Rule:
