@@ -12,6 +12,7 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
+from importlib import import_module
 from typing import Any
 
 from gradstep import rule_classes, rules
@@ -137,11 +138,18 @@ __all__ = [
     "zeros",
 ]
 
+#: What is imported when it is first asked for: a name, and the module that has it.
+_LATER = {
+    "audit": "gradstep.sight.audit",
+}
+
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
 # them is first asked for.
 
 
 def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     if not name.startswith("_"):
         for found in (rules.load(), rule_classes.load()):
             if name in found:
@@ -150,4 +158,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *rules.load(), *rule_classes.load()})
+    return sorted({*globals(), *_LATER, *rules.load(), *rule_classes.load()})
