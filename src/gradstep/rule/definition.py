@@ -21,6 +21,7 @@ INPUTS: dict[str, str] = {
     "step": "the weight's own step count, 1 at its first",
     "lr": "the learning rate of the weight's group",
     "first": "true at the weight's first step with this state",
+    "loss": "the loss of the step, as its closure returned it",
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
 }
 
