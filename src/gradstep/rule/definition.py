@@ -22,6 +22,7 @@ INPUTS: dict[str, str] = {
     "lr": "the learning rate of the weight's group",
     "first": "true at the weight's first step with this state",
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
+    "is_matrix": "whether the weight has two dimensions or more, which a rule may branch on",
 }
 
 
@@ -59,8 +60,9 @@ class Rule:
 
     @property
     def tells_vectors_apart(self) -> bool:
-        """Whether weights with fewer than two dimensions have other states than those with more."""
-        return any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        """Whether weights with fewer than two dimensions have other states or steps than others."""
+        apart = any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        return apart or "is_matrix" in self.inputs
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]

@@ -203,7 +203,7 @@ def trace(
     inputs: dict[str, Any] = {
         n: recorder.input(n) for n in ("step", "lr", "first", "machine_epsilon")
     }
-    inputs["w"] = weight
+    inputs["w"], inputs["is_matrix"] = weight, matrix
     for name, default in rule.hyperparameters.items():
         number = is_number(default)
         inputs[name] = recorder.input(name) if number else values[name]
