@@ -20,7 +20,7 @@ from torch import Tensor
 from gradstep.engine import compiler, threads, together
 from gradstep.engine.fit import STORAGE, local_update
 from gradstep.engine.fused import PARALLEL, STEP
-from gradstep.engine.host import host_function
+from gradstep.engine.host import HostNodes, host_function
 from gradstep.engine.kernel import ITEM_BYTES
 from gradstep.engine.pass_kernel import Places, kept_storage, write_pass
 from gradstep.engine.passes import Pass, passes
@@ -72,7 +72,7 @@ class StagedKernel:
         totals = [f"total {i}" for i in range(len(self.totals))]
         self.inputs = (*own, "step", "first", *number_names, *FACTS, *totals)
         half_instructions = "+f16c" in compiler.cpu()[1].split(",")
-        as_host = _HostNodes(self.totals)
+        as_host = HostNodes(self.totals)
         self.stages = []
         for each in program:
             text = write_pass(each, settled, storage, self.places, half_instructions)
@@ -92,23 +92,6 @@ class StagedKernel:
             return flat(weight.numel())
         rows, columns = weight.shape[-2:]
         return of_matrices(weight.numel() // max(1, rows * columns), rows, columns, domain)
-
-
-class _HostNodes:
-    """Nodes with the reductions below them replaced by inputs of the host's functions."""
-
-    def __init__(self, totals: Sequence[Node]) -> None:
-        self._known = {id(node): Node("input", value=f"total {i}") for i, node in enumerate(totals)}
-
-    def __call__(self, node: Node) -> Node:
-        if id(node) not in self._known:
-            if node.operation in ("input", "constant"):
-                return node
-            arguments = tuple(map(self, node.arguments))
-            self._known[id(node)] = Node(
-                node.operation, arguments, "number", node.boolean, node.value, node.name, node.line
-            )
-        return self._known[id(node)]
 
 
 @dataclass

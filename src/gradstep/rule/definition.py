@@ -23,6 +23,7 @@ INPUTS: dict[str, str] = {
     "first": "true at the weight's first step with this state",
     "loss": "the loss of the step, as its closure returned it",
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
+    "is_matrix": "whether the weight has two dimensions or more, which a rule may branch on",
 }
 
 
@@ -60,8 +61,9 @@ class Rule:
 
     @property
     def tells_vectors_apart(self) -> bool:
-        """Whether weights with fewer than two dimensions have other states than those with more."""
-        return any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        """Whether weights with fewer than two dimensions have other states or steps than others."""
+        apart = any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        return apart or "is_matrix" in self.inputs
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]

@@ -200,8 +200,9 @@ def trace(
     for state in rule.states.values():
         if state.when is not None:  # a state that comes or goes makes another kernel too
             recorder.questions[state.when] = bool(values[state.when] != 0)
-    inputs: dict[str, Any] = {n: recorder.input(n) for n in rule.inputs if n != "w"}
-    inputs |= {"lr": recorder.input("lr"), "w": weight}
+    given = {"w": weight, "is_matrix": matrix}
+    inputs: dict[str, Any] = {n: recorder.input(n) for n in rule.inputs if n not in given}
+    inputs |= {"lr": recorder.input("lr"), **given}
     for name, default in rule.hyperparameters.items():
         number = is_number(default)
         inputs[name] = recorder.input(name) if number else values[name]
