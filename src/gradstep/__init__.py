@@ -12,9 +12,9 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gradstep import rules
+from gradstep import rule_classes, rules
 from gradstep.optimizer import Optimizer
 from gradstep.rule import (
     Decay,
@@ -58,7 +58,6 @@ from gradstep.rule import (
     where,
     zeros,
 )
-from gradstep.rule_classes import CLASSES as _CLASSES
 from gradstep.torch_optim import (
     ASGD,
     LBFGS,
@@ -138,10 +137,17 @@ __all__ = [
     "zeros",
 ]
 
-# The rules, and a class for each that torch.optim has not: what gradstep/rules holds.
-globals().update({name: getattr(rules, name) for name in rules.__all__}, **_CLASSES)
-__all__ += [*rules.__all__, *_CLASSES]
+# The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
+# them is first asked for.
 
-if TYPE_CHECKING:
 
-    def __getattr__(name: str) -> Any: ...  # a type checker does not see what was just put here
+def __getattr__(name: str) -> Any:
+    if not name.startswith("_"):
+        for found in (rules.load(), rule_classes.load()):
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module gradstep has no {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *rules.load(), *rule_classes.load()})
