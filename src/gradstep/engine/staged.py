@@ -7,6 +7,7 @@ the next pass reads them. Tensors that an opaque function is to take together ha
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Callable, Generator, Sequence
@@ -372,19 +373,30 @@ class StagedLaunch:
         memory: Tensor,
         totals: list[list[float]],
     ) -> None:
-        weight = self._part.weights[wave.tensors[0]]
-        size, count = weight.numel(), len(wave.tensors)
-        storage = kept_storage(node, self._part.kernel.working)
-        start, item = wave.batches[id(node)], ITEM_BYTES[storage]
-        whole = memory[start : start + item * size * count].view(getattr(torch, storage))
-        batch = whole.as_strided((count, *weight.shape), (size, *weight.stride()))
         rows = [
             work_out(*self._padded(tensor, own))
             for tensor, own in zip(wave.tensors, totals, strict=True)
         ]
-        strides = self._part.strides[wave.tensors[0]]
+        storage = kept_storage(node, self._part.kernel.working)
+        item, start, first = ITEM_BYTES[storage], wave.batches[id(node)], 0
+        weights, strides = self._part.weights, self._part.strides
+        # A wave has tensors of several shapes if all wait for a sum; those of one stand together.
+        kinds = [(weights[i].shape, weights[i].stride(), strides[i]) for i in wave.tensors]
+        for kind, alike in itertools.groupby(kinds):
+            count = len(list(alike))
+            length = item * weights[wave.tensors[first]].numel() * count
+            whole = memory[start : start + length].view(getattr(torch, storage))
+            self._call_batch(node, whole, kind, rows[first : first + count])
+            start, first = start + length, first + count
+
+    def _call_batch(
+        self, node: Node, whole: Tensor, kind: tuple[Any, ...], rows: list[tuple[float, ...]]
+    ) -> None:
+        shape, own_strides, strides = kind
+        size = math.prod(shape)
+        batch = whole.as_strided((len(rows), *shape), (size, *own_strides))
         given = batch
-        if strides != weight.stride():
+        if strides != own_strides:
             given = torch.empty_strided(batch.shape, (size, *strides), dtype=batch.dtype)
             given.copy_(batch)
         function = node.value

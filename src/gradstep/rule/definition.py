@@ -24,6 +24,8 @@ INPUTS: dict[str, str] = {
     "loss": "the loss of the step, as its closure returned it",
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
     "is_matrix": "whether the weight has two dimensions or more, which a rule may branch on",
+    "gradient": "the gradient as it entered the chain, before any other rule of it",
+    "next_w": "the weight after the step, as the rules before this one in the chain leave it",
 }
 
 
@@ -141,6 +143,10 @@ class Rule:
         """
         if self.function is None:
             return self._run_stages(g, states, inputs)
+        if "gradient" in self.inputs:  # in a chain these two are given
+            inputs = {"gradient": g, **inputs}
+        if "next_w" in self.inputs and "next_w" not in inputs:
+            inputs = {"next_w": _moved(g, inputs), **inputs}
         names = [*self.hyperparameters, *self.inputs]
         result = self.function(
             g, *(states.get(name) for name in self.states), **{n: inputs[n] for n in names}
@@ -169,12 +175,15 @@ class Rule:
         direction = g
         for stage, names in self.stages:
             own_states = {n: states.get(names[n]) for n in stage.states}
-            own_inputs = {n: inputs[n] for n in stage.inputs}
+            own_inputs = {"gradient": g, **{n: v for n, v in inputs.items() if n in INPUTS}}
             own_inputs.update({n: inputs[names[n]] for n in stage.hyperparameters})
-            if isinstance(direction, NewWeight):
+            if "next_w" in stage.inputs:
+                own_inputs["next_w"] = _moved(direction, inputs)
+            elif isinstance(direction, NewWeight):
                 raise RuleError(
                     f"{stage.name} follows a rule that sets the weight outright. "
-                    "Such a rule can only stand last in a chain."
+                    "Such a rule can only stand last in a chain, or before stages that take the "
+                    "weight after the step (next_w)."
                 )
             direction, changed = stage.run(direction, own_states, own_inputs)
             new_states.update({names[n]: value for n, value in changed.items()})
@@ -199,6 +208,13 @@ class Rule:
 
     def __deepcopy__(self, memo: Any) -> Rule:
         return self
+
+
+def _moved(direction: Any, inputs: Mapping[str, Any]) -> Any:
+    """The weight after a step along a direction, or as a rule has set it."""
+    if isinstance(direction, NewWeight):
+        return direction.weight
+    return inputs["w"] - inputs["lr"] * direction
 
 
 def _rule_by_name(module: str, name: str, hyperparameters: Mapping[str, Any]) -> Rule:

@@ -200,9 +200,9 @@ def trace(
     for state in rule.states.values():
         if state.when is not None:  # a state that comes or goes makes another kernel too
             recorder.questions[state.when] = bool(values[state.when] != 0)
-    given = {"w": weight, "is_matrix": matrix}
-    inputs: dict[str, Any] = {n: recorder.input(n) for n in rule.inputs if n not in given}
-    inputs |= {"lr": recorder.input("lr"), **given}
+    made = {"w", "is_matrix", "gradient", "next_w"}  # the last two by Rule.run, from the others
+    inputs: dict[str, Any] = {n: recorder.input(n) for n in rule.inputs if n not in made}
+    inputs |= {"lr": recorder.input("lr"), "w": weight, "is_matrix": matrix}
     for name, default in rule.hyperparameters.items():
         number = is_number(default)
         inputs[name] = recorder.input(name) if number else values[name]
