@@ -38,8 +38,8 @@ def outcomes_at(
     rule = optimizer.rule
     if any(node.operation == "global_sum" for node in graph.gathered()):
         raise ValueError(
-            f"{rule.name} looks at all parameters at once. The step of one weight of it cannot be "
-            "explained yet."
+            f"{rule.name} looks at all parameters at once, which only the step itself can show. "
+            "Arm it with gradstep.explain(optimizer, name, index), then call optimizer.step()."
         )
     if graph.needs_matrix() and not is_matrix(parameter):
         raise ValueError(
@@ -98,13 +98,22 @@ def _copies(
     )
 
 
-def over_what(node: Node, shape: Sequence[int], place: Sequence[int]) -> str:
+def over_what(
+    node: Node,
+    shape: Sequence[int],
+    place: Sequence[int],
+    everything: tuple[int, int] = (0, 0),
+) -> str:
     """What a reduction gathers, or where an opaque function's outcome is looked at, in words.
 
     Args:
         node: one that gathers.
         shape, place: of the parameter, and of the weight in it.
+        everything: how many parameters have a gradient, and how many weights these have together.
     """
+    if node.operation == "global_sum":
+        parameters, weights = everything
+        return f"sum over all {_counted(weights, 'element')} of {_counted(parameters, 'parameter')}"
     if node.operation == "opaque":
         return f"entry {list(place)} of {node.value.name}"
     noun = "largest" if node.operation == "max" else "sum"
