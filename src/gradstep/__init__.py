@@ -74,6 +74,8 @@ from gradstep.rules import (
     sgd,
     sparse_adam,
 )
+from gradstep.sight.armed import explain
+from gradstep.sight.rule_formula import formula
 from gradstep.torch_optim import (
     ASGD,
     LBFGS,
@@ -136,6 +138,8 @@ __all__ = [
     "decay_weights",
     "dot",
     "exp",
+    "explain",
+    "formula",
     "full",
     "global_norm",
     "lerp",

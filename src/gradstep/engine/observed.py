@@ -65,6 +65,7 @@ class Lookout:
     Attributes:
         found: after the step, for each node of ``graph.gathered()`` its values for the weights
             at ``places``; None before.
+        problem: what went wrong here, which the step itself does not hear of.
     """
 
     def __init__(self, graph: Graph, weight: Tensor, places: Sequence[tuple[int, ...]]) -> None:
@@ -72,6 +73,7 @@ class Lookout:
         self.weight = weight
         self.places = places
         self.found: list[list[float]] | None = None
+        self.problem: Exception | None = None
         self._at_part: StagedPart | None = None
         # The kernel's own nodes have no numbers. Passes are made alike of graphs that are alike.
         self._program = passes(settle(_numbered(graph)))
@@ -98,9 +100,12 @@ class Lookout:
 
     def look(self, part: StagedPart, wave: Wave, memory: Tensor, totals: list[list[float]]) -> None:
         """Read what a wave has left, if the weight was in it."""
-        row = next(i for i, owner in enumerate(part.owners) if owner is self.weight)
-        if row in wave.tensors:
-            self._look(part, row, wave, memory, totals)
+        try:
+            row = next(i for i, owner in enumerate(part.owners) if owner is self.weight)
+            if row in wave.tensors:
+                self._look(part, row, wave, memory, totals)
+        except Exception as error:
+            self.problem = error
 
     def _look(
         self,

@@ -241,9 +241,10 @@ def _in_readable_order(
         """A chain's rules in order, and the weight last. Within a rule numbers together, elements
         together, each as in the rule's text."""
         assignment = assignments[i]
-        last = ordered and assignments[ordered[-1]].node.per_element
-        turns = assignment.node.per_element is not bool(last)
         stage, line = _stage(graph, assignment), assignment.node.line
+        last = assignments[ordered[-1]] if ordered else None
+        goes_on = last is not None and _stage(graph, last) == stage and last.node.per_element
+        turns = assignment.node.per_element is not goes_on
         return assignment.name == "w", stage, turns, line, assignment.name
 
     while len(ordered) < len(assignments):
