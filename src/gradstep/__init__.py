@@ -13,7 +13,7 @@ optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradstep import rule_classes, rules
 from gradstep.optimizer import Optimizer
@@ -80,6 +80,11 @@ from gradstep.torch_optim import (
     SparseAdam,
 )
 
+if TYPE_CHECKING:
+    from gradstep.sight.armed import explain
+    from gradstep.sight.audit import audit
+    from gradstep.sight.rule_formula import formula
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -107,12 +112,15 @@ __all__ = [
     "Share",
     "SparseAdam",
     "abs",
+    "audit",
     "chain",
     "clamp",
     "copy_of_gradient",
     "copy_of_weight",
     "dot",
     "exp",
+    "explain",
+    "formula",
     "full",
     "global_dot",
     "global_norm",
@@ -147,6 +155,8 @@ __all__ = [
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
     "audit": "gradstep.sight.audit",
+    "explain": "gradstep.sight.armed",
+    "formula": "gradstep.sight.rule_formula",
 }
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of

@@ -13,7 +13,7 @@ from typing import Any, overload
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.language import NewWeight
 from gradstep.rule.state import State
-from gradstep.rule.symbol import RuleError
+from gradstep.rule.symbol import RuleError, Symbol
 
 #: Keyword-only arguments that the optimizer gives a rule, where it names them.
 INPUTS: dict[str, str] = {
@@ -60,6 +60,13 @@ class Rule:
     class_name: str | None = None
     function: Callable[..., Any] | None = field(default=None, repr=False)
     stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
+
+    def stage_names(self) -> tuple[str, ...]:
+        """The names of a chain's rules, numbered where one stands twice; none for a single rule."""
+        labels: list[str] = []
+        for stage, _ in self.stages:
+            labels.append(_free(stage.name, labels))
+        return tuple(labels)
 
     @property
     def tells_vectors_apart(self) -> bool:
@@ -173,7 +180,9 @@ class Rule:
     ) -> tuple[Any, dict[str, Any]]:
         new_states: dict[str, Any] = {}
         direction = g
-        for stage, names in self.stages:
+        for position, (stage, names) in enumerate(self.stages):
+            if isinstance(direction, Symbol):
+                direction.recorder.stage = position
             own_states = {n: states.get(names[n]) for n in stage.states}
             own_inputs = {"gradient": g, **{n: v for n, v in inputs.items() if n in INPUTS}}
             own_inputs.update({n: inputs[names[n]] for n in stage.hyperparameters})

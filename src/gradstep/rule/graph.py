@@ -25,6 +25,7 @@ class Node:
         boolean: True for the outcome of a comparison.
         name: the variable that the rule's text gives it, if any.
         line: the line in the rule's file, 0 where unknown.
+        stage: of a chain, the number of the rule that made it, or whose state it is.
     """
 
     operation: str
@@ -34,6 +35,7 @@ class Node:
     value: Any = None
     name: str | None = None
     line: int = 0
+    stage: int = 0
 
     @property
     def per_element(self) -> bool:
@@ -95,6 +97,8 @@ class Graph:
             must be the same in all groups.
         questions: what the rule asked with ``nonzero``, and what its states' existence depends on:
             (hyperparameter, answer) pairs. The graph holds as long as the answers do.
+        stages: the names of a chain's rules, to which the nodes' ``stage`` counts, and ``"step"``
+            for what moves the weight; empty for a single rule.
     """
 
     rule_name: str
@@ -108,6 +112,7 @@ class Graph:
     shared: tuple[str, ...] = ()
     alike: tuple[str, ...] = ()
     order: tuple[Node, ...] = field(default=(), repr=False)
+    stages: tuple[str, ...] = ()
 
     def outputs(self) -> tuple[Node, ...]:
         """The new weight, then the new state tensors, in order."""

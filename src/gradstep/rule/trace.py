@@ -23,6 +23,7 @@ class Trace:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
         self.questions: dict[str, bool] = {}
+        self.stage = 0
         self._known: dict[tuple[Any, ...], Symbol] = {}
 
     def input(self, name: str, extent: str = "number") -> Symbol:
@@ -154,7 +155,7 @@ class Trace:
         if symbol is None:
             frame = calling_frame()
             line = frame.f_lineno if frame is not None else 0
-            symbol = Symbol(operation, nodes, extent, boolean, value, None, line)
+            symbol = Symbol(operation, nodes, extent, boolean, value, None, line, self.stage)
             symbol.recorder = self
             self._known[key] = symbol
         return symbol
@@ -197,6 +198,10 @@ def trace(
     weight = recorder.input("w", "element")
     active = {n: s for n, s in rule.states.items() if s.exists(values, matrix)}
     states = {n: recorder.input(n, s.extent()) for n, s in active.items()}
+    for position, (_, names) in enumerate(rule.stages):
+        for name in names.values():
+            if name in states:
+                states[name].stage = position
     for state in rule.states.values():
         if state.when is not None:  # a state that comes or goes makes another kernel too
             recorder.questions[state.when] = bool(values[state.when] != 0)
@@ -230,6 +235,7 @@ def trace(
         direction = None
     else:
         direction = _tensor(rule, "direction", direction)
+        recorder.stage = len(rule.stages)
         new_weight = weight - inputs["lr"] * direction
         new_weight.name = "w"
     tensors = [n for n, s in active.items() if s.start != "number"]
@@ -258,6 +264,7 @@ def trace(
         shared=shared,
         alike=tuple(alike),
         order=in_order([new_weight, *(a for _, _, a in after)]),
+        stages=(*rule.stage_names(), "step") if rule.stages else (),
     )
 
 
