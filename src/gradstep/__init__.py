@@ -74,6 +74,8 @@ from gradstep.rules import (
     sgd,
     sparse_adam,
 )
+from gradstep.sight.lr_find import LrFind, lr_find
+from gradstep.sight.watch import Watch, watch
 from gradstep.torch_optim import (
     ASGD,
     LBFGS,
@@ -108,6 +110,7 @@ __all__ = [
     "Decay",
     "Interval",
     "Lion",
+    "LrFind",
     "Muon",
     "NAdam",
     "NonNegative",
@@ -120,6 +123,7 @@ __all__ = [
     "RuleError",
     "Share",
     "SparseAdam",
+    "Watch",
     "abs",
     "adadelta",
     "adafactor",
@@ -141,6 +145,7 @@ __all__ = [
     "lerp",
     "lion",
     "log",
+    "lr_find",
     "max",
     "maximum",
     "mean",
@@ -168,6 +173,7 @@ __all__ = [
     "sqrt",
     "stored",
     "sum",
+    "watch",
     "where",
     "zeros",
 ]
