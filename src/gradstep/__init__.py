@@ -83,7 +83,11 @@ from gradstep.torch_optim import (
 if TYPE_CHECKING:
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
+    from gradstep.sight.lr_find import LrFind, lr_find
+    from gradstep.sight.mistakes.diagnosis import Diagnosis, diagnose
+    from gradstep.sight.mistakes.finding import Finding
     from gradstep.sight.rule_formula import formula
+    from gradstep.sight.watch import Watch, watch
 
 __version__ = "0.1.0"
 
@@ -98,7 +102,10 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Decay",
+    "Diagnosis",
+    "Finding",
     "Interval",
+    "LrFind",
     "Muon",
     "NAdam",
     "NonNegative",
@@ -111,12 +118,14 @@ __all__ = [
     "RuleError",
     "Share",
     "SparseAdam",
+    "Watch",
     "abs",
     "audit",
     "chain",
     "clamp",
     "copy_of_gradient",
     "copy_of_weight",
+    "diagnose",
     "dot",
     "exp",
     "explain",
@@ -127,6 +136,7 @@ __all__ = [
     "global_sum",
     "lerp",
     "log",
+    "lr_find",
     "max",
     "maximum",
     "mean",
@@ -148,6 +158,7 @@ __all__ = [
     "sqrt",
     "stored",
     "sum",
+    "watch",
     "where",
     "zeros",
 ]
@@ -157,6 +168,13 @@ _LATER = {
     "audit": "gradstep.sight.audit",
     "explain": "gradstep.sight.armed",
     "formula": "gradstep.sight.rule_formula",
+    "lr_find": "gradstep.sight.lr_find",
+    "LrFind": "gradstep.sight.lr_find",
+    "watch": "gradstep.sight.watch",
+    "Watch": "gradstep.sight.watch",
+    "diagnose": "gradstep.sight.mistakes.diagnosis",
+    "Diagnosis": "gradstep.sight.mistakes.diagnosis",
+    "Finding": "gradstep.sight.mistakes.finding",
 }
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
