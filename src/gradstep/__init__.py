@@ -12,6 +12,9 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
+from typing import Any
+
+from gradstep import rule_classes, rules
 from gradstep.optimizer import Optimizer
 from gradstep.rule import (
     Decay,
@@ -55,25 +58,6 @@ from gradstep.rule import (
     where,
     zeros,
 )
-from gradstep.rules import (
-    adadelta,
-    adafactor,
-    adagrad,
-    adam,
-    adamax,
-    asgd,
-    clip_by_global_norm,
-    clip_by_value,
-    decay_weights,
-    lion,
-    muon,
-    nadam,
-    radam,
-    rmsprop,
-    rprop,
-    sgd,
-    sparse_adam,
-)
 from gradstep.torch_optim import (
     ASGD,
     LBFGS,
@@ -84,7 +68,6 @@ from gradstep.torch_optim import (
     Adam,
     Adamax,
     AdamW,
-    Lion,
     Muon,
     NAdam,
     RAdam,
@@ -107,7 +90,6 @@ __all__ = [
     "Adamax",
     "Decay",
     "Interval",
-    "Lion",
     "Muon",
     "NAdam",
     "NonNegative",
@@ -121,32 +103,20 @@ __all__ = [
     "Share",
     "SparseAdam",
     "abs",
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "asgd",
     "chain",
     "clamp",
-    "clip_by_global_norm",
-    "clip_by_value",
     "copy_of_gradient",
     "copy_of_weight",
-    "decay_weights",
     "dot",
     "exp",
     "full",
     "global_norm",
     "lerp",
-    "lion",
     "log",
     "max",
     "maximum",
     "mean",
     "minimum",
-    "muon",
-    "nadam",
     "new_weight",
     "nonzero",
     "norm",
@@ -155,19 +125,29 @@ __all__ = [
     "per_column",
     "per_row",
     "pow",
-    "radam",
     "rms",
-    "rmsprop",
-    "rprop",
     "rsqrt",
     "rule",
-    "sgd",
     "sign",
     "size",
-    "sparse_adam",
     "sqrt",
     "stored",
     "sum",
     "where",
     "zeros",
 ]
+
+# The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
+# them is first asked for.
+
+
+def __getattr__(name: str) -> Any:
+    if not name.startswith("_"):
+        for found in (rules.load(), rule_classes.load()):
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module gradstep has no {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *rules.load(), *rule_classes.load()})

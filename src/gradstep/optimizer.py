@@ -75,7 +75,8 @@ class Optimizer(torch.optim.Optimizer):
         params: tensors, ``(name, tensor)`` pairs, or dicts that define parameter groups, as
             torch.optim takes them. Floating-point or complex, of any shape.
         rule: what :func:`gradstep.rule` or :func:`gradstep.chain` returned.
-        lr: the learning rate, a number of 0 or more, or a tensor of one element. Default: 1e-3.
+        lr: the learning rate, a number of 0 or more, or a tensor of one element. Default: the
+            rule's own, which is 1e-3 where it names none.
         engine: ``"fused"`` is one generated kernel a group, for dense tensors on the CPU;
             ``"eager"`` runs the rule as it is written, anywhere; ``"compile"`` hands it to
             torch.compile; ``"auto"``, the default, takes the fused engine on the CPU and
@@ -108,7 +109,7 @@ class Optimizer(torch.optim.Optimizer):
         self,
         params: Any,
         rule: Rule,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor | None = None,
         *,
         engine: str = "auto",
         maximize: bool = False,
@@ -128,7 +129,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"rule {rule.name}: {taken} means something else in a group. Rename it."
                 )
         defaults = {
-            "lr": lr,
+            "lr": rule.lr if lr is None else lr,
             **rule.hyperparameters,
             "maximize": maximize,
             "differentiable": differentiable,

@@ -38,6 +38,9 @@ class Rule:
         sparse: ``"rows"`` if a step with a zero gradient changes nothing, so that for a sparse
             gradient only the rows that it names need a step; ``"only"`` if the rule is meant for
             such gradients alone; None otherwise.
+        lr: the learning rate that an optimizer has where none is given.
+        class_name: what the class over it is called, as in ``gradstep.Lion``; None for a rule
+            whose class is written by hand, and for one that has none.
         function: the function itself, for a single rule.
         stages: the rules of a chain, each with the names that its states and hyperparameters have
             in the chain.
@@ -49,6 +52,8 @@ class Rule:
     intervals: Mapping[str, Interval]
     inputs: frozenset[str]
     sparse: str | None = None
+    lr: float = 1e-3
+    class_name: str | None = None
     function: Callable[..., Any] | None = field(default=None, repr=False)
     stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
 
@@ -209,10 +214,19 @@ def _rule_by_name(module: str, name: str, hyperparameters: Mapping[str, Any]) ->
 @overload
 def rule(function: Callable[..., Any], /) -> Rule: ...
 @overload
-def rule(*, sparse: str | None = None) -> Callable[[Callable[..., Any]], Rule]: ...
+def rule(
+    *, sparse: str | None = None, lr: float = 1e-3, class_name: str | None = None
+) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
-def rule(function: Callable[..., Any] | None = None, /, *, sparse: str | None = None) -> Any:
+def rule(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    sparse: str | None = None,
+    lr: float = 1e-3,
+    class_name: str | None = None,
+) -> Any:
     """Make an update rule of a function.
 
     The function's first argument is the gradient; further positional arguments are state
@@ -231,13 +245,15 @@ def rule(function: Callable[..., Any] | None = None, /, *, sparse: str | None = 
         function: the function.
         sparse: ``"rows"`` if a zero gradient changes nothing, so that for a sparse gradient only
             the rows it names are updated; ``"only"`` for a rule that takes sparse gradients alone.
+        lr: the learning rate that an optimizer has where none is given. Default: 1e-3.
+        class_name: what the class over it is called, for the rules of this package.
 
     Raises:
         RuleError: a signature that is no rule's: no gradient, ``*args``, ``**kwargs``, or a
             hyperparameter without default.
     """
     if function is None:
-        return lambda f: rule_from(f, sparse)
+        return lambda f: replace(rule_from(f, sparse), lr=lr, class_name=class_name)
     return rule_from(function, sparse)
 
 
@@ -352,4 +368,5 @@ def chain(*rules: Rule) -> Rule:
     inputs = frozenset().union(*(r.inputs for r in rules))
     sparse = "rows" if all(r.sparse == "rows" for r in rules) else None
     name = "chain(" + ", ".join(labels) + ")"
-    return Rule(name, states, hyperparameters, intervals, inputs, sparse, stages=tuple(stages))
+    lr = next((r.lr for r in rules if r.class_name is not None), 1e-3)
+    return Rule(name, states, hyperparameters, intervals, inputs, sparse, lr, stages=tuple(stages))
