@@ -42,7 +42,7 @@ def t_quantile(probability: float, degrees: int) -> float:
         raise ValueError(f"no quantile of t for {probability} and {degrees} degrees of freedom")
     inside = 2 * probability - 1
     low, high = 0.0, math.pi / 2  # of atan(t / √degrees)
-    for _ in range(200):
+    for _ in range(60):
         middle = (low + high) / 2
         if _within(middle, degrees) < inside:
             low = middle

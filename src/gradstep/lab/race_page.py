@@ -17,7 +17,7 @@ from typing import Any
 
 from gradstep.lab.race import Entry, Result
 from gradstep.lab.race_report import HEADER, MEASURES, Standing, cells, notes, standings
-from gradstep.lab.surface import Surface
+from gradstep.lab.surface import RATES, Surface
 
 _SCRIPTS = ("race_page.js", "race_page_surface.js")
 
@@ -53,6 +53,7 @@ def page(
             f"<div><dt>{html.escape(word)}</dt><dd>{html.escape(text)}</dd></div>"
             for word, text in facts
         ),
+        "rates": f"{len(RATES)} from {RATES[0]:g} to {RATES[-1]:g}",
         "table": _table(rows),
         "notes": "".join(f"<p>{html.escape(line)}</p>" for line in [*notes(rows), *remarks]),
         "data": _embedded(page_data(results, rows, surfaces)),

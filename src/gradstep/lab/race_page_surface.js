@@ -99,8 +99,15 @@ function drawScene(scene) {
   const paths = surface.paths.filter((path) => !HIDDEN.has(path.optimizer));
   const losses = paths.map((path) => drawPath(context, path, now, x, y));
   context.restore();
-  scene.where.textContent = `step ${Math.round(now)} of ${longest}   ·   ` + paths.map((path, i) =>
-    `${path.optimizer} (lr ${tidy(path.lr)}): ${losses[i] === null ? "gone" : tidy(losses[i], 2)}`).join("   ");
+  scene.where.replaceChildren(
+    element("span", {}, `step ${Math.round(now)} of ${longest}, loss:`),
+    ...paths.map((path, i) => {
+      const loss = losses[i] === null ? "not finite" : tidy(losses[i], 2);
+      const span = element("span", {}, `${path.optimizer} ${loss} (lr ${tidy(path.lr)})`);
+      span.style.color = colour(path.optimizer);
+      return span;
+    }),
+  );
 }
 
 function drawAxes(context, surface, x, y, style) {

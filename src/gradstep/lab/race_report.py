@@ -131,15 +131,15 @@ def notes(rows: Sequence[Standing]) -> list[str]:
     """What the numbers of the table are, line by line."""
     seeds = max(row.seeds for row in rows)
     if seeds == 1:
-        return ["1 seed: no intervals; take --seeds 5"]
+        return ["One seed: no intervals; take --seeds 5"]
     lines = [
-        f"mean over {seeds} seeds ± half of the 95 % confidence interval (Student's t); "
+        f"Mean over {seeds} seeds ± half of the 95 % confidence interval (Student's t); "
         "'behind the first' is of the differences seed by seed"
     ]
     lost = {row.optimizer: row.diverged for row in rows if row.diverged}
     if lost:
         said = ", ".join(f"{name} in {count} of {seeds} runs" for name, count in lost.items())
-        lines.append(f"diverged (the loss was no finite number any more): {said}")
+        lines.append(f"Diverged (the loss was no finite number any more): {said}")
     return lines
 
 

@@ -236,6 +236,7 @@ def weights_path(folder: RaceFolder, entry: Entry) -> Path:
 
 def main() -> None:
     """Serve one race until it has no more jobs."""
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the race's business
     lines: queue.Queue[str] = queue.Queue()
     first = json.loads(sys.stdin.readline())

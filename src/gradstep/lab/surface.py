@@ -27,10 +27,10 @@ RATES = tuple(float(f"{10 ** (i / 3):.3g}") for i in range(-12, 3))
 
 #: Points a side of the grid on which a formula is drawn, and LeNet's loss.
 GRID = 81
-PLANE_GRID = 25
+PLANE_GRID = 21
 
 #: Images on which LeNet's loss is worked out for the picture, and most weights of a network.
-PLANE_IMAGES = 256
+PLANE_IMAGES = 128
 PLANE_WEIGHTS = 2_000_000
 
 
@@ -150,22 +150,20 @@ def formula_surface(formula: Formula, optimizers: Sequence[str]) -> Surface:
 
 
 def best_path(formula: Formula, optimizer: str) -> Path:
-    """The path with the lowest mean loss, of those at :data:`RATES`; if it can be, one that stays
-    in the picture."""
+    """The path with the lowest mean loss, of those at :data:`RATES` that stay in the picture."""
 
-    def order(path: Path) -> tuple[bool, float]:
-        (left, right), (bottom, top) = formula.x_range, formula.y_range
-        inside = all(left <= x <= right and bottom <= y <= top for x, y in path.points)
-        return not inside, math.fsum(path.losses) / len(path.losses)
+    def order(path: Path) -> float:
+        return math.fsum(path.losses) / len(path.losses) if len(path.steps) > STEPS else math.inf
 
     return min((formula_path(formula, optimizer, lr) for lr in RATES), key=order)
 
 
 def formula_path(formula: Formula, optimizer: str, lr: float, steps: int = STEPS) -> Path:
-    """The path of a rule from the formula's start, in float64. It ends where it leaves the numbers
-    below 1e6."""
+    """The path of a rule from the formula's start, in float64. It ends where it leaves the
+    picture."""
     weights = nn.Parameter(torch.tensor(formula.start, dtype=torch.float64))
     made = make_optimizer(optimizer, [weights], lr)
+    (left, right), (bottom, top) = formula.x_range, formula.y_range
 
     def loss_anew() -> Tensor:
         made.zero_grad()
@@ -180,10 +178,7 @@ def formula_path(formula: Formula, optimizer: str, lr: float, steps: int = STEPS
         path.points.append((x, y))
         path.losses.append(float(loss.item()))
         path.steps.append(step)
-        if not max(abs(x), abs(y)) < 1e6:
-            path.losses[-1] = math.inf
-            break
-        if step == steps:
+        if step == steps or not (left <= x <= right and bottom <= y <= top):
             break
         made.step(loss_anew) if needs_closure(made) else made.step()
     return path
