@@ -177,8 +177,8 @@ function range(bands, log, cap) {
 }
 
 const MEASURES = [
-  { key: "train_loss", title: "Training loss", label: "mean cross-entropy (nats), log scale", log: true },
-  { key: "test_loss", title: "Test loss", label: "mean cross-entropy (nats), log scale", log: true },
+  { key: "train_loss", title: "Training loss", label: "cross-entropy (nats), log scale", log: true },
+  { key: "test_loss", title: "Test loss", label: "cross-entropy (nats), log scale", log: true },
   { key: "test_accuracy", title: "Test accuracy", label: "right answers (%)", log: false },
 ];
 const percent = (value) => tidy(100 * value, 4);

@@ -184,8 +184,9 @@ class Worker:
                 buffer = io.BytesIO()
                 numpy.save(buffer, torch.stack(kept).numpy())
                 write_atomically(weights_path(self.folder, entry), buffer.getvalue())
-            content = json.dumps(result, allow_nan=False).encode()
-            write_atomically(self.folder.result_path(entry), content)
+            if not self.folder.results([entry]):  # one that is there keeps the times it was made in
+                content = json.dumps(result, allow_nan=False).encode()
+                write_atomically(self.folder.result_path(entry), content)
         except BadInput as error:
             self.tell(failed=str(error))
         except OSError as error:

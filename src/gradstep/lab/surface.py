@@ -262,7 +262,7 @@ def plane_surface(
     x_label, y_label = (f"component {i + 1} ({s:.0%} of the variance)" for i, s in enumerate(share))
     return Surface(
         "The network's own loss",
-        "the plane in which the paths through all weights lie best (PCA)",
+        "of seed 0, on the plane in which the paths of all weights lie best (PCA)",
         x_label,
         y_label,
         x_range,
