@@ -25,7 +25,6 @@ def test_the_pages_have_not_drifted_from_the_rules() -> None:
     """A page that is missing is no error: adding a rule must not take more than its file."""
     found = {path.stem: path.read_text() for path in PAGES.glob("*.md") if path.stem != "README"}
     assert set(found) <= set(rule_names()), "pages of rules that are gone"
-    assert len(found) > 40
     for name, page in found.items():
         assert without_training(page) == without_training(rule_markdown(name)), (
             f"docs/rules/{name}.md is not what the rule says: gradstep rules --pages docs/rules"
