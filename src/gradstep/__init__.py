@@ -12,7 +12,8 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from gradstep import rule_classes, rules
 from gradstep.optimizer import Optimizer
@@ -76,6 +77,9 @@ from gradstep.torch_optim import (
     SparseAdam,
 )
 
+if TYPE_CHECKING:
+    from gradstep.sight.mistakes import Finding, MistakeError, MistakeWarning, diagnose
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -89,7 +93,10 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Decay",
+    "Finding",
     "Interval",
+    "MistakeError",
+    "MistakeWarning",
     "Muon",
     "NAdam",
     "NonNegative",
@@ -107,6 +114,7 @@ __all__ = [
     "clamp",
     "copy_of_gradient",
     "copy_of_weight",
+    "diagnose",
     "dot",
     "exp",
     "full",
@@ -137,11 +145,21 @@ __all__ = [
     "zeros",
 ]
 
+#: What is imported when it is first asked for, and from where.
+_LATER = {
+    "Finding": "gradstep.sight.mistakes",
+    "MistakeError": "gradstep.sight.mistakes",
+    "MistakeWarning": "gradstep.sight.mistakes",
+    "diagnose": "gradstep.sight.mistakes",
+}
+
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
 # them is first asked for.
 
 
 def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     if not name.startswith("_"):
         for found in (rules.load(), rule_classes.load()):
             if name in found:
@@ -150,4 +168,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *rules.load(), *rule_classes.load()})
+    return sorted({*globals(), *_LATER, *rules.load(), *rule_classes.load()})
