@@ -84,8 +84,13 @@ if TYPE_CHECKING:
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
-    from gradstep.sight.mistakes.diagnosis import Diagnosis, diagnose
-    from gradstep.sight.mistakes.finding import Finding
+    from gradstep.sight.mistakes import (
+        Diagnosis,
+        Finding,
+        MistakeError,
+        MistakeWarning,
+        diagnose,
+    )
     from gradstep.sight.rule_formula import formula
     from gradstep.sight.watch import Watch, watch
 
@@ -106,6 +111,8 @@ __all__ = [
     "Finding",
     "Interval",
     "LrFind",
+    "MistakeError",
+    "MistakeWarning",
     "Muon",
     "NAdam",
     "NonNegative",
@@ -172,9 +179,11 @@ _LATER = {
     "LrFind": "gradstep.sight.lr_find",
     "watch": "gradstep.sight.watch",
     "Watch": "gradstep.sight.watch",
-    "diagnose": "gradstep.sight.mistakes.diagnosis",
-    "Diagnosis": "gradstep.sight.mistakes.diagnosis",
-    "Finding": "gradstep.sight.mistakes.finding",
+    "diagnose": "gradstep.sight.mistakes",
+    "Diagnosis": "gradstep.sight.mistakes",
+    "Finding": "gradstep.sight.mistakes",
+    "MistakeError": "gradstep.sight.mistakes",
+    "MistakeWarning": "gradstep.sight.mistakes",
 }
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
