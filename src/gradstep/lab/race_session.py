@@ -98,6 +98,8 @@ def finish_race(
         surfaces.insert(0, _plane(folder, shown, results, data, model))
     else:
         remarks.append(f"No picture of the network's own loss: {no_plane}.")
+    if any(row.optimizer == "lbfgs" for row in rows):
+        remarks.append("A step of lbfgs works out loss and gradients several times.")
     folder.write(RESULTS_FILE, results_json(course, facts, results, rows))
     content = page(_facts(course, results, facts, data), results, rows, surfaces, remarks)
     folder.write(PAGE_FILE, content)
