@@ -1,6 +1,7 @@
 """The optimizers that the commands know by name, with a learning rate that suits LeNet.
 
 A class is added by one row: to :data:`CHOICES` if a rule is behind it, to :data:`TRAINABLE` if not.
+The classes that are made from their rules stand here by themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 import gradstep
+from gradstep import rules
 from gradstep.lab.errors import UnknownOptimizer
 
 
@@ -29,6 +31,12 @@ class Choice:
     make: Callable[..., Any]
     lr: float
     meaning: str
+
+
+def _meaning(rule: gradstep.Rule) -> str:
+    """The first sentence of its docstring, without the name."""
+    first = (rule.__doc__ or "").split("\n")[0].rstrip(".")
+    return first.partition(": ")[2] or first
 
 
 #: Each is a class of gradstep over a rule, with its flags set.
@@ -58,6 +66,13 @@ CHOICES: dict[str, Choice] = {
         0.001,
         "a step for each weight, which grows while the gradient keeps its sign",
     ),
+}
+
+#: The classes that are made from their rules, with the learning rates of those.
+CHOICES |= {
+    rule.name: Choice(getattr(gradstep, str(rule.class_name)), rule.lr, _meaning(rule))
+    for rule in rules.load().values()
+    if rule.class_name is not None and rule.name not in CHOICES
 }
 
 #: All that ``gradstep train`` takes. LBFGS has no rule: it searches along a line, and asks for the
