@@ -19,4 +19,4 @@ for _found in pkgutil.walk_packages(__path__, __name__ + "."):
         if own and getattr(_value.function, "__module__", None) == _found.name:
             globals()[_name] = _value
 
-__all__ = sorted(name for name, value in globals().items() if isinstance(value, Rule))
+__all__ = sorted(n for n, v in globals().items() if isinstance(v, Rule) and not n.startswith("_"))
