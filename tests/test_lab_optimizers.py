@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 
 import gradstep
 import gradstep.torch_optim
+from gradstep import rule_classes
 from gradstep.lab.errors import UnknownOptimizer
 from gradstep.lab.optimizers import (
     CHOICES,
@@ -16,7 +17,6 @@ from gradstep.lab.optimizers import (
     needs_closure,
 )
 from gradstep.lab.training import Learner, initial_model, learn
-from gradstep.rule_classes import CLASSES
 
 SIX = {
     "sgd": gradstep.SGD,
@@ -67,7 +67,7 @@ def test_a_name_that_is_like_no_other_is_answered_with_all() -> None:
 def test_every_class_can_be_trained_with_but_those_that_lenet_is_nothing_for() -> None:
     weight = torch.zeros(3, requires_grad=True)
     made = {type(make_optimizer(name, [weight])).__name__ for name in TRAINABLE}
-    assert made == {*gradstep.torch_optim.__all__, *CLASSES} - {"SparseAdam", "Muon"}
+    assert made == {*gradstep.torch_optim.__all__, *rule_classes.load()} - {"SparseAdam", "Muon"}
 
 
 def test_why_lenet_cannot_be_trained_with_muon() -> None:

@@ -12,9 +12,10 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gradstep import rules
+from gradstep import rule_classes, rules
 from gradstep.optimizer import Optimizer
 from gradstep.rule import (
     Decay,
@@ -32,7 +33,9 @@ from gradstep.rule import (
     dot,
     exp,
     full,
+    global_dot,
     global_norm,
+    global_sum,
     lerp,
     log,
     max,
@@ -50,6 +53,7 @@ from gradstep.rule import (
     rms,
     rsqrt,
     rule,
+    shared,
     sign,
     size,
     sqrt,
@@ -58,7 +62,6 @@ from gradstep.rule import (
     where,
     zeros,
 )
-from gradstep.rule_classes import CLASSES as _CLASSES
 from gradstep.torch_optim import (
     ASGD,
     LBFGS,
@@ -77,6 +80,15 @@ from gradstep.torch_optim import (
     SparseAdam,
 )
 
+if TYPE_CHECKING:
+    from gradstep.sight.armed import explain
+    from gradstep.sight.audit import audit
+    from gradstep.sight.lr_find import LrFind, lr_find
+    from gradstep.sight.mistakes.diagnosis import Diagnosis, diagnose
+    from gradstep.sight.mistakes.finding import Finding
+    from gradstep.sight.rule_formula import formula
+    from gradstep.sight.watch import Watch, watch
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -90,7 +102,10 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Decay",
+    "Diagnosis",
+    "Finding",
     "Interval",
+    "LrFind",
     "Muon",
     "NAdam",
     "NonNegative",
@@ -103,17 +118,25 @@ __all__ = [
     "RuleError",
     "Share",
     "SparseAdam",
+    "Watch",
     "abs",
+    "audit",
     "chain",
     "clamp",
     "copy_of_gradient",
     "copy_of_weight",
+    "diagnose",
     "dot",
     "exp",
+    "explain",
+    "formula",
     "full",
+    "global_dot",
     "global_norm",
+    "global_sum",
     "lerp",
     "log",
+    "lr_find",
     "max",
     "maximum",
     "mean",
@@ -129,19 +152,44 @@ __all__ = [
     "rms",
     "rsqrt",
     "rule",
+    "shared",
     "sign",
     "size",
     "sqrt",
     "stored",
     "sum",
+    "watch",
     "where",
     "zeros",
 ]
 
-# The rules, and a class for each that torch.optim has not: what gradstep/rules holds.
-globals().update({name: getattr(rules, name) for name in rules.__all__}, **_CLASSES)
-__all__ += [*rules.__all__, *_CLASSES]
+#: What is imported when it is first asked for: a name, and the module that has it.
+_LATER = {
+    "audit": "gradstep.sight.audit",
+    "explain": "gradstep.sight.armed",
+    "formula": "gradstep.sight.rule_formula",
+    "lr_find": "gradstep.sight.lr_find",
+    "LrFind": "gradstep.sight.lr_find",
+    "watch": "gradstep.sight.watch",
+    "Watch": "gradstep.sight.watch",
+    "diagnose": "gradstep.sight.mistakes.diagnosis",
+    "Diagnosis": "gradstep.sight.mistakes.diagnosis",
+    "Finding": "gradstep.sight.mistakes.finding",
+}
 
-if TYPE_CHECKING:
+# The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
+# them is first asked for.
 
-    def __getattr__(name: str) -> Any: ...  # a type checker does not see what was just put here
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    if not name.startswith("_"):
+        for found in (rules.load(), rule_classes.load()):
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module gradstep has no {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *rules.load(), *rule_classes.load()})

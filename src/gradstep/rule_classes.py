@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Mapping
@@ -121,12 +122,12 @@ def _joined(text: str) -> str:
     return " ".join(text.split())
 
 
-#: The classes by name.
-CLASSES: dict[str, type[Optimizer]] = {
-    str(rule.class_name): class_of(rule)
-    for rule in map(vars(rules).get, rules.__all__)
-    if rule is not None and rule.class_name is not None
-}
+@functools.cache
+def load() -> dict[str, type[Optimizer]]:
+    """The classes by name, in alphabetical order."""
+    made = [class_of(rule) for rule in rules.load().values() if rule.class_name is not None]
+    return dict(sorted((cls.__name__, cls) for cls in made))
+
 
 # Beside torch.optim's, for messages about a checkpoint of another class.
-tell_apart(CLASSES.values())
+tell_apart(lambda: load().values())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import gradstep
+from gradstep import rules
 from gradstep.lab.errors import UnknownOptimizer
 
 
@@ -70,8 +71,8 @@ CHOICES: dict[str, Choice] = {
 #: The classes that are made from their rules, with the learning rates of those.
 CHOICES |= {
     rule.name: Choice(getattr(gradstep, str(rule.class_name)), rule.lr, _meaning(rule))
-    for rule in map(vars(gradstep.rules).get, gradstep.rules.__all__)
-    if rule is not None and rule.class_name and rule.name not in CHOICES
+    for rule in rules.load().values()
+    if rule.class_name is not None and rule.name not in CHOICES
 }
 
 #: All that ``gradstep train`` takes. LBFGS has no rule: it searches along a line, and asks for the

@@ -34,4 +34,4 @@ __all__ = [
     "SparseAdam",
 ]
 
-tell_apart(globals()[name] for name in __all__)
+tell_apart(lambda: [globals()[name] for name in __all__])
