@@ -15,6 +15,7 @@ optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 from typing import Any
 
 from gradstep import rule_classes, rules
+from gradstep.compose.partition import Partition, for_model, partition
 from gradstep.optimizer import Optimizer
 from gradstep.rule import (
     Decay,
@@ -95,6 +96,7 @@ __all__ = [
     "NonNegative",
     "Opaque",
     "Optimizer",
+    "Partition",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -109,6 +111,7 @@ __all__ = [
     "copy_of_weight",
     "dot",
     "exp",
+    "for_model",
     "full",
     "global_norm",
     "lerp",
@@ -122,6 +125,7 @@ __all__ = [
     "norm",
     "number",
     "opaque",
+    "partition",
     "per_column",
     "per_row",
     "pow",
