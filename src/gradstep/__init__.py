@@ -81,6 +81,7 @@ from gradstep.torch_optim import (
 )
 
 if TYPE_CHECKING:
+    from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
@@ -118,6 +119,7 @@ __all__ = [
     "NonNegative",
     "Opaque",
     "Optimizer",
+    "Partition",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -136,6 +138,7 @@ __all__ = [
     "dot",
     "exp",
     "explain",
+    "for_model",
     "formula",
     "full",
     "global_dot",
@@ -153,6 +156,7 @@ __all__ = [
     "norm",
     "number",
     "opaque",
+    "partition",
     "per_column",
     "per_row",
     "pow",
@@ -172,6 +176,9 @@ __all__ = [
 
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
+    "Partition": "gradstep.compose.partition",
+    "for_model": "gradstep.compose.partition",
+    "partition": "gradstep.compose.partition",
     "audit": "gradstep.sight.audit",
     "explain": "gradstep.sight.armed",
     "formula": "gradstep.sight.rule_formula",
