@@ -133,6 +133,7 @@ AROUND = [
     surroundings,
     gradstep.muon,
     gradstep.adafactor,
+    gradstep.chain(lamb, gradstep.clip_by_global_norm(0.3), gradstep.muon),
 ]
 
 

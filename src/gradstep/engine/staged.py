@@ -122,7 +122,8 @@ class Wave:
         bytes: the arena's length.
         totals: for each whole reduction, and each tensor: where its partial outcomes lie.
         joins: for each pass what is to be put together: place, count and length of partial sums.
-        batches: opaque function's node -> where the batch lies.
+        batches: opaque function's node -> where each tensor's share lies.
+        alike: the tensors by shape and layout, as ranges of neighbours: each range is a batch.
     """
 
     tensors: list[int]
@@ -131,7 +132,8 @@ class Wave:
     bytes: int = 0
     totals: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     joins: list[list[tuple[str, int, int, int]]] = field(default_factory=list)
-    batches: dict[int, int] = field(default_factory=dict)
+    batches: dict[int, list[int]] = field(default_factory=dict)
+    alike: list[range] = field(default_factory=list)
 
 
 class StagedPart(Table):
@@ -197,7 +199,8 @@ class StagedPart(Table):
                 item = ITEM_BYTES[kept_storage(owner, kernel.working)]
                 place(owner, [item * _length(w, node.extent) for w in weights])
                 if owner.operation == "opaque":
-                    wave.batches[id(owner)] = offsets[position[id(owner)], 0]
+                    own = [offsets[position[id(owner)], row] for row in range(len(weights))]
+                    wave.batches[id(owner)] = own
             joins: list[tuple[str, int, int, int]] = []
             for node in each.sums:
                 if node.extent == "tensor":
@@ -220,6 +223,14 @@ class StagedPart(Table):
                         if count > 1:
                             joins.append((node.operation, start, count, length))
             wave.joins.append(joins)
+        keys = [
+            (w.shape, w.stride(), self.strides[i]) for w, i in zip(weights, tensors, strict=True)
+        ]
+        for row, key in enumerate(keys):
+            if row and key == keys[row - 1]:
+                wave.alike[-1] = range(wave.alike[-1].start, row + 1)
+            else:
+                wave.alike.append(range(row, row + 1))
         for row in range(len(tensors)):
             wave.places.extend(offsets.get((p, row), 0) for p in range(len(kernel.places.owners)))
         return wave
@@ -382,17 +393,29 @@ class StagedLaunch:
         memory: Tensor,
         totals: list[list[float]],
     ) -> None:
-        weight = self._part.weights[wave.tensors[0]]
-        size, count = weight.numel(), len(wave.tensors)
-        storage = kept_storage(node, self._part.kernel.working)
-        start, item = wave.batches[id(node)], ITEM_BYTES[storage]
-        whole = memory[start : start + item * size * count].view(getattr(torch, storage))
-        batch = whole.as_strided((count, *weight.shape), (size, *weight.stride()))
         rows = [
             work_out(*self._padded(tensor, own))
             for tensor, own in zip(wave.tensors, totals, strict=True)
         ]
-        strides = self._part.strides[wave.tensors[0]]
+        for alike in wave.alike:
+            self._call_batch(wave, node, memory, alike, rows[alike.start : alike.stop])
+
+    def _call_batch(
+        self,
+        wave: Wave,
+        node: Node,
+        memory: Tensor,
+        alike: range,
+        rows: Sequence[tuple[float, ...]],
+    ) -> None:
+        first = wave.tensors[alike.start]
+        weight = self._part.weights[first]
+        size, count = weight.numel(), len(alike)
+        storage = kept_storage(node, self._part.kernel.working)
+        start, item = wave.batches[id(node)][alike.start], ITEM_BYTES[storage]
+        whole = memory[start : start + item * size * count].view(getattr(torch, storage))
+        batch = whole.as_strided((count, *weight.shape), (size, *weight.stride()))
+        strides = self._part.strides[first]
         given = batch
         if strides != weight.stride():
             given = torch.empty_strided(batch.shape, (size, *strides), dtype=batch.dtype)
