@@ -12,7 +12,8 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from gradstep import rule_classes, rules
 from gradstep.optimizer import Optimizer
@@ -32,7 +33,9 @@ from gradstep.rule import (
     dot,
     exp,
     full,
+    global_dot,
     global_norm,
+    global_sum,
     lerp,
     log,
     max,
@@ -50,6 +53,7 @@ from gradstep.rule import (
     rms,
     rsqrt,
     rule,
+    shared,
     sign,
     size,
     sqrt,
@@ -76,6 +80,21 @@ from gradstep.torch_optim import (
     SparseAdam,
 )
 
+if TYPE_CHECKING:
+    from gradstep.compose.partition import Partition, for_model, partition
+    from gradstep.sight.armed import explain
+    from gradstep.sight.audit import audit
+    from gradstep.sight.lr_find import LrFind, lr_find
+    from gradstep.sight.mistakes import (
+        Diagnosis,
+        Finding,
+        MistakeError,
+        MistakeWarning,
+        diagnose,
+    )
+    from gradstep.sight.rule_formula import formula
+    from gradstep.sight.watch import Watch, watch
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -89,12 +108,18 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Decay",
+    "Diagnosis",
+    "Finding",
     "Interval",
+    "LrFind",
+    "MistakeError",
+    "MistakeWarning",
     "Muon",
     "NAdam",
     "NonNegative",
     "Opaque",
     "Optimizer",
+    "Partition",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -102,17 +127,26 @@ __all__ = [
     "RuleError",
     "Share",
     "SparseAdam",
+    "Watch",
     "abs",
+    "audit",
     "chain",
     "clamp",
     "copy_of_gradient",
     "copy_of_weight",
+    "diagnose",
     "dot",
     "exp",
+    "explain",
+    "for_model",
+    "formula",
     "full",
+    "global_dot",
     "global_norm",
+    "global_sum",
     "lerp",
     "log",
+    "lr_find",
     "max",
     "maximum",
     "mean",
@@ -122,26 +156,50 @@ __all__ = [
     "norm",
     "number",
     "opaque",
+    "partition",
     "per_column",
     "per_row",
     "pow",
     "rms",
     "rsqrt",
     "rule",
+    "shared",
     "sign",
     "size",
     "sqrt",
     "stored",
     "sum",
+    "watch",
     "where",
     "zeros",
 ]
+
+#: What is imported when it is first asked for: a name, and the module that has it.
+_LATER = {
+    "Partition": "gradstep.compose.partition",
+    "for_model": "gradstep.compose.partition",
+    "partition": "gradstep.compose.partition",
+    "audit": "gradstep.sight.audit",
+    "explain": "gradstep.sight.armed",
+    "formula": "gradstep.sight.rule_formula",
+    "lr_find": "gradstep.sight.lr_find",
+    "LrFind": "gradstep.sight.lr_find",
+    "watch": "gradstep.sight.watch",
+    "Watch": "gradstep.sight.watch",
+    "diagnose": "gradstep.sight.mistakes",
+    "Diagnosis": "gradstep.sight.mistakes",
+    "Finding": "gradstep.sight.mistakes",
+    "MistakeError": "gradstep.sight.mistakes",
+    "MistakeWarning": "gradstep.sight.mistakes",
+}
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
 # them is first asked for.
 
 
 def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     if not name.startswith("_"):
         for found in (rules.load(), rule_classes.load()):
             if name in found:
@@ -150,4 +208,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *rules.load(), *rule_classes.load()})
+    return sorted({*globals(), *_LATER, *rules.load(), *rule_classes.load()})

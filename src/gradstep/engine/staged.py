@@ -7,9 +7,10 @@ the next pass reads them. Tensors that an opaque function is to take together ha
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -277,22 +278,27 @@ class StagedLaunch:
 
     def _make(self) -> together.Rounds:
         part, kernel = self._part, self._part.kernel
+        over_all: list[float] = []
         if kernel.sums_over_all and not part.waves:
             for _ in range(kernel.sums_over_all):
-                yield 0.0
+                over_all.append((yield 0.0))
         for wave in part.waves:
-            yield from self._run_wave(wave)
+            over_all = yield from self._run_wave(wave)
         if part.number_states is not None:
+            # A tensor without elements has no totals but those over all parameters.
+            sums = iter(over_all)
+            empty = [next(sums) if n.operation == "global_sum" else 0.0 for n in kernel.totals]
             after = array("d")
             for row in self._rows:
-                # A tensor without elements has no totals.
-                missing = len(kernel.inputs) - len(row)
-                after.extend(kernel.after(*row, *(0.0,) * missing))
+                missing = len(row) < len(kernel.inputs)
+                after.extend(kernel.after(*row, *(empty if missing else ())))
             at = self._pointers.buffer_info()[0] + 16 * len(part.weights)
             part.number_states.write(at, after.buffer_info()[0], len(after) // len(self._rows))
         _increment_version(part.owners)
 
-    def _run_wave(self, wave: Wave) -> together.Rounds:
+    def _run_wave(self, wave: Wave) -> Generator[float, float, list[float]]:
+        """Make the step of a wave, and return the sums over all parameters."""
+        over_all: list[float] = []
         kernel = self._part.kernel
         arena = torch.empty(wave.bytes + 64, dtype=torch.uint8)
         shift = -arena.data_ptr() % 64
@@ -313,6 +319,7 @@ class StagedLaunch:
                         values.append(_joined(node.operation, parts))
                     if node.operation == "global_sum":
                         total = yield together.exact_sum(values)
+                        over_all.append(total)
                         values = [total] * len(values)
                     for own, value in zip(totals, values, strict=True):
                         own.append(value)
@@ -322,6 +329,7 @@ class StagedLaunch:
             self._rows[tensor] = (*self._rows[tensor], *own)
         if self._part.watch is not None:
             self._part.watch(wave, memory, totals)
+        return over_all
 
     def _padded(self, tensor: int, own: list[float]) -> tuple[float, ...]:
         """A tensor's numbers for the host's functions, with zeros for what is not there yet."""
@@ -365,19 +373,30 @@ class StagedLaunch:
         memory: Tensor,
         totals: list[list[float]],
     ) -> None:
-        weight = self._part.weights[wave.tensors[0]]
-        size, count = weight.numel(), len(wave.tensors)
-        storage = kept_storage(node, self._part.kernel.working)
-        start, item = wave.batches[id(node)], ITEM_BYTES[storage]
-        whole = memory[start : start + item * size * count].view(getattr(torch, storage))
-        batch = whole.as_strided((count, *weight.shape), (size, *weight.stride()))
         rows = [
             work_out(*self._padded(tensor, own))
             for tensor, own in zip(wave.tensors, totals, strict=True)
         ]
-        strides = self._part.strides[wave.tensors[0]]
+        storage = kept_storage(node, self._part.kernel.working)
+        item, start, first = ITEM_BYTES[storage], wave.batches[id(node)], 0
+        weights, strides = self._part.weights, self._part.strides
+        # A wave has tensors of several shapes if all wait for a sum; those of one stand together.
+        kinds = [(weights[i].shape, weights[i].stride(), strides[i]) for i in wave.tensors]
+        for kind, alike in itertools.groupby(kinds):
+            count = len(list(alike))
+            length = item * weights[wave.tensors[first]].numel() * count
+            whole = memory[start : start + length].view(getattr(torch, storage))
+            self._call_batch(node, whole, kind, rows[first : first + count])
+            start, first = start + length, first + count
+
+    def _call_batch(
+        self, node: Node, whole: Tensor, kind: tuple[Any, ...], rows: list[tuple[float, ...]]
+    ) -> None:
+        shape, own_strides, strides = kind
+        size = math.prod(shape)
+        batch = whole.as_strided((len(rows), *shape), (size, *own_strides))
         given = batch
-        if strides != weight.stride():
+        if strides != own_strides:
             given = torch.empty_strided(batch.shape, (size, *strides), dtype=batch.dtype)
             given.copy_(batch)
         function = node.value
