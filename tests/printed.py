@@ -54,6 +54,11 @@ def evaluate_numbers(text: str) -> Decimal:
         return +Decimal(eval(python, {"__builtins__": {}}, {**names, "D": Decimal}))
 
 
+def unbroken(text: str) -> str:
+    """A print with its broken lines whole again: the pieces start with a sign."""
+    return re.sub(r"\n +(?=(?:[+−·/]|if|else) )", " ", text)
+
+
 def number(text: str) -> Decimal:
     """A printed number."""
     return Decimal(text.replace("−", "-"))

@@ -31,6 +31,7 @@ class Reference:
             runs for every dense weight, no bit depends on the layout, and a step needs no memory.
         by_rows: whether it works along rows. Then weights whose rows do not lie one after the other
             in memory are updated by the eager engine.
+        shrinks: whether weights shrink at every step, also where all gradients are 0.
         bound: how far two ways of making its steps may differ, in eps of the largest weight.
         oracle: another library's optimizer for the same parameters and arguments, as
             ``(parameters, options) -> optimizer``, which imports its library by itself; for a rule
@@ -47,6 +48,7 @@ class Reference:
     by_rows: bool = False
     takes_complex: bool = True
     elementwise: bool = True
+    shrinks: bool = False
     bound: float = 8.0
     oracle: Callable[[Any, dict[str, Any]], torch.optim.Optimizer] | None = None
 

@@ -12,7 +12,7 @@ import gradstep
 from gradstep.sight.element import element_of
 from gradstep.sight.explanation import Explanation, explain_element
 from gradstep.sight.ink import Ink
-from printed import holds, number
+from printed import holds, number, unbroken
 from test_sight_arithmetic import CONFIGURATIONS, at, bits, gradients
 
 PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -20,7 +20,7 @@ PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 def check(explanation: Explanation) -> None:
     """Every equation holds, and the print has every number of it."""
-    text = str(explanation)
+    text = unbroken(str(explanation))
     assert [line.name for line in explanation.lines].count("w") >= 1
     for line in explanation.lines:
         found = line.equation

@@ -12,10 +12,16 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from gradstep import rule_classes, rules
+from gradstep.compose.accumulate import Accumulate
+from gradstep.compose.average import EMA, AveragedWeights
+from gradstep.compose.freeze import Freeze
+from gradstep.compose.nonfinite import SkipNonFinite
 from gradstep.compose.partition import Partition, for_model, partition
+from gradstep.compose.sharpness import ASAM, SAM
 from gradstep.optimizer import Optimizer
 from gradstep.rule import (
     Decay,
@@ -33,7 +39,9 @@ from gradstep.rule import (
     dot,
     exp,
     full,
+    global_dot,
     global_norm,
+    global_sum,
     lerp,
     log,
     max,
@@ -51,6 +59,7 @@ from gradstep.rule import (
     rms,
     rsqrt,
     rule,
+    shared,
     sign,
     size,
     sqrt,
@@ -77,20 +86,38 @@ from gradstep.torch_optim import (
     SparseAdam,
 )
 
+if TYPE_CHECKING:
+    from gradstep.sight.armed import explain
+    from gradstep.sight.audit import audit
+    from gradstep.sight.lr_find import LrFind, lr_find
+    from gradstep.sight.mistakes.diagnosis import Diagnosis, diagnose
+    from gradstep.sight.mistakes.finding import Finding
+    from gradstep.sight.rule_formula import formula
+    from gradstep.sight.watch import Watch, watch
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASAM",
     "ASGD",
+    "EMA",
     "LBFGS",
+    "SAM",
     "SGD",
+    "Accumulate",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "AveragedWeights",
     "Decay",
+    "Diagnosis",
+    "Finding",
+    "Freeze",
     "Interval",
+    "LrFind",
     "Muon",
     "NAdam",
     "NonNegative",
@@ -103,19 +130,28 @@ __all__ = [
     "Rule",
     "RuleError",
     "Share",
+    "SkipNonFinite",
     "SparseAdam",
+    "Watch",
     "abs",
+    "audit",
     "chain",
     "clamp",
     "copy_of_gradient",
     "copy_of_weight",
+    "diagnose",
     "dot",
     "exp",
+    "explain",
     "for_model",
+    "formula",
     "full",
+    "global_dot",
     "global_norm",
+    "global_sum",
     "lerp",
     "log",
+    "lr_find",
     "max",
     "maximum",
     "mean",
@@ -132,20 +168,38 @@ __all__ = [
     "rms",
     "rsqrt",
     "rule",
+    "shared",
     "sign",
     "size",
     "sqrt",
     "stored",
     "sum",
+    "watch",
     "where",
     "zeros",
 ]
+
+#: What is imported when it is first asked for: a name, and the module that has it.
+_LATER = {
+    "audit": "gradstep.sight.audit",
+    "explain": "gradstep.sight.armed",
+    "formula": "gradstep.sight.rule_formula",
+    "lr_find": "gradstep.sight.lr_find",
+    "LrFind": "gradstep.sight.lr_find",
+    "watch": "gradstep.sight.watch",
+    "Watch": "gradstep.sight.watch",
+    "diagnose": "gradstep.sight.mistakes.diagnosis",
+    "Diagnosis": "gradstep.sight.mistakes.diagnosis",
+    "Finding": "gradstep.sight.mistakes.finding",
+}
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
 # them is first asked for.
 
 
 def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     if not name.startswith("_"):
         for found in (rules.load(), rule_classes.load()):
             if name in found:
@@ -154,4 +208,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *rules.load(), *rule_classes.load()})
+    return sorted({*globals(), *_LATER, *rules.load(), *rule_classes.load()})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradstep.engine.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
+from gradstep.states import common_number
 
 
 class Defaults(Protocol):
@@ -176,6 +177,13 @@ def checked_state(
                 continue
             wanted = [n for n, s in rule.states.items() if s.exists(values, is_matrix(p))]
             state[p] = _checked_entry(optimizer, p, entry, wanted, options)
+    for name in (n for n, s in rule.states.items() if s.shared):
+        held = common_number(name, state.values())
+        if held is not None:
+            held = held.detach().to("cpu", torch.float64)
+            for entry in state.values():
+                if isinstance(entry, dict) and name in entry:
+                    entry[name] = held
     return state
 
 

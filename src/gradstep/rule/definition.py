@@ -13,7 +13,7 @@ from typing import Any, overload
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.language import NewWeight
 from gradstep.rule.state import State
-from gradstep.rule.symbol import RuleError
+from gradstep.rule.symbol import RuleError, Symbol
 
 #: Keyword-only arguments that the optimizer gives a rule, where it names them.
 INPUTS: dict[str, str] = {
@@ -21,7 +21,9 @@ INPUTS: dict[str, str] = {
     "step": "the weight's own step count, 1 at its first",
     "lr": "the learning rate of the weight's group",
     "first": "true at the weight's first step with this state",
+    "loss": "the loss of the step, as its closure returned it",
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
+    "is_matrix": "whether the weight has two dimensions or more, which a rule may branch on",
     "gradient": "the gradient as it entered the chain, before any other rule of it",
     "next_w": "the weight after the step, as the rules before this one in the chain leave it",
 }
@@ -59,10 +61,18 @@ class Rule:
     function: Callable[..., Any] | None = field(default=None, repr=False)
     stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
 
+    def stage_names(self) -> tuple[str, ...]:
+        """The names of a chain's rules, numbered where one stands twice; none for a single rule."""
+        labels: list[str] = []
+        for stage, _ in self.stages:
+            labels.append(_free(stage.name, labels))
+        return tuple(labels)
+
     @property
     def tells_vectors_apart(self) -> bool:
-        """Whether weights with fewer than two dimensions have other states than those with more."""
-        return any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        """Whether weights with fewer than two dimensions have other states or steps than others."""
+        apart = any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        return apart or "is_matrix" in self.inputs
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -170,7 +180,9 @@ class Rule:
     ) -> tuple[Any, dict[str, Any]]:
         new_states: dict[str, Any] = {}
         direction = g
-        for stage, names in self.stages:
+        for position, (stage, names) in enumerate(self.stages):
+            if isinstance(direction, Symbol):
+                direction.recorder.stage = position
             own_states = {n: states.get(names[n]) for n in stage.states}
             own_inputs = {"gradient": g, **{n: v for n, v in inputs.items() if n in INPUTS}}
             own_inputs.update({n: inputs[names[n]] for n in stage.hyperparameters})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Element:
         facts: the numbers that a rule may ask of the parameter's shape and dtype, by name.
         outcomes: for a rule that looks beyond one weight, what its reductions and functions give
             at this place, in the order of :meth:`gradstep.rule.graph.Graph.gathered`.
+        everything: how many parameters, and weights in them, a sum over all parameters is over.
     """
 
     rule: Rule
@@ -53,6 +54,7 @@ class Element:
     place: tuple[int, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
     outcomes: tuple[float, ...] = ()
+    everything: tuple[int, int] = (0, 0)
 
     def numbers(self) -> dict[str, float]:
         """``step``, ``first``, ``lr``, the numeric hyperparameters and the facts."""
@@ -63,6 +65,8 @@ class Element:
 def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) -> Element:
     """Read what the next step of one weight starts from. Changes nothing.
 
+    What the rule takes from other weights is found out by a step of copies.
+
     Args:
         optimizer: holds the parameter.
         parameter: real and dense, with a gradient.
@@ -70,25 +74,52 @@ def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) ->
 
     Raises:
         ValueError: the parameter is not in the optimizer, has no gradient, or has no rows and
-            columns along which the rule works.
+            columns along which the rule works; or the rule sums over all parameters, which only
+            the step itself can show: see :func:`gradstep.explain`.
         TypeError: a complex parameter.
     """
-    group = next(
-        (g for g in optimizer.param_groups if any(p is parameter for p in g["params"])), None
-    )
-    if group is None:
-        raise ValueError("the optimizer does not hold this parameter")
     if parameter.grad is None:
         raise ValueError("the parameter has no gradient: call backward() first")
+    element = read_element(optimizer, parameter, index)
+    if not element.graph.gathered():
+        return element
+    group = group_of(optimizer, parameter)
+    outcomes = outcomes_at(
+        element.place, optimizer, group, parameter, element.graph, element.settings
+    )
+    return replace(element, outcomes=outcomes)
+
+
+def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """The group that holds a parameter.
+
+    Raises:
+        ValueError: none does.
+    """
+    for group in optimizer.param_groups:
+        if any(p is parameter for p in group["params"]):
+            return group
+    raise ValueError("the optimizer does not hold this parameter")
+
+
+def read_element(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) -> Element:
+    """The same without what the rule takes from other weights; also for sparse gradients.
+
+    Raises:
+        ValueError: the parameter is not in the optimizer.
+        TypeError: a complex parameter.
+    """
+    group = group_of(optimizer, parameter)
     if parameter.is_complex():
         raise TypeError("a complex weight is two real ones; look at view_as_real(parameter)")
     rule, place = optimizer.rule, tuple(index)
     settings = {n: _plain(optimizer.hyperparameter(group, n)) for n in rule.hyperparameters}
     settings["lr"] = _plain(group["lr"])
     held = optimizer.state.get(parameter, {})
-    gradient = float(parameter.grad[place].item())
     weight = float(parameter[place].item())
     place = tuple(range(n)[i] for i, n in zip(place, parameter.shape, strict=True))
+    assert parameter.grad is not None
+    gradient = gradient_at(parameter.grad, place)
     states: dict[str, float] = {}
     first = True
     for name, state in rule.states.items():
@@ -107,14 +138,10 @@ def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) ->
             states[name] = weight if state.start == "weight" else gradient
         else:
             states[name] = float(torch.tensor(float(value), dtype=parameter.dtype).item())
-    maximize = bool(group.get("maximize", False))
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         settings["grad_scale"] = float(scale)
-    graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
-    outcomes: tuple[float, ...] = ()
-    if graph.gathered():
-        outcomes = outcomes_at(place, optimizer, group, parameter, graph, settings)
+    maximize = bool(group.get("maximize", False))
     return Element(
         rule=rule,
         dtype=parameter.dtype,
@@ -124,12 +151,28 @@ def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) ->
         step=float(held.get("step", 0.0)) + 1.0,
         first=first,
         settings=settings,
-        graph=graph,
+        graph=trace(rule, settings, maximize, is_matrix(parameter), scale is not None),
         shape=tuple(parameter.shape),
         place=place,
         facts=facts_of(parameter),
-        outcomes=outcomes,
     )
+
+
+def gradient_at(gradient: Tensor, place: Sequence[int]) -> float:
+    """The gradient's number at a place; of a sparse one the sum of its entries, 0 for none."""
+    if not gradient.is_sparse:
+        return float(gradient[tuple(place)].item())
+    entries = sparse_entries(gradient, place)
+    return float(entries.sum().item()) if len(entries) else 0.0
+
+
+def sparse_entries(gradient: Tensor, place: Sequence[int]) -> Tensor:
+    """What a sparse gradient has for a place: one number for each time that it names its row."""
+    named = gradient.sparse_dim()
+    row = torch.tensor(tuple(place[:named]), device=gradient.device).unsqueeze(1)
+    found = (gradient._indices() == row).all(0)
+    rest: Any = (slice(None), *place[named:])
+    return gradient._values()[found][rest]
 
 
 def _plain(value: Any) -> Any:

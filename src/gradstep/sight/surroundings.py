@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ def outcomes_at(
     rule = optimizer.rule
     if any(node.operation == "global_sum" for node in graph.gathered()):
         raise ValueError(
-            f"{rule.name} looks at all parameters at once. The step of one weight of it cannot be "
-            "explained yet."
+            f"{rule.name} looks at all parameters at once, which only the step itself can show. "
+            "Arm it with gradstep.explain(optimizer, name, index), then call optimizer.step()."
         )
     if graph.needs_matrix() and not is_matrix(parameter):
         raise ValueError(
@@ -63,48 +64,74 @@ def _copies(
     settings: Mapping[str, Any],
 ) -> Update:
     """A step of copies. States that are not there yet are begun."""
-    rule = optimizer.rule
+    live = live_update(optimizer, group, parameter, graph, settings)
     weight = parameter.detach().clone(
         memory_format=torch.contiguous_format if graph.needs_matrix() else torch.preserve_format
     )
-    assert parameter.grad is not None
-    gradient = parameter.grad.detach().clone()  # in its own layout, which opaque functions see
-    entry: dict[str, Any] = {
-        name: held.detach().clone() if isinstance(held, Tensor) else held
-        for name, held in optimizer.state.get(parameter, {}).items()
-    }
-    first = begin_states(
-        rule, weight, entry, group, settings, gradient, lambda: optimizer.name_of(parameter)
-    )
     states = {}
-    for name, _, _ in graph.states:
-        state = rule.states[name]
-        like = (
-            weight if state.shape == "weight" else weight.new_empty(state.shape_for(weight.shape))
-        )
-        states[name] = torch.empty_like(like).copy_(entry[name])
+    for name, held in live.states.items():
+        like = weight.new_empty(live.shapes[name]) if name in live.shapes else weight
+        states[name] = torch.empty_like(like).copy_(held)
+    return replace(
+        live,
+        weight=weight,
+        gradient=live.gradient.detach().clone(),  # in its own layout, which opaque functions see
+        states=states,
+        numbers={name: held.clone() for name, held in live.numbers.items()},
+    )
+
+
+def live_update(
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    parameter: Tensor,
+    graph: Graph,
+    settings: Mapping[str, Any],
+) -> Update:
+    """The step of a parameter itself, for looking only. States that are not there yet are begun.
+
+    The optimizer does not get those.
+    """
+    rule = optimizer.rule
+    assert parameter.grad is not None
+    entry: dict[str, Any] = dict(optimizer.state.get(parameter, {}))
+
+    def name_of() -> str:
+        return optimizer.name_of(parameter)
+
+    first = begin_states(rule, parameter, entry, group, settings, parameter.grad, name_of)
+    shapes = {
+        name: state.shape_for(tuple(parameter.shape))
+        for name, state in rule.states.items()
+        if state.shape != "weight" and any(name == own for own, _, _ in graph.states)
+    }
     return Update(
-        weight,
-        gradient,
-        states,
+        parameter.detach(),
+        parameter.grad,
+        {name: entry[name] for name, _, _ in graph.states},
         {name: entry[name] for name in number_states(rule, settings)},
         first,
-        lambda: optimizer.name_of(parameter),
-        {
-            n: s.shape_for(weight.shape)
-            for n, s in rule.states.items()
-            if s.shape != "weight" and n in states
-        },
+        name_of,
+        shapes,
     )
 
 
-def over_what(node: Node, shape: Sequence[int], place: Sequence[int]) -> str:
+def over_what(
+    node: Node,
+    shape: Sequence[int],
+    place: Sequence[int],
+    everything: tuple[int, int] = (0, 0),
+) -> str:
     """What a reduction gathers, or where an opaque function's outcome is looked at, in words.
 
     Args:
         node: one that gathers.
         shape, place: of the parameter, and of the weight in it.
+        everything: how many parameters have a gradient, and how many weights these have together.
     """
+    if node.operation == "global_sum":
+        parameters, weights = everything
+        return f"sum over all {_counted(weights, 'element')} of {_counted(parameters, 'parameter')}"
     if node.operation == "opaque":
         return f"entry {list(place)} of {node.value.name}"
     noun = "largest" if node.operation == "max" else "sum"
