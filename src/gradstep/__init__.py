@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gradstep import rule_classes, rules
+from gradstep.compose import schedule
 from gradstep.compose.accumulate import Accumulate
 from gradstep.compose.average import EMA, AveragedWeights
 from gradstep.compose.freeze import Freeze
@@ -168,6 +169,7 @@ __all__ = [
     "rms",
     "rsqrt",
     "rule",
+    "schedule",
     "shared",
     "sign",
     "size",
