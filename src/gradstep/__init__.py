@@ -16,13 +16,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gradstep import rule_classes, rules
-from gradstep.compose import schedule
-from gradstep.compose.accumulate import Accumulate
-from gradstep.compose.average import EMA, AveragedWeights
-from gradstep.compose.freeze import Freeze
-from gradstep.compose.nonfinite import SkipNonFinite
-from gradstep.compose.partition import Partition, for_model, partition
-from gradstep.compose.sharpness import ASAM, SAM
 from gradstep.optimizer import Optimizer
 from gradstep.rule import (
     Decay,
@@ -88,11 +81,23 @@ from gradstep.torch_optim import (
 )
 
 if TYPE_CHECKING:
+    from gradstep.compose import schedule
+    from gradstep.compose.accumulate import Accumulate
+    from gradstep.compose.average import EMA, AveragedWeights
+    from gradstep.compose.freeze import Freeze
+    from gradstep.compose.nonfinite import SkipNonFinite
+    from gradstep.compose.partition import Partition, for_model, partition
+    from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
-    from gradstep.sight.mistakes.diagnosis import Diagnosis, diagnose
-    from gradstep.sight.mistakes.finding import Finding
+    from gradstep.sight.mistakes import (
+        Diagnosis,
+        Finding,
+        MistakeError,
+        MistakeWarning,
+        diagnose,
+    )
     from gradstep.sight.rule_formula import formula
     from gradstep.sight.watch import Watch, watch
 
@@ -119,6 +124,8 @@ __all__ = [
     "Freeze",
     "Interval",
     "LrFind",
+    "MistakeError",
+    "MistakeWarning",
     "Muon",
     "NAdam",
     "NonNegative",
@@ -183,6 +190,17 @@ __all__ = [
 
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
+    "schedule": "gradstep.compose",
+    "Accumulate": "gradstep.compose.accumulate",
+    "EMA": "gradstep.compose.average",
+    "AveragedWeights": "gradstep.compose.average",
+    "Freeze": "gradstep.compose.freeze",
+    "SkipNonFinite": "gradstep.compose.nonfinite",
+    "ASAM": "gradstep.compose.sharpness",
+    "SAM": "gradstep.compose.sharpness",
+    "Partition": "gradstep.compose.partition",
+    "for_model": "gradstep.compose.partition",
+    "partition": "gradstep.compose.partition",
     "audit": "gradstep.sight.audit",
     "explain": "gradstep.sight.armed",
     "formula": "gradstep.sight.rule_formula",
@@ -190,9 +208,11 @@ _LATER = {
     "LrFind": "gradstep.sight.lr_find",
     "watch": "gradstep.sight.watch",
     "Watch": "gradstep.sight.watch",
-    "diagnose": "gradstep.sight.mistakes.diagnosis",
-    "Diagnosis": "gradstep.sight.mistakes.diagnosis",
-    "Finding": "gradstep.sight.mistakes.finding",
+    "diagnose": "gradstep.sight.mistakes",
+    "Diagnosis": "gradstep.sight.mistakes",
+    "Finding": "gradstep.sight.mistakes",
+    "MistakeError": "gradstep.sight.mistakes",
+    "MistakeWarning": "gradstep.sight.mistakes",
 }
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
