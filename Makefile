@@ -25,7 +25,8 @@ types: $(ENVIRONMENT)/test
 	$(BIN)/mypy
 
 unit: $(ENVIRONMENT)/test
-	$(BIN)/python -m pytest --cov=gradstep --cov-report=
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not alone' --cov=gradstep --cov-report=
+	$(BIN)/python -m pytest -m alone --cov=gradstep --cov-report= --cov-append
 	$(BIN)/coverage report --skip-covered --sort=cover
 	$(BIN)/coverage report --fail-under=95 --include='*/optimizer.py,*/checkpoint.py,*/engine/eager.py,*/engine/plan.py,*/engine/update.py,*/rule/*'
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.testing._internal.common_optimizers import optim_db
 
 import gradstep
-from gradstep import torch_optim
+from gradstep import rule_classes, torch_optim
 from reference import REFERENCES
 
 #: Of torch.optim, the classes that take nothing but matrices.
@@ -92,7 +92,7 @@ def _row(name: str) -> Row:
     return Row(name, ours, None, reference.extra, schedulers=optim_db[0].scheduler_inputs)
 
 
-ROWS = [_row(name) for name in torch_optim.__all__]
+ROWS = [_row(name) for name in (*torch_optim.__all__, *rule_classes.load())]
 IN_TORCH = [row for row in ROWS if row.theirs is not None]
 
 

@@ -1,4 +1,4 @@
-"""Reference data for the tests: a row a rule. A new rule adds its row here, and no test changes.
+"""Reference data for the tests: a row a rule, torch.optim's here, all others in ``references``.
 
 Each formula is written from its paper in plain NumPy, without a look at the rule's text: a loop
 over steps that is handed the weight and all gradients and yields the weight after each step. It
@@ -9,17 +9,18 @@ A gradient of None is a step that the weight sits out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy
 import torch
-from numpy.typing import NDArray
 
 import gradstep
+import references
+from reference_row import Array, Reference, f64
 
-Array = NDArray[Any]
 Gradients = Iterable["Array | None"]
 
 
@@ -278,25 +279,6 @@ def rprop(
         yield w
 
 
-def lion(
-    w: Array,
-    gradients: Gradients,
-    *,
-    lr: float = 1e-4,
-    betas: tuple[float, float] = (0.9, 0.99),
-    weight_decay: float = 0.0,
-) -> Iterator[Array]:
-    """Chen et al. 2023, algorithm 2."""
-    m = 0 * w
-    beta1, beta2 = (w.dtype.type(b) for b in betas)
-    for g in gradients:
-        if g is not None:
-            c = beta1 * m + (1 - beta1) * g
-            w = w - lr * (numpy.sign(c) + weight_decay * w)
-            m = beta2 * m + (1 - beta2) * g
-        yield w
-
-
 def adafactor(
     w: Array,
     gradients: Gradients,
@@ -363,53 +345,6 @@ def muon(
                 x = a * x + (b * s + c * s @ s) @ x
             w = w - lr * weight_decay * w - lr * scale * x
         yield w
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a rule is held against.
-
-    Attributes:
-        ours: the class of gradstep.
-        rule: the rule behind it.
-        formula: the paper's formula in NumPy, see above; its keywords are those of ``ours``.
-        theirs: torch.optim's class, if there is one.
-        extra: configurations beyond those that torch's own tests list.
-        exact: configurations in which the weights are those of torch bit for bit.
-        dimensions: how many dimensions its weights must have; None for any number.
-        takes_complex: whether its weights may be complex.
-        elementwise: whether an element's step depends on that element alone. Then the fused engine
-            runs for every dense weight, no bit depends on the layout, and a step needs no memory.
-        by_rows: whether it works along rows. Then weights whose rows do not lie one after the other
-            in memory are updated by the eager engine.
-        bound: how far two ways of making its steps may differ, in eps of the largest weight.
-    """
-
-    ours: Callable[..., gradstep.Optimizer]
-    rule: gradstep.Rule
-    formula: Callable[..., Iterator[Array]]
-    theirs: type[torch.optim.Optimizer] | None = None
-    extra: Sequence[dict[str, Any]] = ()
-    exact: Sequence[dict[str, Any]] = ()
-    dimensions: int | None = None
-    by_rows: bool = False
-    takes_complex: bool = True
-    elementwise: bool = True
-    bound: float = 8.0
-
-    @property
-    def name(self) -> str:
-        return str(getattr(self.ours, "__name__", self.rule.name))
-
-    def default_group(self) -> dict[str, Any]:
-        """The options of a group that was given none."""
-        weight = torch.zeros((1,) * (1 if self.dimensions is None else self.dimensions))
-        return self.ours([weight]).defaults
-
-
-def f64(value: float) -> torch.Tensor:
-    """A number as a 0-dim tensor; float64, since torch works out step sizes in its type."""
-    return torch.tensor(value, dtype=torch.float64)
 
 
 REFERENCES = [
@@ -511,17 +446,6 @@ REFERENCES = [
         extra=[{"lr": 0.1, "etas": (0.25, 1.75), "step_sizes": (0.01, 0.5)}],
     ),
     Reference(
-        gradstep.Lion,
-        gradstep.lion,
-        lion,
-        extra=[
-            {},
-            {"lr": 0.01, "weight_decay": 0.1},
-            {"lr": 0.01, "betas": (0.95, 0.98), "maximize": True},
-            {"lr": f64(0.001), "betas": (0.0, 0.5), "weight_decay": 1.0},
-        ],
-    ),
-    Reference(
         gradstep.Adafactor,
         gradstep.adafactor,
         adafactor,
@@ -546,3 +470,6 @@ REFERENCES = [
         bound=64.0,
     ),
 ]
+
+for _found in pkgutil.iter_modules(references.__path__):
+    REFERENCES += importlib.import_module(f"references.{_found.name}").REFERENCES

@@ -129,7 +129,7 @@ def test_every_class_is_timed_or_it_is_said_why_not():
     timed = {case.ours.__name__ for case in bench.CASES.values()}
     untimed = {name for name in gradstep.torch_optim.__all__ if name.lower() in NOT_TIMED}
     assert len(untimed) == len(NOT_TIMED)
-    assert timed | untimed == set(gradstep.torch_optim.__all__)
+    assert timed | untimed >= set(gradstep.torch_optim.__all__)
     assert set(USUAL) < set(bench.CASES)
 
 

@@ -271,6 +271,7 @@ def test_more_elements_than_32_bits_count() -> None:
     assert not weight[1 << 30 : (1 << 30) + 3].any() and not weight[(1 << 31) + 1 : -1].any()
 
 
+@pytest.mark.alone
 def test_importing_gradstep_takes_little_more_than_importing_torch() -> None:
     seconds = []
     while len(seconds) < 5 and not (seconds and min(seconds) <= 0.1):
@@ -286,6 +287,7 @@ def test_importing_gradstep_imports_nothing_else() -> None:
     assert in_a_child(code) == ["gradstep"]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each first step is in a fork")
 def test_the_first_step(tmp_path: Path) -> None:

@@ -234,9 +234,10 @@ def test_what_works_along_rows_refuses_vectors_and_changes_nothing() -> None:
         return g - mean(g, -1)
 
     ws = [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(5))]
-    optimizer = gradstep.Optimizer(
-        [("matrix", ws[0]), ("bias", ws[1])], centred, lr=0.1, engine="fused"
-    )
+    with pytest.raises(ValueError, match="bias has 1 dimension"):
+        gradstep.Optimizer([("matrix", ws[0]), ("bias", ws[1])], centred, lr=0.1)
+    optimizer = gradstep.Optimizer([("matrix", ws[0])], centred, lr=0.1, engine="fused")
+    optimizer.add_param_group({"params": [("bias", ws[1])]})
     for w in ws:
         w.grad = torch.randn_like(w)
     with pytest.raises(ValueError, match="bias has 1 dimension"):
@@ -405,7 +406,10 @@ def test_a_sum_over_all_parameters_of_one_tensor_is_refused() -> None:
 
 def test_a_function_for_matrices_refuses_others_before_anything_is_written() -> None:
     ws = [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(5))]
-    optimizer = gradstep.Optimizer([("matrix", ws[0]), ("bias", ws[1])], gradstep.muon)
+    with pytest.raises(ValueError, match=r"bias has 1\. Give it to another rule, as gradstep"):
+        gradstep.Optimizer([("matrix", ws[0]), ("bias", ws[1])], gradstep.muon)
+    optimizer = gradstep.Optimizer([("matrix", ws[0])], gradstep.muon)
+    optimizer.add_param_group({"params": [("bias", ws[1])]})
     for w in ws:
         w.grad = torch.ones_like(w)
     with pytest.raises(ValueError, match=r"newton_schulz.*2 dimensions, and bias has 1"):

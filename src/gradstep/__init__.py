@@ -12,6 +12,10 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gradstep import rule_classes, rules
 from gradstep.optimizer import Optimizer
 from gradstep.rule import (
     Decay,
@@ -29,7 +33,9 @@ from gradstep.rule import (
     dot,
     exp,
     full,
+    global_dot,
     global_norm,
+    global_sum,
     lerp,
     log,
     max,
@@ -47,6 +53,7 @@ from gradstep.rule import (
     rms,
     rsqrt,
     rule,
+    shared,
     sign,
     size,
     sqrt,
@@ -55,27 +62,6 @@ from gradstep.rule import (
     where,
     zeros,
 )
-from gradstep.rules import (
-    adadelta,
-    adafactor,
-    adagrad,
-    adam,
-    adamax,
-    asgd,
-    clip_by_global_norm,
-    clip_by_value,
-    decay_weights,
-    lion,
-    muon,
-    nadam,
-    radam,
-    rmsprop,
-    rprop,
-    sgd,
-    sparse_adam,
-)
-from gradstep.sight.armed import explain
-from gradstep.sight.rule_formula import formula
 from gradstep.torch_optim import (
     ASGD,
     LBFGS,
@@ -86,7 +72,6 @@ from gradstep.torch_optim import (
     Adam,
     Adamax,
     AdamW,
-    Lion,
     Muon,
     NAdam,
     RAdam,
@@ -94,6 +79,21 @@ from gradstep.torch_optim import (
     Rprop,
     SparseAdam,
 )
+
+if TYPE_CHECKING:
+    from gradstep.compose.partition import Partition, for_model, partition
+    from gradstep.sight.armed import explain
+    from gradstep.sight.audit import audit
+    from gradstep.sight.lr_find import LrFind, lr_find
+    from gradstep.sight.mistakes import (
+        Diagnosis,
+        Finding,
+        MistakeError,
+        MistakeWarning,
+        diagnose,
+    )
+    from gradstep.sight.rule_formula import formula
+    from gradstep.sight.watch import Watch, watch
 
 __version__ = "0.1.0"
 
@@ -108,13 +108,18 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Decay",
+    "Diagnosis",
+    "Finding",
     "Interval",
-    "Lion",
+    "LrFind",
+    "MistakeError",
+    "MistakeWarning",
     "Muon",
     "NAdam",
     "NonNegative",
     "Opaque",
     "Optimizer",
+    "Partition",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -122,56 +127,85 @@ __all__ = [
     "RuleError",
     "Share",
     "SparseAdam",
+    "Watch",
     "abs",
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "asgd",
+    "audit",
     "chain",
     "clamp",
-    "clip_by_global_norm",
-    "clip_by_value",
     "copy_of_gradient",
     "copy_of_weight",
-    "decay_weights",
+    "diagnose",
     "dot",
     "exp",
     "explain",
+    "for_model",
     "formula",
     "full",
+    "global_dot",
     "global_norm",
+    "global_sum",
     "lerp",
-    "lion",
     "log",
+    "lr_find",
     "max",
     "maximum",
     "mean",
     "minimum",
-    "muon",
-    "nadam",
     "new_weight",
     "nonzero",
     "norm",
     "number",
     "opaque",
+    "partition",
     "per_column",
     "per_row",
     "pow",
-    "radam",
     "rms",
-    "rmsprop",
-    "rprop",
     "rsqrt",
     "rule",
-    "sgd",
+    "shared",
     "sign",
     "size",
-    "sparse_adam",
     "sqrt",
     "stored",
     "sum",
+    "watch",
     "where",
     "zeros",
 ]
+
+#: What is imported when it is first asked for: a name, and the module that has it.
+_LATER = {
+    "Partition": "gradstep.compose.partition",
+    "for_model": "gradstep.compose.partition",
+    "partition": "gradstep.compose.partition",
+    "audit": "gradstep.sight.audit",
+    "explain": "gradstep.sight.armed",
+    "formula": "gradstep.sight.rule_formula",
+    "lr_find": "gradstep.sight.lr_find",
+    "LrFind": "gradstep.sight.lr_find",
+    "watch": "gradstep.sight.watch",
+    "Watch": "gradstep.sight.watch",
+    "diagnose": "gradstep.sight.mistakes",
+    "Diagnosis": "gradstep.sight.mistakes",
+    "Finding": "gradstep.sight.mistakes",
+    "MistakeError": "gradstep.sight.mistakes",
+    "MistakeWarning": "gradstep.sight.mistakes",
+}
+
+# The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
+# them is first asked for.
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    if not name.startswith("_"):
+        for found in (rules.load(), rule_classes.load()):
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module gradstep has no {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *rules.load(), *rule_classes.load()})

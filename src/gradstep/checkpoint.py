@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradstep.engine.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
+from gradstep.states import common_number
 
 
 class Defaults(Protocol):
@@ -39,26 +40,29 @@ class Holder(Defaults, Protocol):
 #: Keys of a group that belong to nobody's rule.
 _BOOKKEEPING = {
     "params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable",
-    "maximize", "lr",
+    "maximize", "lr", "part", "schedule_step",
 }  # fmt: skip
 
 
 #: Options that classes of torch.optim have had only since some version, the newest first.
 _LATER = ("decoupled_weight_decay", "amsgrad")
-#: The classes whose checkpoints are told apart by the options in their groups.
-_CLASSES: list[Callable[[list[Tensor]], torch.optim.Optimizer]] = []
+#: What returns the classes whose checkpoints are told apart by the options in their groups.
+_CLASSES: list[Callable[[], Iterable[Callable[[list[Tensor]], torch.optim.Optimizer]]]] = []
 
 
-def tell_apart(classes: Iterable[Callable[[list[Tensor]], torch.optim.Optimizer]]) -> None:
-    """Let messages about checkpoints name these classes."""
-    _CLASSES.extend(classes)
+def tell_apart(
+    classes: Callable[[], Iterable[Callable[[list[Tensor]], torch.optim.Optimizer]]],
+) -> None:
+    """Let messages about checkpoints name the classes that the function returns when asked."""
+    _CLASSES.append(classes)
     _formats.cache_clear()
 
 
 @functools.cache
 def _formats() -> dict[str, frozenset[str]]:
     """Class -> the options that only its rule has."""
-    made = {c: c([torch.zeros(1, 1, device="cpu")]) for c in _CLASSES}
+    classes = [c for function in _CLASSES for c in function()]
+    made = {c: c([torch.zeros(1, 1, device="cpu")]) for c in classes}
     return {c.__name__: frozenset(o.defaults) - _BOOKKEEPING for c, o in made.items()}
 
 
@@ -173,6 +177,13 @@ def checked_state(
                 continue
             wanted = [n for n, s in rule.states.items() if s.exists(values, is_matrix(p))]
             state[p] = _checked_entry(optimizer, p, entry, wanted, options)
+    for name in (n for n, s in rule.states.items() if s.shared):
+        held = common_number(name, state.values())
+        if held is not None:
+            held = held.detach().to("cpu", torch.float64)
+            for entry in state.values():
+                if isinstance(entry, dict) and name in entry:
+                    entry[name] = held
     return state
 
 

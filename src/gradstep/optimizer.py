@@ -17,15 +17,15 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.engine import together
-from gradstep.engine.agreement import check_agreement
+from gradstep.engine.agreement import check_agreement, mean_over
 from gradstep.engine.fit import is_sharded
-from gradstep.engine.plan import ENGINES, Launch, Plan
+from gradstep.engine.plan import ENGINES, Launch, Plan, check_dimensions
 from gradstep.engine.update import Update, describe, is_matrix, layout
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.trace import trace
-from gradstep.states import begin_states, follow_layout, number_states
+from gradstep.states import begin_states, follow_layout, number_states, shared_states
 
 #: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
 #: otherwise here, as ``{"beta1": ("betas", 0)}``.
@@ -75,7 +75,8 @@ class Optimizer(torch.optim.Optimizer):
         params: tensors, ``(name, tensor)`` pairs, or dicts that define parameter groups, as
             torch.optim takes them. Floating-point or complex, of any shape.
         rule: what :func:`gradstep.rule` or :func:`gradstep.chain` returned.
-        lr: the learning rate, a number of 0 or more, or a tensor of one element. Default: 1e-3.
+        lr: the learning rate, a number of 0 or more, or a tensor of one element. Default: the
+            rule's own, which is 1e-3 where it names none.
         engine: ``"fused"`` is one generated kernel a group, for dense tensors on the CPU;
             ``"eager"`` runs the rule as it is written, anywhere; ``"compile"`` hands it to
             torch.compile; ``"auto"``, the default, takes the fused engine on the CPU and
@@ -108,7 +109,7 @@ class Optimizer(torch.optim.Optimizer):
         self,
         params: Any,
         rule: Rule,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor | None = None,
         *,
         engine: str = "auto",
         maximize: bool = False,
@@ -128,7 +129,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"rule {rule.name}: {taken} means something else in a group. Rename it."
                 )
         defaults = {
-            "lr": lr,
+            "lr": rule.lr if lr is None else lr,
             **rule.hyperparameters,
             "maximize": maximize,
             "differentiable": differentiable,
@@ -150,6 +151,8 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         for run in map(self._run, range(len(self.param_groups))):
             self._resolve(run)  # a rule that cannot be traced is found here
+            for p in run.group["params"]:
+                check_dimensions(rule, run.graphs[is_matrix(p)], p, self._namer(p))
 
     _given: Mapping[str, Any] | None = None
 
@@ -160,13 +163,16 @@ class Optimizer(torch.optim.Optimizer):
         self.group_keys = tuple(dict.fromkeys(keys))
         self._read_group = itemgetter(*self.group_keys)
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
-        self._number_names = ("lr", *numeric, "grad_scale")
+        self._number_names = ("lr", *numeric, "grad_scale", *["loss"] * ("loss" in rule.inputs))
         self._flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
         self._runs: dict[int, GroupRun] = {}
         self._layouts: dict[Tensor, Any] = {}
         self._entries: list[Any] = []
         self._said: set[str] = set()
         self._waits = False  # whether the rule sums over all parameters
+        self._loss: float | None = None  # what the closure of the present step returned
+        self._loss_for_all = 0.0  # the same, over all processes
+        self._shared: dict[str, Tensor] = {}  # what all parameters have together, in this step
         self._mesh: Any = None  # the processes that a step has to talk to
 
     # The step.
@@ -209,13 +215,24 @@ class Optimizer(torch.optim.Optimizer):
         found_inf = self.__dict__.get("found_inf")
         if found_inf is not None and float(found_inf):
             return loss
-        launches = self.plan()
+        if "loss" in self.rule.inputs:
+            self._loss = None if loss is None else _number(loss)
+            try:
+                launches = self.plan()
+            finally:
+                self._loss = None
+        else:
+            launches = self.plan()
+        self.launch(launches)
+        return loss
+
+    def launch(self, launches: Sequence[Launch]) -> None:
+        """Make the step that :meth:`plan` has prepared."""
         if self._waits:
             together.run(launches)
         else:
-            for launch in launches:
-                launch()
-        return loss
+            for each in launches:
+                each()
 
     def plan(self) -> list[Launch]:
         """All of a step that reads: check everything, and return what will write, in order.
@@ -224,8 +241,11 @@ class Optimizer(torch.optim.Optimizer):
         """
         # Looking up each parameter's states costs more than seeing that none was exchanged.
         entries, known = self.state.values(), self._entries
+        self._shared = {}
         if self._mesh is not None:
             self._check_agreement()
+        if "loss" in self._number_names:
+            self._loss_for_all = self._loss_given()
         same_states = len(entries) == len(known) and all(map(is_, entries, known))
         if len(self.param_groups) == 1:
             return self._plan_group(self._run(0), same_states)
@@ -240,8 +260,33 @@ class Optimizer(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         check_agreement(self._mesh, [f"{self.name_of(p)} {tuple(p.shape)}" for p in params])
 
+    def _loss_given(self) -> float:
+        """The loss of the step; over several processes that split weights, the mean of theirs."""
+        loss = self._loss
+        if loss is None:
+            groups = self.param_groups
+            gradients = [p.grad for g in groups for p in g["params"] if p.grad is not None]
+            # torch.distributed.checkpoint makes such a step, for the states to be there.
+            if any(_number(g["lr"]) for g in groups) or any(bool(g.any()) for g in gradients):
+                raise ValueError(
+                    f"{self.rule.name} asks for the loss of the step, and step() got no closure "
+                    "that returns it. After backward() write: optimizer.step(lambda: loss)"
+                )
+            loss = 0.0
+        return loss if self._mesh is None else mean_over(self._mesh, loss)
+
     def _check_sums(self) -> None:
-        graphs = [graph for run in self._runs.values() for graph in run.graphs.values()]
+        runs = [run for run in self._runs.values() if run.graphs]
+        graphs = [graph for run in runs for graph in run.graphs.values()]
+        for name in {name: None for graph in graphs for name in graph.alike}:
+            place = self._number_names.index(name)
+            found = sorted({run.values[place] for run in runs})
+            if len(found) > 1:
+                raise ValueError(
+                    f"{self.rule.name} has one {', '.join(graphs[0].shared)} for all parameters, "
+                    f"made with {name}, and its groups have {name}={found[0]} and {found[1]}. Give "
+                    "all groups the same."
+                )
         counts = {sum(n.operation == "global_sum" for n in graph.nodes()) for graph in graphs}
         if len(counts) > 1:
             raise ValueError(
@@ -273,7 +318,7 @@ class Optimizer(torch.optim.Optimizer):
             unchanged = known is not None and raw == known and type(raw[0]) is type(known[0])
         except Exception:
             unchanged = False
-        if not unchanged or "grad_scale" in self.__dict__:
+        if not unchanged or "grad_scale" in self.__dict__ or "loss" in self._number_names:
             self._resolve(run)
         params = group["params"]
         gradients = [p.grad for p in params]
@@ -310,6 +355,8 @@ class Optimizer(torch.optim.Optimizer):
                 f"{self.name_of(params[twice])} stands twice in one parameter group, and would be "
                 "updated twice. Give each parameter once."
             )
+        shared = shared_states(self.rule, self.state.values(), run.numbers, self._shared)
+        self._shared |= shared
         updates, prepared = [], []
         for p, gradient in zip(params, gradients, strict=True):
             held = self.state.get(p, {})
@@ -320,7 +367,7 @@ class Optimizer(torch.optim.Optimizer):
                 )
             entry = dict(held)
             name = self._namer(p)
-            first = begin_states(self.rule, p, entry, group, run.numbers, gradient, name)
+            first = begin_states(self.rule, p, entry, group, run.numbers, gradient, name, shared)
             follow_layout(self.rule, p, entry, self._layouts.get(p))
             states = {n: entry[n] for n, _, _ in run.graphs[is_matrix(p)].states}
             numbers = {n: entry[n] for n in number_states(self.rule, run.numbers)}
@@ -355,6 +402,9 @@ class Optimizer(torch.optim.Optimizer):
                 if held:
                     self.state[p] = held
                 self._layouts[p] = layout(p) if p.layout is torch.strided else None
+            for entry in self.state.values() if shared else ():
+                if isinstance(entry, dict):  # also those that sit this step out
+                    entry.update({n: t for n, t in shared.items() if n in entry})
             self._entries = list(self.state.values())
             now = list(map(self.state.get, params))
             run.plans[mask] = Planned(list(map(id, params)), now, self._entries, plan)
@@ -431,6 +481,9 @@ class Optimizer(torch.optim.Optimizer):
             run.plans, run.kernels = {}, {}
         run.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}
         run.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else float(scale)
+        if "loss" in self._number_names:
+            sign = -1.0 if group.get("maximize") else 1.0  # what is climbed is its negative
+            run.numbers["loss"] = floats["loss"] = sign * self._loss_for_all
         run.values = tuple(floats[n] for n in self._number_names)
         settled = all(isinstance(v, int | float | str | bool | tuple | None) for v in raw)
         parts = [v for t in raw if isinstance(t, tuple) for v in t]
@@ -531,10 +584,15 @@ class Optimizer(torch.optim.Optimizer):
             del self.defaults[added]
         self._prepare_reading(self.defaults)
         if loading:
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if p.layout is torch.strided:
-                        self._layouts[p] = layout(p)
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was known of earlier steps: groups and states have been exchanged."""
+        self._prepare_reading(self.defaults)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.layout is torch.strided:
+                    self._layouts[p] = layout(p)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint: of this class, or of torch.optim's class of the same name.

@@ -29,7 +29,7 @@ class EagerRounds:
         settled = settle(graph)
         self._graph = settled
         self._update = update
-        self._after = graph.numbers
+        self._after = settled.numbers
         # In the order in which the passes of the other engine come to them.
         self._sums = [n for p in passes(settled) for n in p.sums if n.operation == "global_sum"]
         step = float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0

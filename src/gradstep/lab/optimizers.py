@@ -1,6 +1,7 @@
 """The optimizers that the commands know by name, with a learning rate that suits LeNet.
 
 A class is added by one row: to :data:`CHOICES` if a rule is behind it, to :data:`TRAINABLE` if not.
+The classes that are made from their rules stand here by themselves.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import gradstep
+from gradstep import rules
 from gradstep.lab.errors import UnknownOptimizer
 
 
@@ -23,12 +25,20 @@ class Choice:
     """An optimizer by its name on the command line.
 
     ``make(params, lr=…)`` returns the optimizer; ``lr`` is the learning rate to begin with, found
-    by trial on the digits; ``meaning`` says in a sentence what it does.
+    by trial on the digits; ``meaning`` says in a sentence what it does. With ``whole``, ``make``
+    would rather have the model itself than its parameters.
     """
 
     make: Callable[..., Any]
     lr: float
     meaning: str
+    whole: bool = False
+
+
+def _meaning(rule: gradstep.Rule) -> str:
+    """The first sentence of its docstring, without the name."""
+    first = (rule.__doc__ or "").split("\n")[0].rstrip(".")
+    return first.partition(": ")[2] or first
 
 
 #: Each is a class of gradstep over a rule, with its flags set.
@@ -60,10 +70,25 @@ CHOICES: dict[str, Choice] = {
     ),
 }
 
-#: All that ``gradstep train`` takes. LBFGS has no rule: it searches along a line, and asks for the
-#: loss anew at each place that it tries.
+#: The classes that are made from their rules, with the learning rates of those.
+CHOICES |= {
+    rule.name: Choice(getattr(gradstep, str(rule.class_name)), rule.lr, _meaning(rule))
+    for rule in rules.load().values()
+    if rule.class_name is not None and rule.name not in CHOICES
+}
+
+_MUON = partial(gradstep.Muon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+
+#: All that ``gradstep train`` takes. Two rules share a network by partition. LBFGS has no rule: it
+#: searches along a line, and asks for the loss anew at each place that it tries.
 TRAINABLE: dict[str, Choice] = {
     **CHOICES,
+    "muon+adamw": Choice(
+        partial(gradstep.partition, {"matrices": _MUON, "rest": gradstep.AdamW}),
+        0.002,
+        "Muon for the matrices inside, AdamW for all else",
+        whole=True,
+    ),
     "lbfgs": Choice(
         partial(gradstep.LBFGS, max_iter=8, history_size=3, line_search_fn="strong_wolfe"),
         1.0,
@@ -87,7 +112,8 @@ def check_name(name: str) -> str:
         )
     if name == "muon":
         raise UnknownOptimizer(
-            "muon updates matrices only, and LeNet also has convolutions and biases. Take adamw"
+            "muon updates matrices only, and LeNet also has convolutions and biases. Take "
+            "muon+adamw"
         )
     near = difflib.get_close_matches(name.lower(), TRAINABLE, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TRAINABLE)}"
@@ -95,10 +121,17 @@ def check_name(name: str) -> str:
 
 
 def make_optimizer(
-    name: str, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float | None = None
+    name: str,
+    params: nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]],
+    lr: float | None = None,
 ) -> Any:
-    """Make the optimizer ``name`` for ``params``; ``lr`` as in :data:`TRAINABLE` if None."""
+    """Make the optimizer ``name`` for a model or parameters.
+
+    ``lr`` is that of :data:`TRAINABLE` if None.
+    """
     choice = TRAINABLE[check_name(name)]
+    if isinstance(params, nn.Module) and not choice.whole:
+        params = params.parameters()
     return choice.make(params, lr=choice.lr if lr is None else lr)
 
 

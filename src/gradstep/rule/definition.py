@@ -21,7 +21,11 @@ INPUTS: dict[str, str] = {
     "step": "the weight's own step count, 1 at its first",
     "lr": "the learning rate of the weight's group",
     "first": "true at the weight's first step with this state",
+    "loss": "the loss of the step, as its closure returned it",
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
+    "is_matrix": "whether the weight has two dimensions or more, which a rule may branch on",
+    "gradient": "the gradient as it entered the chain, before any other rule of it",
+    "next_w": "the weight after the step, as the rules before this one in the chain leave it",
 }
 
 
@@ -38,6 +42,9 @@ class Rule:
         sparse: ``"rows"`` if a step with a zero gradient changes nothing, so that for a sparse
             gradient only the rows that it names need a step; ``"only"`` if the rule is meant for
             such gradients alone; None otherwise.
+        lr: the learning rate that an optimizer has where none is given.
+        class_name: what the class over it is called, as in ``gradstep.Lion``; None for a rule
+            whose class is written by hand, and for one that has none.
         function: the function itself, for a single rule.
         stages: the rules of a chain, each with the names that its states and hyperparameters have
             in the chain.
@@ -49,6 +56,8 @@ class Rule:
     intervals: Mapping[str, Interval]
     inputs: frozenset[str]
     sparse: str | None = None
+    lr: float = 1e-3
+    class_name: str | None = None
     function: Callable[..., Any] | None = field(default=None, repr=False)
     stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
 
@@ -61,8 +70,9 @@ class Rule:
 
     @property
     def tells_vectors_apart(self) -> bool:
-        """Whether weights with fewer than two dimensions have other states than those with more."""
-        return any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        """Whether weights with fewer than two dimensions have other states or steps than others."""
+        apart = any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        return apart or "is_matrix" in self.inputs
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -140,6 +150,10 @@ class Rule:
         """
         if self.function is None:
             return self._run_stages(g, states, inputs)
+        if "gradient" in self.inputs:  # in a chain these two are given
+            inputs = {"gradient": g, **inputs}
+        if "next_w" in self.inputs and "next_w" not in inputs:
+            inputs = {"next_w": _moved(g, inputs), **inputs}
         names = [*self.hyperparameters, *self.inputs]
         result = self.function(
             g, *(states.get(name) for name in self.states), **{n: inputs[n] for n in names}
@@ -170,12 +184,15 @@ class Rule:
             if isinstance(direction, Symbol):
                 direction.recorder.stage = position
             own_states = {n: states.get(names[n]) for n in stage.states}
-            own_inputs = {n: inputs[n] for n in stage.inputs}
+            own_inputs = {"gradient": g, **{n: v for n, v in inputs.items() if n in INPUTS}}
             own_inputs.update({n: inputs[names[n]] for n in stage.hyperparameters})
-            if isinstance(direction, NewWeight):
+            if "next_w" in stage.inputs:
+                own_inputs["next_w"] = _moved(direction, inputs)
+            elif isinstance(direction, NewWeight):
                 raise RuleError(
                     f"{stage.name} follows a rule that sets the weight outright. "
-                    "Such a rule can only stand last in a chain."
+                    "Such a rule can only stand last in a chain, or before stages that take the "
+                    "weight after the step (next_w)."
                 )
             direction, changed = stage.run(direction, own_states, own_inputs)
             new_states.update({names[n]: value for n, value in changed.items()})
@@ -202,6 +219,13 @@ class Rule:
         return self
 
 
+def _moved(direction: Any, inputs: Mapping[str, Any]) -> Any:
+    """The weight after a step along a direction, or as a rule has set it."""
+    if isinstance(direction, NewWeight):
+        return direction.weight
+    return inputs["w"] - inputs["lr"] * direction
+
+
 def _rule_by_name(module: str, name: str, hyperparameters: Mapping[str, Any]) -> Rule:
     import importlib
 
@@ -218,10 +242,19 @@ def _rule_by_name(module: str, name: str, hyperparameters: Mapping[str, Any]) ->
 @overload
 def rule(function: Callable[..., Any], /) -> Rule: ...
 @overload
-def rule(*, sparse: str | None = None) -> Callable[[Callable[..., Any]], Rule]: ...
+def rule(
+    *, sparse: str | None = None, lr: float = 1e-3, class_name: str | None = None
+) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
-def rule(function: Callable[..., Any] | None = None, /, *, sparse: str | None = None) -> Any:
+def rule(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    sparse: str | None = None,
+    lr: float = 1e-3,
+    class_name: str | None = None,
+) -> Any:
     """Make an update rule of a function.
 
     The function's first argument is the gradient; further positional arguments are state
@@ -240,13 +273,15 @@ def rule(function: Callable[..., Any] | None = None, /, *, sparse: str | None = 
         function: the function.
         sparse: ``"rows"`` if a zero gradient changes nothing, so that for a sparse gradient only
             the rows it names are updated; ``"only"`` for a rule that takes sparse gradients alone.
+        lr: the learning rate that an optimizer has where none is given. Default: 1e-3.
+        class_name: what the class over it is called, for the rules of this package.
 
     Raises:
         RuleError: a signature that is no rule's: no gradient, ``*args``, ``**kwargs``, or a
             hyperparameter without default.
     """
     if function is None:
-        return lambda f: rule_from(f, sparse)
+        return lambda f: replace(rule_from(f, sparse), lr=lr, class_name=class_name)
     return rule_from(function, sparse)
 
 
@@ -361,4 +396,5 @@ def chain(*rules: Rule) -> Rule:
     inputs = frozenset().union(*(r.inputs for r in rules))
     sparse = "rows" if all(r.sparse == "rows" for r in rules) else None
     name = "chain(" + ", ".join(labels) + ")"
-    return Rule(name, states, hyperparameters, intervals, inputs, sparse, stages=tuple(stages))
+    lr = next((r.lr for r in rules if r.class_name is not None), 1e-3)
+    return Rule(name, states, hyperparameters, intervals, inputs, sparse, lr, stages=tuple(stages))

@@ -92,6 +92,9 @@ class Graph:
         new_weight: the weight after the step.
         states: for each state tensor its name, its node before and its node after the step.
         numbers: the same for each state that is one number a parameter.
+        shared: the names of those numbers that all parameters have together.
+        alike: the numbers that shared states are made of, beside sums over all parameters: they
+            must be the same in all groups.
         questions: what the rule asked with ``nonzero``, and what its states' existence depends on:
             (hyperparameter, answer) pairs. The graph holds as long as the answers do.
         stages: the names of a chain's rules, to which the nodes' ``stage`` counts, and ``"step"``
@@ -106,6 +109,8 @@ class Graph:
     states: tuple[tuple[str, Node, Node], ...]
     numbers: tuple[tuple[str, Node, Node], ...] = ()
     questions: tuple[tuple[str, bool], ...] = ()
+    shared: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
     order: tuple[Node, ...] = field(default=(), repr=False)
     stages: tuple[str, ...] = ()
 
@@ -131,8 +136,8 @@ class Graph:
         )
 
     def sums_over_all(self) -> bool:
-        """Whether it sums over all parameters of the optimizer."""
-        return any(node.operation == "global_sum" for node in self.nodes())
+        """Whether it sums over all parameters of the optimizer, or keeps a number for them all."""
+        return bool(self.shared) or any(n.operation == "global_sum" for n in self.nodes())
 
     def calls_opaque(self) -> bool:
         """Whether it calls functions that are not looked into."""

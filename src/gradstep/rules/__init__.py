@@ -1,37 +1,52 @@
-"""The rules, one file a family. Each is a function of a few lines; everything else follows."""
+"""The rules, one file a family. Each is a function of a few lines; everything else follows.
 
-from gradstep.rules.adadelta import adadelta
-from gradstep.rules.adafactor import adafactor
-from gradstep.rules.adagrad import adagrad
-from gradstep.rules.adam import adam
-from gradstep.rules.adamax import adamax
-from gradstep.rules.asgd import asgd
-from gradstep.rules.lion import lion
-from gradstep.rules.muon import muon
-from gradstep.rules.nadam import nadam
-from gradstep.rules.radam import radam
-from gradstep.rules.rmsprop import rmsprop
-from gradstep.rules.rprop import rprop
-from gradstep.rules.sgd import sgd
-from gradstep.rules.sparse_adam import sparse_adam
-from gradstep.rules.transforms import clip_by_global_norm, clip_by_value, decay_weights
+A file that is added here is found by itself: its rules are then ``gradstep.<rule>``, and a rule
+with a ``class_name`` is a class as well. Stages, for chains, are in ``transforms``.
 
-__all__ = [
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "asgd",
-    "clip_by_global_norm",
-    "clip_by_value",
-    "decay_weights",
-    "lion",
-    "muon",
-    "nadam",
-    "radam",
-    "rmsprop",
-    "rprop",
-    "sgd",
-    "sparse_adam",
-]
+Those of torch.optim are imported at once, all others when the first of them is asked for: half a
+hundred files would double the time of ``import gradstep``.
+"""
+
+from __future__ import annotations
+
+import functools
+import pkgutil
+from importlib import import_module
+from typing import Any
+
+from gradstep.rule.definition import Rule
+from gradstep.rules.adadelta import adadelta as adadelta
+from gradstep.rules.adafactor import adafactor as adafactor
+from gradstep.rules.adagrad import adagrad as adagrad
+from gradstep.rules.adam import adam as adam
+from gradstep.rules.adamax import adamax as adamax
+from gradstep.rules.asgd import asgd as asgd
+from gradstep.rules.muon import muon as muon
+from gradstep.rules.nadam import nadam as nadam
+from gradstep.rules.radam import radam as radam
+from gradstep.rules.rmsprop import rmsprop as rmsprop
+from gradstep.rules.rprop import rprop as rprop
+from gradstep.rules.sgd import sgd as sgd
+from gradstep.rules.sparse_adam import sparse_adam as sparse_adam
+
+
+@functools.cache
+def load() -> dict[str, Rule]:
+    """Every rule and stage of the package by name, in alphabetical order."""
+    found: dict[str, Rule] = {}
+    for file in pkgutil.walk_packages(__path__, __name__ + "."):
+        for name, value in vars(import_module(file.name)).items():
+            # Not those that a file imports from another, nor one with other defaults.
+            own = isinstance(value, Rule) and value.name == name
+            if own and getattr(value.function, "__module__", None) == file.name:
+                found[name] = value
+    globals().update(found)
+    return dict(sorted(found.items()))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return list(load())
+    if name.startswith("_") or name not in load():
+        raise AttributeError(f"module {__name__} has no rule {name!r}")
+    return load()[name]

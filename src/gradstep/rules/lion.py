@@ -7,7 +7,7 @@ from typing import Any
 from gradstep.rule import Decay, NonNegative, lerp, nonzero, rule, sign
 
 
-@rule
+@rule(lr=1e-4, class_name="Lion")
 def lion(
     g: Any,
     exp_avg: Any,

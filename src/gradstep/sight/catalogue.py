@@ -26,14 +26,13 @@ class UnknownName(ValueError):
 
 def rule_names() -> list[str]:
     """The package's rules, then its stages for chains, each in alphabetical order."""
-    names = [name for name in rules.__all__ if isinstance(getattr(rules, name), Rule)]
-    return sorted(names, key=lambda name: (is_stage(getattr(rules, name)), name))
+    return sorted(rules.load(), key=lambda name: (is_stage(rules.load()[name]), name))
 
 
 def is_stage(rule: Rule) -> bool:
     """Whether it is a part for a chain more than a rule to train with."""
     module = getattr(rule.function, "__module__", "")
-    return module == "gradstep.rules.transforms"
+    return f"{module}.".startswith("gradstep.rules.transforms.")
 
 
 def find_rule(name: str) -> Rule:
@@ -49,7 +48,7 @@ def find_rule(name: str) -> Rule:
     if ":" in name:
         return _own_rule(*name.rsplit(":", 1))
     if name in rule_names():
-        return getattr(rules, name)
+        return rules.load()[name]
     near = nearest(name, rule_names())
     raise UnknownName(
         f"unknown rule {name!r}: {near or 'there are ' + ', '.join(rule_names())}; "

@@ -8,7 +8,6 @@ from gradstep.torch_optim.adam import Adam, AdamW
 from gradstep.torch_optim.adamax import Adamax
 from gradstep.torch_optim.asgd import ASGD
 from gradstep.torch_optim.lbfgs import LBFGS
-from gradstep.torch_optim.lion import Lion
 from gradstep.torch_optim.muon import Muon
 from gradstep.torch_optim.nadam import NAdam
 from gradstep.torch_optim.radam import RAdam
@@ -27,7 +26,6 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
-    "Lion",
     "Muon",
     "NAdam",
     "RAdam",
@@ -36,4 +34,4 @@ __all__ = [
     "SparseAdam",
 ]
 
-tell_apart(globals()[name] for name in __all__)
+tell_apart(lambda: [globals()[name] for name in __all__])

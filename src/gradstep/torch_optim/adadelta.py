@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer
-from gradstep.rules import adadelta
+from gradstep.rules.adadelta import adadelta
 from gradstep.torch_optim.flags import check_flags
 
 

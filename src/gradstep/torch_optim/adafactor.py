@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer, Places
-from gradstep.rules import adafactor
+from gradstep.rules.adafactor import adafactor
 
 
 class Adafactor(Optimizer):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer
-from gradstep.rules import adagrad
+from gradstep.rules.adagrad import adagrad
 from gradstep.torch_optim.flags import check_flags
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer, Places
-from gradstep.rules import adam
+from gradstep.rules.adam import adam
 from gradstep.torch_optim.flags import check_flags
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer, Places
-from gradstep.rules import adamax
+from gradstep.rules.adamax import adamax
 from gradstep.torch_optim.flags import check_flags
 
 

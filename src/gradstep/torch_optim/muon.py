@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer, Places
-from gradstep.rules import muon
+from gradstep.rules.muon import muon
 
 
 class Muon(Optimizer):

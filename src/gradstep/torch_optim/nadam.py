@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer, Places
-from gradstep.rules import nadam
+from gradstep.rules.nadam import nadam
 from gradstep.torch_optim.flags import check_flags
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer, Places
-from gradstep.rules import radam
+from gradstep.rules.radam import radam
 from gradstep.torch_optim.flags import check_flags
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer
-from gradstep.rules import sgd
+from gradstep.rules.sgd import sgd
 from gradstep.torch_optim.flags import check_flags
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gradstep.optimizer import Optimizer, Places
-from gradstep.rules import sparse_adam
+from gradstep.rules.sparse_adam import sparse_adam
 
 
 class SparseAdam(Optimizer):

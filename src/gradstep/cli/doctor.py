@@ -1,0 +1,157 @@
+"""``gradstep doctor SCRIPT``: run a training script as it is, and name the mistakes in it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradstep.sight.ink import Ink
+    from gradstep.sight.mistakes.finding import Finding
+    from gradstep.sight.mistakes.script import ScriptRun
+
+_DESCRIPTION = """\
+Run a Python script unchanged, watch every optimizer that it makes (gradstep's or torch.optim's),
+and say at the end what is wrong in its training loop: which line, what was seen, why it hurts, and
+what to write instead. The script need not import gradstep. Its output is its own; the findings go
+to the standard error. The exit code is the script's; with --strict it is 1 after a mistake.
+"""
+
+_EXAMPLES = """\
+examples:
+  gradstep doctor train.py                         run train.py and look at its loop
+  gradstep doctor train.py --epochs 1 --lr 0.1     what follows the script is the script's
+  gradstep doctor --strict train.py                fail where there is a mistake, as in CI
+  gradstep doctor --json findings.json train.py    the findings for programs, too
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the tree."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="run a training script and name the mistakes in it",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 if there are mistakes (not for advice)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the findings there, as JSON"
+    )
+    parser.add_argument("script", metavar="SCRIPT", help="a Python file")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from gradstep.sight.ink import ink_for, write
+    from gradstep.sight.mistakes.script import run_script
+
+    if args.json is not None:
+        try:
+            args.json.open("a").close()  # before the training, not after hours of it
+        except OSError as error:
+            return _refuse(f"argument --json: {error.strerror}: {args.json}")
+    try:
+        outcome = run_script(args.script, args.arguments)
+    except OSError as error:
+        return _refuse(f"{error.strerror}: {args.script}" if error.strerror else str(error))
+    if sys.stdout is not None:
+        with suppress(OSError):  # the reader of a pipe has gone
+            sys.stdout.flush()
+    with suppress(OSError):
+        write("\n".join(_report(args.script, outcome, ink_for(sys.stderr))), sys.stderr)
+    if args.json is not None:
+        _write_json(args.json, outcome)
+    if outcome.exit_code == 0 and args.strict and _count(outcome, "mistake"):
+        return 1
+    return outcome.exit_code
+
+
+def _refuse(message: str) -> int:
+    print(f"gradstep doctor: {message}", file=sys.stderr)
+    return 2
+
+
+def _count(outcome: ScriptRun, severity: str) -> int:
+    return sum(finding.severity == severity for finding in outcome.findings)
+
+
+def _report(script: str, outcome: ScriptRun, ink: Ink) -> list[str]:
+    mistakes, advice = _count(outcome, "mistake"), _count(outcome, "advice")
+    of = (
+        f"{outcome.optimizers} optimizer{'s' * (outcome.optimizers != 1)}, "
+        f"{outcome.steps} step{'s' * (outcome.steps != 1)}"
+    )
+    found = [f"{mistakes} mistake{'s' * (mistakes != 1)}"] if mistakes else []
+    found += [f"{advice} piece{'s' * (advice != 1)} of advice"] if advice else []
+    said = " and ".join(found) or "nothing found"
+    if not outcome.steps and not found:
+        said = "no optimizer made a step, so there was nothing to look at"
+    lines = [ink.heading(f"gradstep doctor: {said} in {script} ({of})")]
+    for finding in outcome.findings:
+        lines += ["", *_paragraph(finding, ink)]
+    return lines
+
+
+def _paragraph(finding: Finding, ink: Ink) -> list[str]:
+    mark = ink.warning if finding.severity == "mistake" else ink.heading
+    place = finding.place
+    lines = [f"{mark(f'{finding.severity}: {finding.name}')}"]
+    if place is not None:
+        inside = "" if place.function == "<module>" else f", in {place.function}"
+        lines[0] += f"  {_short(place.file)}:{place.line}{inside}"
+        if place.text:
+            lines.append("    " + ink.code(place.text))
+    for label, text in (("seen", finding.seen), ("why", finding.why), ("write", finding.write)):
+        lines += textwrap.wrap(
+            text,
+            96,
+            initial_indent=f"  {label + ':':<7}",
+            subsequent_indent=" " * 9,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _short(file: str) -> str:
+    """A path from the working directory, if it lies in there."""
+    try:
+        return str(Path(file).relative_to(Path.cwd()))
+    except (OSError, ValueError):
+        return file
+
+
+def _write_json(path: Path, outcome: ScriptRun) -> None:
+    import json
+
+    records = [
+        {
+            "name": finding.name,
+            "severity": finding.severity,
+            "file": finding.place.file if finding.place else None,
+            "line": finding.place.line if finding.place else None,
+            "parameter": finding.parameter,
+            "step": finding.step,
+            "seen": finding.seen,
+            "why": finding.why,
+            "write": finding.write,
+        }
+        for finding in outcome.findings
+    ]
+    text = json.dumps({"exit_code": outcome.exit_code, "findings": records}, indent=2)
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        print(f"gradstep doctor: cannot write {path}: {error.strerror}", file=sys.stderr)

@@ -1,0 +1,133 @@
+"""A class for each rule that torch.optim has not, made from the rule, as ``gradstep.Lion`` is."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gradstep import rules
+from gradstep.checkpoint import tell_apart
+from gradstep.optimizer import Optimizer
+from gradstep.rule.definition import Rule
+from gradstep.rule.hyperparameter import is_number
+
+#: What torch.optim's classes take behind their hyperparameters, and so do these.
+_FLAGS: dict[str, Any] = {
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+}
+
+_DOCSTRING = """\
+{first}
+
+The rule is :func:`gradstep.{rule}`, with its paper and all else that is to be said of it.
+
+Args:
+    params: tensors, ``(name, tensor)`` pairs, or dicts of parameter groups.
+    lr: the learning rate. Default: {lr}.
+{arguments}    maximize: climb instead of descend. Default: False.
+    foreach, capturable: kept as torch keeps them; they change nothing in the result.
+    differentiable: let autograd record the step. Default: False.
+    engine: ``"auto"``, ``"fused"``, ``"eager"`` or ``"compile"``.
+
+Raises:
+    TypeError, ValueError: hyperparameters out of range, nan, or of the wrong type.
+"""
+
+
+def class_of(rule: Rule) -> type[Optimizer]:
+    """The class over a rule, with torch.optim's manners.
+
+    Its arguments are ``params``, ``lr``, then the rule's hyperparameters in their order, with
+    ``beta1``, ``beta2`` and so on as one tuple ``betas``, where torch.optim has it; the rule's
+    flags, ``maximize``, ``foreach``, ``capturable``, ``differentiable`` and ``engine`` by name.
+    """
+    name = str(rule.class_name)
+    options, places = _options(rule)
+    signature = _signature(options)
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+        bound.apply_defaults()
+        group = dict(bound.arguments)
+        params, engine = group.pop("params"), group.pop("engine")
+        del group["self"]
+        self._begin(params, rule, {"lr": group.pop("lr"), **group}, engine)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    members = {
+        "__init__": __init__,
+        "__module__": "gradstep",
+        "__doc__": _docstring(rule, options),
+        "_places": places,
+    }
+    return type(name, (Optimizer,), members)
+
+
+def _options(rule: Rule) -> tuple[dict[str, Any], dict[str, tuple[str, int]]]:
+    """The arguments by name, with their defaults, and where in them hyperparameters stand."""
+    values = rule.hyperparameters
+    betas: list[str] = []
+    while is_number(values.get(f"beta{len(betas) + 1}")):
+        betas.append(f"beta{len(betas) + 1}")
+    betas = betas if len(betas) > 1 else []
+    options: dict[str, Any] = {"lr": rule.lr}
+    for name, value in values.items():
+        if name in betas:
+            options.setdefault("betas", tuple(values[beta] for beta in betas))
+        else:
+            options[name] = value
+    return options, {beta: ("betas", place) for place, beta in enumerate(betas)}
+
+
+def _signature(options: Mapping[str, Any]) -> inspect.Signature:
+    plain, by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(name, plain) for name in ("self", "params")]
+    flags = {n: v for n, v in options.items() if isinstance(v, bool | str)}
+    for name, default in options.items():
+        if name not in flags:
+            parameters.append(inspect.Parameter(name, plain, default=default))
+    for name, default in {**flags, **_FLAGS, "engine": "auto"}.items():
+        parameters.append(inspect.Parameter(name, by_name, default=default))
+    return inspect.Signature(parameters)
+
+
+def _docstring(rule: Rule, options: Mapping[str, Any]) -> str:
+    text = inspect.getdoc(rule.function) or ""
+    rows = dict(re.findall(r"^    (\w+): ((?:.|\n        )+)$", text, re.M))
+    said = {n: _joined(rows[n]) for n in rule.hyperparameters if n in rows}
+    arguments = ""
+    for name, default in options.items():
+        if name == "lr":
+            continue
+        meaning = said.get(name, "")
+        if name == "betas":
+            ordered = [said.get(f"beta{i}", "") for i in range(1, len(default) + 1)]
+            meaning = " ".join(f"{i + 1}: {one}" for i, one in enumerate(ordered))
+        arguments += f"    {name}: {meaning} Default: {default}.\n"
+    return _DOCSTRING.format(
+        first=text.splitlines()[0], rule=rule.name, lr=rule.lr, arguments=arguments
+    )
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())
+
+
+@functools.cache
+def load() -> dict[str, type[Optimizer]]:
+    """The classes by name, in alphabetical order."""
+    made = [class_of(rule) for rule in rules.load().values() if rule.class_name is not None]
+    return dict(sorted((cls.__name__, cls) for cls in made))
+
+
+# Beside torch.optim's, for messages about a checkpoint of another class.
+tell_apart(lambda: load().values())

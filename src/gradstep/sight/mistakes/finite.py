@@ -1,0 +1,89 @@
+"""Gradients that are inf or nan, and where in the backward pass they began."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gradstep.sight.mistakes.watched import Family, Held, Watched
+
+#: At each of the first steps, where a training that diverges does so, then at each of these.
+_FIRST, _EACH = 20, 10
+
+
+class Finite(Family):
+    """Non-finite gradients. A nan stays in the weights, so a look now and then does not miss it."""
+
+    def before_step(self, watched: Watched) -> None:
+        if watched.steps >= _FIRST and watched.steps % _EACH and not watched.looks:
+            return
+        if watched.has_closure or getattr(watched.optimizer, "found_inf", None) is not None:
+            return  # GradScaler has looked itself
+        held = [h for h in watched.held if _readable(h.parameter.grad)]
+        with torch.no_grad():
+            # Their sum is finite exactly if all of them are, unless it overflows: then look again.
+            norms = torch._foreach_norm([_dense(h.parameter.grad) for h in held]) if held else []
+            if not held or math.isfinite(sum(norm.item() for norm in norms)):
+                return
+            bad = [h for h in held if not bool(_dense(h.parameter.grad).isfinite().all())]
+            if bad:
+                self._say(watched, held, bad)
+
+    def _say(self, watched: Watched, held: list[Held], bad: list[Held]) -> None:
+        spoilt = [h for h in watched.held if not bool(h.parameter.isfinite().all())]
+        name_of = self.diagnosis.name_of
+        in_order = sorted(held, key=lambda h: h.arrived)
+        first = min(bad, key=lambda h: h.arrived)
+        sound = [h for h in in_order if h.arrived < first.arrived and h not in bad]
+        gradient = _dense(first.parameter.grad)
+        kind = "nan" if bool(gradient.isnan().any()) else "inf"
+        name = name_of(first.parameter)
+        module = name.rpartition(".")[0] or name
+        hint = "torch.autograd.set_detect_anomaly(True) to see which operation makes them"
+        if spoilt:
+            name = name_of(spoilt[0].parameter)
+            seen = f"gradients are {kind}, and so are weights already, {name} among them"
+            write = f"a smaller lr; {hint}"
+        elif sound:
+            near = name_of(sound[-1].parameter)
+            seen = (
+                f"the gradient of {name} is {kind}, while that of {near}, nearer to the loss, is "
+                f"finite: {module} or what follows it made it so"
+            )
+            write = (
+                f"an operation with a finite derivative there, such as a sqrt, log or division "
+                f"with a small number added; {hint}"
+            )
+        else:
+            seen = (
+                f"gradients are {kind} from the loss on: {module} is the first module that gets "
+                "them"
+            )
+            write = (
+                "print(loss): if it is not finite, look for log(0), a division by 0 or inputs "
+                f"that are not finite; {hint}"
+            )
+        self.diagnosis.report(
+            "non-finite-gradient",
+            seen,
+            why="a step with them makes weights nan, and nothing repairs them",
+            write=write,
+            parameter=name,
+            watched=watched,
+        )
+
+
+def _readable(gradient: Tensor | None) -> bool:
+    return (
+        gradient is not None
+        and (gradient.is_floating_point() or gradient.is_complex())
+        and gradient.device.type != "meta"
+        and not hasattr(gradient, "to_local")
+    )
+
+
+def _dense(gradient: Tensor | None) -> Tensor:
+    assert gradient is not None
+    return gradient._values() if gradient.is_sparse else gradient

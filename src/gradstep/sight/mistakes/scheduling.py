@@ -1,0 +1,108 @@
+"""Learning-rate schedulers and the order of their calls."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradstep.sight.mistakes.calls import follow
+from gradstep.sight.mistakes.place import Place
+from gradstep.sight.mistakes.watched import Family, Watched
+
+_TRIAL = 3
+
+
+@dataclass
+class _Scheduler:
+    """A scheduler, where it was made, how often it was stepped since."""
+
+    scheduler: Any
+    place: Place | None
+    steps: int = 0
+
+
+class Scheduling(Family):
+    """Schedulers that are stepped before the optimizer, or never."""
+
+    def __init__(self, diagnosis: Any) -> None:
+        super().__init__(diagnosis)
+        self._schedulers: dict[int, _Scheduler] = {}
+        self._ends: list[Callable[[], None]] = []
+        self._followed: set[type] = set()
+
+    def take(self, scheduler: Any, place: Place | None) -> None:
+        """Watch this scheduler."""
+        if id(scheduler) in self._schedulers:
+            return
+        self._schedulers[id(scheduler)] = _Scheduler(scheduler, place)
+        # step() of the class that defines it: a call through super() would count twice.
+        owner = next((c for c in type(scheduler).__mro__ if "step" in vars(c)), None)
+        if owner is not None and owner not in self._followed:
+            self._followed.add(owner)
+            self._ends.append(follow(owner, "step", before=self._stepped))
+
+    def all(self) -> list[Any]:
+        """The schedulers that are watched."""
+        return [known.scheduler for known in self._schedulers.values()]
+
+    def _stepped(self, scheduler: Any, *_: Any, **__: Any) -> None:
+        known = self._schedulers.get(id(scheduler))
+        if known is None or getattr(scheduler, "_is_initial", False):
+            return
+        known.steps += 1
+        watched = self._optimizer_of(scheduler)
+        if watched is not None and watched.steps == 0 and known.steps == 1:
+            self.diagnosis.guarded(self._too_early, watched, scheduler)
+
+    def _optimizer_of(self, scheduler: Any) -> Watched | None:
+        return next((w for w in self.diagnosis.watched if w.optimizer is scheduler.optimizer), None)
+
+    def _too_early(self, watched: Watched, scheduler: Any) -> None:
+        reached = any(h.arrived for h in watched.held)
+        if reached and any(
+            issubclass(type(thing), torch.amp.GradScaler) and thing.is_enabled()
+            for thing in gc.get_objects()
+        ):
+            return  # it has skipped the first step, because of a scale that was too large
+        self.diagnosis.report(
+            "scheduler-before-optimizer",
+            f"{type(scheduler).__name__}.step() was called before the first optimizer.step()",
+            why="the first value of the schedule is skipped",
+            write="scheduler.step() after optimizer.step()",
+            watched=watched,
+        )
+
+    def close(self) -> None:
+        for end in self._ends:
+            end()
+        self._ends.clear()
+        inner = {
+            id(part)
+            for known in self._schedulers.values()
+            for part in getattr(known.scheduler, "_schedulers", ())
+        }
+        for key, known in self._schedulers.items():
+            watched = self._optimizer_of(known.scheduler)
+            if (
+                known.steps
+                or key in inner
+                or watched is None
+                or watched.steps < _TRIAL
+                or self.diagnosis.interrupted
+            ):
+                continue
+            self.diagnosis.report(
+                "scheduler-never-stepped",
+                f"{type(known.scheduler).__name__} was made, but its step() was never called in "
+                f"{watched.steps} steps of the optimizer",
+                why="the learning rate stays where the schedule begins",
+                write="scheduler.step() after optimizer.step(), or at the end of each epoch",
+                watched=watched,
+                place=known.place,
+                key=key,
+            )
+        self._schedulers.clear()

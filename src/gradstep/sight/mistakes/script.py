@@ -1,0 +1,208 @@
+"""Run a script as it is, and watch every optimizer that it makes."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import io
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from gradstep.sight.mistakes.calls import follow
+from gradstep.sight.mistakes.diagnosis import Diagnosis
+from gradstep.sight.mistakes.finding import Finding
+from gradstep.sight.mistakes.place import Place, here
+from gradstep.sight.mistakes.scaling import Scaling
+
+#: Searching for models takes about a tenth of a second; a script that makes an optimizer for each
+#: parameter is not searched through for each.
+_SEARCHES = 20
+
+
+@dataclass(frozen=True)
+class ScriptRun:
+    """How a script went.
+
+    Attributes:
+        findings: what was found in it.
+        exit_code: with which Python would have ended: 0, its own, or 1 after an exception.
+        optimizers: how many it made.
+        steps: how many steps these made together.
+    """
+
+    findings: list[Finding]
+    exit_code: int
+    optimizers: int
+    steps: int
+
+
+class _Watch:
+    """Follows what a script makes, while it runs."""
+
+    def __init__(self) -> None:
+        self.diagnosis = Diagnosis("list")
+        self.diagnosis.at_first_step = self._find_models
+        self.diagnosis.last_zero_grad = lambda: self._zero_grad
+        self._zero_grad: Place | None = None
+        self._searches = 0
+        self._ends: list[Callable[[], None]] = []
+
+    def begin(self) -> None:
+        """Torch has hooks for steps, but none for these."""
+        self.diagnosis.family(Scaling).begin()
+        schedulers = {
+            kind
+            for kind in vars(lr_scheduler).values()
+            if inspect.isclass(kind)
+            and issubclass(kind, lr_scheduler.LRScheduler)
+            and "__init__" in vars(kind)
+        }
+        self._ends = [
+            follow(torch.optim.Optimizer, "__init__", after=self._optimizer_made),
+            follow(torch.optim.Optimizer, "zero_grad", before=self._cleared),
+            follow(nn.Module, "zero_grad", before=self._cleared),
+            follow(torch.amp.GradScaler, "__init__", after=self._scaler_made),
+            *(follow(kind, "__init__", after=self._scheduler_made) for kind in schedulers),
+        ]
+
+    def end(self) -> None:
+        for end in self._ends:
+            end()
+
+    def _optimizer_made(self, _: Any, optimizer: torch.optim.Optimizer, *__: Any, **___: Any):  # type: ignore[no-untyped-def]
+        if getattr(optimizer, "param_groups", None) and not any(
+            optimizer is watched.optimizer for watched in self.diagnosis.watched
+        ):
+            self.diagnosis.guarded(self.diagnosis.add_optimizer, optimizer, here())
+
+    def _scheduler_made(self, _: Any, scheduler: Any, *__: Any, **___: Any) -> None:
+        if hasattr(scheduler, "optimizer"):
+            self.diagnosis.guarded(self.diagnosis.add_scheduler, scheduler, here())
+
+    def _scaler_made(self, _: Any, scaler: Any, *__: Any, **___: Any) -> None:
+        self.diagnosis.guarded(self.diagnosis.add_scaler, scaler)
+
+    def _cleared(self, *_: Any, **__: Any) -> None:
+        self._zero_grad = here()
+
+    def _find_models(self) -> None:
+        """Find the modules that the optimizers' parameters belong to, for their names."""
+        held = {id(h.parameter) for w in self.diagnosis.watched for h in w.held}
+        known = {id(p) for model, _ in self.diagnosis.models for p in model.parameters()}
+        if held <= known or self._searches >= _SEARCHES:
+            return
+        self._searches += 1
+        modules = [thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module)]
+        parts = {id(part) for module in modules for part in module.modules() if part is not module}
+        roots = [
+            module
+            for module in modules
+            if id(module) not in parts
+            and any(id(p) in held and id(p) not in known for p in module.parameters())
+        ]
+        several = len(roots) + len(self.diagnosis.models) > 1
+        for module in roots:
+            self.diagnosis.add_model(module, prefix=f"{type(module).__name__}." if several else "")
+
+
+def run_script(path: str, arguments: Sequence[str] = ()) -> ScriptRun:
+    """Run a script as ``python path arguments…`` would, and watch its training.
+
+    ``sys.argv``, ``sys.path`` and ``__main__`` are the script's own while it runs. What it prints,
+    and the traceback of an exception, go where they would go without this.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, PermissionError: no script that can be read.
+    """
+    file = Path(path)
+    if file.is_dir() and not (file / "__main__.py").is_file():
+        raise IsADirectoryError(f"{path} is a folder; name a script in it")
+    if not file.exists():
+        raise FileNotFoundError(f"there is no script {path}")
+    if file.is_file():
+        with file.open("rb"):
+            pass  # readable
+    watch = _Watch()
+    argv, python_path = sys.argv, list(sys.path)
+    sys.argv = [path, *arguments]
+    # Python puts the script's folder first, in place of what stands there for this command.
+    sys.path[0:1] = [str((file if file.is_dir() else file.parent).resolve())]
+    watch.begin()
+    code, failed = 0, True
+    try:
+        _run_as_main(path)
+        failed = False
+    except SystemExit as error:
+        code = _code_of(error)
+        failed = code != 0
+    except KeyboardInterrupt as error:
+        _print_as_python_would(error)
+        code = 130
+    except BaseException as error:
+        _print_as_python_would(error)
+        code = 1
+    finally:
+        watch.end()
+        watch.diagnosis.close(interrupted=failed)
+        sys.argv = argv
+        sys.path[:] = python_path
+    watched = watch.diagnosis.watched
+    return ScriptRun(
+        watch.diagnosis.findings, code, len(watched), sum(one.steps for one in watched)
+    )
+
+
+def _run_as_main(path: str) -> None:
+    """As Python runs a script: its ``__file__`` is absolute, ``sys.argv[0]`` as it was given."""
+    if Path(path).is_dir():
+        runpy.run_path(path, run_name="__main__")
+        return
+    file = os.path.abspath(path)  # noqa: PTH100 (Python follows no links here either)
+    module = ModuleType("__main__")
+    module.__file__ = file
+    module.__loader__ = SourceFileLoader("__main__", file)
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = module
+    try:
+        with io.open_code(file) as stream:
+            code = compile(stream.read(), file, "exec")
+        exec(code, vars(module))
+    finally:
+        sys.modules["__main__"] = before
+
+
+def _code_of(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def _print_as_python_would(error: BaseException) -> None:
+    """The traceback without the frames of this package and of runpy."""
+    own = str(Path(__file__).parents[2])
+    kept: list[TracebackType] = []
+    entry = error.__traceback__
+    while entry is not None:
+        file = entry.tb_frame.f_code.co_filename
+        if not (file.startswith(own) or file == "<frozen runpy>" or file == runpy.__file__):
+            kept.append(entry)
+        entry = entry.tb_next
+    error.__traceback__ = None
+    for entry in reversed(kept):
+        entry.tb_next = error.__traceback__
+        error.__traceback__ = entry
+    sys.excepthook(type(error), error, error.__traceback__)

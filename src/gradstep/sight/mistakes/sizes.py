@@ -1,0 +1,127 @@
+"""The size of an update against the size of the weights: a learning rate that is far off."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of
+
+#: Usual is about 1e-3 a step. An order of magnitude off, with another one for doubt:
+_TOO_LARGE, _TOO_SMALL = 0.1, 1e-6
+_LOOKS = 5
+#: Of the weights that had a gradient, how many may stay the same before that is worth a word.
+_ROUNDED = 0.95
+
+
+class Sizes(Family):
+    """Update-to-weight ratios, and updates that low precision rounds away."""
+
+    def __init__(self, diagnosis: Any) -> None:
+        super().__init__(diagnosis)
+        self._before: list[tuple[Held, Tensor]] = []
+        self._ratios: dict[int, list[float]] = {}  # at the looks so far
+        self._rates: dict[int, list[float]] = {}
+        self._rounded: dict[int, int] = {}
+
+    def before_look(self, watched: Watched) -> None:
+        self._before = []
+        if watched.has_closure:
+            return  # a line search of its own finds the length of its steps
+        if watched.inner or getattr(watched.optimizer, "found_inf", None) is not None:
+            return
+        for held in watched.held:
+            p = held.parameter
+            if p.dim() >= 2 and p.requires_grad and p.grad is not None:
+                values = values_of(p)
+                if values is not None:
+                    self._before.append((held, values))
+
+    def after_look(self, watched: Watched) -> None:
+        before, self._before = self._before, []
+        if not before or any(h not in watched.held for h, _ in before):
+            return
+        ratios = []
+        for held, old in before:
+            new = values_of(held.parameter)
+            if new is None or new.shape != old.shape:
+                continue
+            if old.dtype in (torch.bfloat16, torch.float16):
+                self._rounding(watched, held, old, new)
+            size = float(old.float().norm())
+            moved = float((new.float() - old.float()).norm())
+            if 0 < size < float("inf") and 0 <= moved < float("inf"):
+                ratios.append(moved / size)
+        if ratios:
+            self._ratio(watched, statistics.median(ratios))
+
+    def _ratio(self, watched: Watched, ratio: float) -> None:
+        ratios = self._ratios.setdefault(id(watched), [])
+        rates = self._rates.setdefault(id(watched), [])
+        ratios.append(ratio)
+        rates.append(max(float(group.get("lr", 0.0)) for group in watched.optimizer.param_groups))
+        if min(ratios[-_LOOKS:]) > _TOO_LARGE and len(ratios) >= _LOOKS:
+            usual = statistics.median(ratios[-_LOOKS:])
+            self._say_rate(
+                watched,
+                "learning-rate-too-high",
+                f"a step moves the weights by {usual:.0%} of their size; about 0.1 % is usual",
+                "training jumps about or diverges",
+                f"a smaller lr than {rates[-1]:g}: begin with a tenth, {rates[-1] / 10:.1g}",
+            )
+        # Late in a training steps are small because little is left to learn; in a warm-up because
+        # the rate still grows.
+        elif (
+            len(ratios) == _LOOKS
+            and 0 < max(ratios) < _TOO_SMALL
+            and min(rates) > 0
+            and rates[-1] <= rates[0]
+            and not any(f.name == "vanishing-gradient" for f in self.diagnosis.findings)
+        ):
+            usual = statistics.median(ratios)
+            self._say_rate(
+                watched,
+                "learning-rate-too-low",
+                f"a step moves the weights by {usual:.0e} of their size; about 1e-3 is usual",
+                "training takes thousands of times as many steps as it needs",
+                f"a larger lr than {rates[-1]:g}: begin with ten times as much, {rates[-1] * 10:g}",
+            )
+
+    def _say_rate(self, watched: Watched, name: str, seen: str, why: str, write: str) -> None:
+        self.diagnosis.report(
+            name,
+            f"{seen} ({len(self._ratios[id(watched)])} looks)",
+            why=why,
+            write=write,
+            severity="advice",
+            watched=watched,
+        )
+
+    def _rounding(self, watched: Watched, held: Held, old: Tensor, new: Tensor) -> None:
+        gradient = None if held.parameter.grad is None else values_of(held.parameter.grad)
+        if gradient is None or gradient.shape != old.shape or not float(held.group.get("lr", 0)):
+            return
+        had = gradient != 0
+        count = int(had.sum())
+        if not count:
+            return
+        same = int(((new == old) & had).sum()) / count
+        looks = self._rounded[id(held)] = (
+            self._rounded.get(id(held), 0) + 1 if same >= _ROUNDED else 0
+        )
+        if looks >= _LOOKS:
+            name = self.diagnosis.name_of(held.parameter)
+            dtype = str(old.dtype).removeprefix("torch.")
+            self.diagnosis.report(
+                "updates-round-away",
+                f"{same:.0%} of the weights of {name}, which are {dtype}, stay as they are at a "
+                f"step, though they have a gradient ({looks} looks)",
+                why=f"an update that is smaller than half the distance between two {dtype} numbers "
+                "is rounded to nothing",
+                write="the weights in float32, with torch.autocast for the forward pass",
+                parameter=name,
+                watched=watched,
+            )

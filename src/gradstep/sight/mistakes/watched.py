@@ -1,0 +1,152 @@
+"""What a diagnosis knows of the optimizers and parameters that it watches."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.sight.mistakes.place import Place
+
+
+class Held:
+    """A parameter in one optimizer's hands. The counts of ``arrived`` are a clock of all of them.
+
+    Attributes:
+        parameter: the tensor.
+        group: the mapping of its parameter group.
+        arrived: when a backward pass last added to its gradient; 0 if none has since the last step.
+        arrived_version: of the gradient at that time.
+        ever: whether a backward pass has reached it at all.
+        piled: whether backward passes have added onto the used gradient, and nobody else has
+            written into it.
+        proof: follows the gradient's values while that is to be made sure.
+        used: a weak reference to the gradient that the last step used, or None.
+        used_version: of that gradient, after the step.
+    """
+
+    __slots__ = (
+        "arrived",
+        "arrived_version",
+        "ever",
+        "group",
+        "hook",
+        "parameter",
+        "piled",
+        "proof",
+        "used",
+        "used_version",
+    )
+
+    def __init__(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        self.parameter = parameter
+        self.group = group
+        self.arrived = 0
+        self.arrived_version = -1
+        self.ever = False
+        self.used: weakref.ref[Tensor] | None = None
+        self.used_version = -2
+        self.piled = False
+        self.hook: Any = None
+        self.proof: Any = None
+
+    def is_used_gradient(self, gradient: Tensor) -> bool:
+        """Whether it is the one that the last step used, and nobody has written into it since."""
+        return (
+            self.used is not None
+            and self.used() is gradient
+            and gradient._version == self.used_version
+        )
+
+
+class Watched:
+    """An optimizer that is watched.
+
+    Attributes:
+        optimizer: the optimizer.
+        place: where it was made, as far as known; else where watching began.
+        held: its parameters.
+        steps: how many it has made since watching began.
+        has_closure: whether the step that runs was given one.
+        looks: whether the step that runs is one at which values are looked at.
+        inner: whether the step that runs is made within another watched optimizer's.
+        loaded: how often a checkpoint was loaded into it.
+        step_place: where it last made a step at which values were looked at.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, place: Place | None) -> None:
+        self.optimizer = optimizer
+        self.place = place
+        self.held: list[Held] = []
+        self.steps = 0
+        self.has_closure = False
+        self.looks = False
+        self.inner = False
+        self.loaded = 0
+        self.step_place: Place | None = None
+        self.refresh()
+
+    def count(self) -> int:
+        """How many parameters its groups hold now."""
+        return sum(len(group["params"]) for group in self.optimizer.param_groups)
+
+    def refresh(self) -> None:
+        """Take in parameters and groups that have come, and drop those that have gone."""
+        known = {id(h.parameter): h for h in self.held}
+        self.held = []
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                held = known.get(id(p)) or Held(p, group)
+                held.group = group
+                self.held.append(held)
+
+
+class Family:
+    """Diagnoses of one kind. Each method is called when something happens; it reads only."""
+
+    def __init__(self, diagnosis: Any) -> None:
+        self.diagnosis = diagnosis
+
+    def added(self, watched: Watched) -> None:
+        """An optimizer, or parameters of one, have come."""
+
+    def before_step(self, watched: Watched) -> None:
+        """A step begins; a closure has not run yet."""
+
+    def after_step(self, watched: Watched) -> None:
+        """A step has been made; ``watched.steps`` counts it already."""
+
+    def before_look(self, watched: Watched) -> None:
+        """As before_step, at those steps alone at which values are looked at."""
+
+    def after_look(self, watched: Watched) -> None:
+        """As after_step, at those steps alone at which values are looked at."""
+
+    def close(self) -> None:
+        """Watching ends: the time to say what never happened, and to take off what was put on."""
+
+
+def values_of(tensor: Tensor, most: int = 4096) -> Tensor | None:
+    """A copy of at most about ``most`` elements, evenly spread, in one dimension.
+
+    None for tensors that cannot be read like that: sparse, spread over processes, on no device.
+    """
+    tensor = tensor.detach()
+    local = getattr(tensor, "to_local", None)  # a DTensor's own part, without talking to others
+    if local is not None:
+        tensor = local()
+    if tensor.layout is not torch.strided or tensor.device.type == "meta" or not tensor.numel():
+        return None
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    if tensor.is_contiguous():
+        flat = tensor.view(-1)
+    elif tensor.numel() <= 16 * most:
+        flat = tensor.reshape(-1)
+    else:
+        flat = tensor[0].reshape(-1)
+    stride = max(1, flat.numel() // most)
+    # An odd stride does not fall into step with rows of even length.
+    return flat[:: stride | 1].clone()

@@ -1,0 +1,67 @@
+"""What a row of the reference data holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+import gradstep
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a rule is held against.
+
+    Attributes:
+        ours: the class of gradstep.
+        rule: the rule behind it.
+        formula: the paper's formula in NumPy, see above; its keywords are those of ``ours``.
+        theirs: torch.optim's class, if there is one.
+        extra: configurations beyond those that torch's own tests list.
+        exact: configurations in which the weights are those of torch bit for bit.
+        dimensions: how many dimensions its weights must have; None for any number.
+        takes_complex: whether its weights may be complex.
+        elementwise: whether an element's step depends on that element alone. Then the fused engine
+            runs for every dense weight, no bit depends on the layout, and a step needs no memory.
+        by_rows: whether it works along rows. Then weights whose rows do not lie one after the other
+            in memory are updated by the eager engine.
+        shrinks: whether weights shrink at every step, also where all gradients are 0.
+        bound: how far two ways of making its steps may differ, in eps of the largest weight.
+        oracle: another library's optimizer for the same parameters and arguments, as
+            ``(parameters, options) -> optimizer``, which imports its library by itself; for a rule
+            that torch.optim has not. ``integration/test_oracles.py`` runs it.
+    """
+
+    ours: Callable[..., gradstep.Optimizer]
+    rule: gradstep.Rule
+    formula: Callable[..., Iterator[Array]]
+    theirs: type[torch.optim.Optimizer] | None = None
+    extra: Sequence[dict[str, Any]] = ()
+    exact: Sequence[dict[str, Any]] = ()
+    dimensions: int | None = None
+    by_rows: bool = False
+    takes_complex: bool = True
+    elementwise: bool = True
+    shrinks: bool = False
+    bound: float = 8.0
+    oracle: Callable[[Any, dict[str, Any]], torch.optim.Optimizer] | None = None
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.ours, "__name__", self.rule.name))
+
+    def default_group(self) -> dict[str, Any]:
+        """The options of a group that was given none."""
+        weight = torch.zeros((1,) * (1 if self.dimensions is None else self.dimensions))
+        return self.ours([weight]).defaults
+
+
+def f64(value: float) -> torch.Tensor:
+    """A number as a 0-dim tensor; float64, since torch works out step sizes in its type."""
+    return torch.tensor(value, dtype=torch.float64)

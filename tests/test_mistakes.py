@@ -1,0 +1,38 @@
+"""Each mistake is found, alone, and at the right line; nothing of the training is changed by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gradstep.sight.mistakes.script import run_script
+from mistake_scripts import SCRIPTS
+
+_ADVICE = {
+    "weights-changed-outside", "vanishing-gradient", "exploding-gradient", "dead-units",
+    "learning-rate-too-high", "learning-rate-too-low", "decay-on-biases", "eps-too-large",
+    "beta2-too-near-1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, script",
+    [pytest.param(n, s, id=f"{n}-{i}") for n, all_ in SCRIPTS.items() for i, s in enumerate(all_)],
+)
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_it_is_caught_at_its_line(name: str, script: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(script, encoding="utf-8")
+    [expected] = [i for i, line in enumerate(script.splitlines(), 1) if line.endswith("# HERE")]
+    outcome = run_script(str(path))
+    assert outcome.exit_code == 0
+    assert [f.name for f in outcome.findings] == [name], "\n".join(map(str, outcome.findings))
+    [finding] = outcome.findings
+    assert finding.place is not None
+    assert (finding.place.file, finding.place.line) == (str(path), expected)
+    if name in _ADVICE:
+        assert finding.severity == "advice"
+    elif name != "parameter-in-two-optimizers":
+        assert finding.severity == "mistake"
+    assert all((finding.seen, finding.why, finding.write))
