@@ -34,7 +34,7 @@ from gradstep.lab.training import batches
 SMALL = Course(None, None, None, 8, 16, 0.95, 3, 64)
 RACE = [
     *("compare", "--optimizer", "sgd,adam", "--sweep", "lr=0.002,0.1", "--seeds", "2"),
-    *("--steps", "8", "--batch-size", "16", "--train-limit", "64", "--workers", "2"),
+    *("--steps", "8", "--batch-size", "16", "--train-limit", "64", "--workers", "1"),
 ]
 
 
@@ -221,9 +221,9 @@ def test_the_same_race_again_makes_what_is_missing_to_the_same_numbers(
     gone.unlink()
     spoilt.write_text(spoilt.read_text()[:100])
     (raced / "index.html").unlink()
-    assert gradstep.cli.main([*RACE[:-1], "1", "--out", str(raced)]) == 0
+    assert gradstep.cli.main([*RACE[:-1], "2", "--out", str(raced)]) == 0
     captured = capsys.readouterr()
-    assert "8 runs of 8 steps, 6 of them done before; 1 at a time" in captured.out
+    assert "8 runs of 8 steps, 6 of them done before; 2 at a time" in captured.out
     assert captured.err == "" and "\x1b" not in captured.out
     assert [numbers(gone), numbers(spoilt)] == expected
     after = times(raced)
@@ -473,7 +473,7 @@ def test_a_network_that_has_changed_is_noticed(
     own_net: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick_pictures(monkeypatch)
-    monkeypatch.setattr("gradstep.lab.race_session.make_runs", _no_runs)
+    monkeypatch.setattr("gradstep.lab.race_pool.Pool.make", _no_runs)
     command = ["compare", "--model", "own_net:Net", "--out", "race"]
     assert gradstep.cli.main(command) == 2
     assert "has gone from race" in capsys.readouterr().err

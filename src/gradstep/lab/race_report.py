@@ -123,7 +123,7 @@ def cells(row: Standing) -> list[str]:
         _loss(row.final["test_loss"], row),
         f"{_plus_minus(accuracy, 100, '.2f')} %",
         "–" if row.behind is None else f"{_plus_minus(row.behind, 100, '.2f')} %",
-        f"{row.step_microseconds[0]:.0f} µs",
+        _duration(row.step_microseconds[0]),
     ]
 
 
@@ -175,6 +175,12 @@ def _loss(interval: Interval | None, row: Standing) -> str:
         return "diverged"
     half = "" if interval.half is None else f" ± {number(interval.half)}"
     return number(interval.mean) + half
+
+
+def _duration(microseconds: float) -> str:
+    if microseconds < 10_000:
+        return f"{microseconds:.0f} µs"
+    return f"{microseconds / 1e3:.0f} ms"
 
 
 def _plus_minus(interval: Interval, times: float, digits: str) -> str:
