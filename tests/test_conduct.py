@@ -553,6 +553,9 @@ def test_the_fused_engine_runs_with_any_flag(subject: Subject, caplog: Any) -> N
 
 # All or nothing.
 
+#: Classes whose rules are linear in the gradient, or look at the rows that it has alone.
+TAKES_SPARSE = {"SGD", "Adagrad", "ASGD", "SGDW", "QHM", "AggMo", "SGDScheduleFree"}
+
 
 def spoils(subject: Subject, w: Tensor, optimizer: Any) -> dict[str, tuple[Any, Any, Any]]:
     """What may be wrong with a weight's step: what puts it there, the wrong, and the right."""
@@ -574,7 +577,7 @@ def spoils(subject: Subject, w: Tensor, optimizer: Any) -> dict[str, tuple[Any, 
         found["gradient of another shape"] = (give, torch.ones(2, 9), held)
         found["gradient of another dtype"] = (give, held.double(), held)
         found["gradient of integers"] = (give, held.long(), held)
-        if subject.name not in ("SGD", "Adagrad", "ASGD"):
+        if subject.name not in TAKES_SPARSE:
             found["sparse gradient"] = (give, held.to_sparse(), held)
     elif subject.name == "SparseAdam":
         found["dense gradient"] = (give, held.to_dense(), held)

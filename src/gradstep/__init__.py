@@ -81,11 +81,17 @@ from gradstep.torch_optim import (
 )
 
 if TYPE_CHECKING:
+    from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
-    from gradstep.sight.mistakes.diagnosis import Diagnosis, diagnose
-    from gradstep.sight.mistakes.finding import Finding
+    from gradstep.sight.mistakes import (
+        Diagnosis,
+        Finding,
+        MistakeError,
+        MistakeWarning,
+        diagnose,
+    )
     from gradstep.sight.rule_formula import formula
     from gradstep.sight.watch import Watch, watch
 
@@ -106,11 +112,14 @@ __all__ = [
     "Finding",
     "Interval",
     "LrFind",
+    "MistakeError",
+    "MistakeWarning",
     "Muon",
     "NAdam",
     "NonNegative",
     "Opaque",
     "Optimizer",
+    "Partition",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -129,6 +138,7 @@ __all__ = [
     "dot",
     "exp",
     "explain",
+    "for_model",
     "formula",
     "full",
     "global_dot",
@@ -146,6 +156,7 @@ __all__ = [
     "norm",
     "number",
     "opaque",
+    "partition",
     "per_column",
     "per_row",
     "pow",
@@ -165,6 +176,9 @@ __all__ = [
 
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
+    "Partition": "gradstep.compose.partition",
+    "for_model": "gradstep.compose.partition",
+    "partition": "gradstep.compose.partition",
     "audit": "gradstep.sight.audit",
     "explain": "gradstep.sight.armed",
     "formula": "gradstep.sight.rule_formula",
@@ -172,9 +186,11 @@ _LATER = {
     "LrFind": "gradstep.sight.lr_find",
     "watch": "gradstep.sight.watch",
     "Watch": "gradstep.sight.watch",
-    "diagnose": "gradstep.sight.mistakes.diagnosis",
-    "Diagnosis": "gradstep.sight.mistakes.diagnosis",
-    "Finding": "gradstep.sight.mistakes.finding",
+    "diagnose": "gradstep.sight.mistakes",
+    "Diagnosis": "gradstep.sight.mistakes",
+    "Finding": "gradstep.sight.mistakes",
+    "MistakeError": "gradstep.sight.mistakes",
+    "MistakeWarning": "gradstep.sight.mistakes",
 }
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of

@@ -19,7 +19,7 @@ from gradstep.checkpoint import check_outline, checked_state
 from gradstep.engine import together
 from gradstep.engine.agreement import check_agreement, mean_over
 from gradstep.engine.fit import is_sharded
-from gradstep.engine.plan import ENGINES, Launch, Plan
+from gradstep.engine.plan import ENGINES, Launch, Plan, check_dimensions
 from gradstep.engine.update import Update, describe, is_matrix, layout
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
@@ -151,6 +151,8 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         for run in map(self._run, range(len(self.param_groups))):
             self._resolve(run)  # a rule that cannot be traced is found here
+            for p in run.group["params"]:
+                check_dimensions(rule, run.graphs[is_matrix(p)], p, self._namer(p))
 
     _given: Mapping[str, Any] | None = None
 
@@ -221,12 +223,16 @@ class Optimizer(torch.optim.Optimizer):
                 self._loss = None
         else:
             launches = self.plan()
+        self.launch(launches)
+        return loss
+
+    def launch(self, launches: Sequence[Launch]) -> None:
+        """Make the step that :meth:`plan` has prepared."""
         if self._waits:
             together.run(launches)
         else:
-            for launch in launches:
-                launch()
-        return loss
+            for each in launches:
+                each()
 
     def plan(self) -> list[Launch]:
         """All of a step that reads: check everything, and return what will write, in order.
@@ -578,10 +584,15 @@ class Optimizer(torch.optim.Optimizer):
             del self.defaults[added]
         self._prepare_reading(self.defaults)
         if loading:
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if p.layout is torch.strided:
-                        self._layouts[p] = layout(p)
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was known of earlier steps: groups and states have been exchanged."""
+        self._prepare_reading(self.defaults)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.layout is torch.strided:
+                    self._layouts[p] = layout(p)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint: of this class, or of torch.optim's class of the same name.

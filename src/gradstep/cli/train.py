@@ -64,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
         "--optimizer",
         metavar="NAME[,NAME…]",
         help="one or several, side by side: sgd, momentum, nesterov, adam, adamw, rmsprop, "
-        "adagrad, lion, adafactor, nadam, radam, adamax, adadelta, asgd, rprop, lbfgs "
+        "adagrad, lion, adafactor, nadam, radam, adamax, adadelta, asgd, rprop, muon+adamw, lbfgs "
         "(default: adamw)",
     )
     what.add_argument(

@@ -244,7 +244,7 @@ def begin_training(settings: Settings) -> Training:
     learners = []
     for name, lr in zip(settings.optimizers, settings.lrs, strict=True):
         model = initial_model(settings.seed)
-        learners.append(Learner(name, lr, model, make_optimizer(name, model.parameters(), lr)))
+        learners.append(Learner(name, lr, model, make_optimizer(name, model, lr)))
     torch.manual_seed(settings.seed)
     return Training(learners, torch.Generator().manual_seed(settings.seed))
 
@@ -257,5 +257,5 @@ def warm_up(settings: Settings) -> None:
     """
     for name, lr in zip(settings.optimizers, settings.lrs, strict=True):
         model = initial_model(0)
-        learner = Learner(name, lr, model, make_optimizer(name, model.parameters(), lr))
+        learner = Learner(name, lr, model, make_optimizer(name, model, lr))
         learn(learner, torch.zeros(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))

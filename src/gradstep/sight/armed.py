@@ -22,6 +22,7 @@ from gradstep.optimizer import Optimizer
 from gradstep.sight.account import Account, class_name
 from gradstep.sight.element import Element, group_of, read_element, sparse_entries
 from gradstep.sight.ink import ink_for
+from gradstep.sight.page import Page
 from gradstep.sight.places import Choice, choose_places, find_parameter
 from gradstep.sight.show import Shown
 from gradstep.sight.surroundings import live_update
@@ -197,8 +198,9 @@ class StepExplanation(Shown):
 
     # Shown.
 
-    def _pages(self) -> list[Any]:
-        return [account.page() for account in self.accounts]
+    def _pages(self) -> list[Page]:
+        pages = (account.page() for account in self.accounts)
+        return [page for page in pages if page is not None]
 
     def _notes(self) -> list[str]:
         return [note for note in (self.note, *(a.note for a in self.accounts)) if note]

@@ -172,6 +172,9 @@ class Gradients(Family):
         elif arrived and watched.looks and self._all_zeroed(watched):
             self._cleared(watched)
 
+    def before_look(self, watched: Watched) -> None:
+        self.added(watched)  # those that require a gradient by now
+
     def _is_about_other_parameters(self, watched: Watched) -> bool:
         """Whether gradients are old or missing because they go to other tensors by now."""
         return bool(self.diagnosis.family(Membership).find_replaced(watched))

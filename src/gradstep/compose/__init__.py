@@ -1,0 +1,1 @@
+"""What is put together of optimizers: partitions of a model, wrappers around a step, schedules."""
