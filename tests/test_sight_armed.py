@@ -119,7 +119,7 @@ def test_the_last_number_is_what_was_written(
         weight.grad = torch.randn(shape, generator=random)
         weight.grad[place] = data.draw(numbers(low=-10, high=10))
         explanation = gradstep.explain(optimizer, "w", place)
-        optimizer.step()
+        optimizer.step(lambda: 2.0)
         check_written(explanation, weight, optimizer)
         if step == 0:
             (account,) = explanation.accounts
