@@ -124,7 +124,7 @@ PAIRS = (
         "LARS",
         {},
         {"weight_decay": 0.0},
-        reason="the trust ratio's denominator is |g + decay·w|, where the paper has |g| + decay·|w|",
+        reason="its trust ratio has |g + decay·w|, the paper's |g| + decay·|w|",
     ),
     Pair(
         f"{_TIMM}.NvNovoGrad",
@@ -206,18 +206,18 @@ PAIRS = (
         f"{_PO}.SM3",
         "SM3",
         {"momentum": 0.9},
-        reason="an accumulator for each dimension, where ours has rows and columns",
+        reason="an accumulator for each dimension, not for rows and columns",
     ),
     Pair(
         f"{_OPTAX}.sm3",
         "SM3",
-        reason="eps within the root; an accumulator for each dimension, where ours has rows and columns",
+        reason="eps within the root; an accumulator for each dimension, not for rows and columns",
     ),
     Pair(f"{_TIMM}.AdamP", "AdamP", reason="a gradient of zero counts as orthogonal to its weight"),
     Pair(
         f"{_PO}.AdamP",
         "AdamP",
-        reason="eps before the bias correction; a gradient of zero counts as orthogonal to its weight",
+        reason="eps before the correction; a gradient of zero counts as orthogonal to its weight",
     ),
     Pair(
         f"{_TIMM}.SGDP",
