@@ -201,6 +201,21 @@ def test_the_cautious_mask_climbs_where_it_is_told_to() -> None:
     assert torch.equal(up, down) and not torch.equal(up, torch.ones(3))
 
 
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+def test_grafting_takes_the_size_of_the_gradient(engine: str) -> None:
+    rule = chain(gradstep.scale(7.0), gradstep.scale_by_sign(), gradstep.graft_to_gradient())
+    weights = [nn.Parameter(w) for w in random(1)]
+    optimizer = gradstep.Optimizer(weights, rule, lr=LR, engine=engine)
+    for gradients in (random(2), [torch.zeros(s, dtype=torch.float64) for s in SHAPES]):
+        before = [w.detach().clone() for w in weights]
+        for w, g in zip(weights, gradients, strict=True):
+            w.grad = g
+        optimizer.step()
+        for w, old, g in zip(weights, before, gradients, strict=True):
+            wanted = old - LR * g.sign() * g.norm() / max(1, g.numel()) ** 0.5
+            torch.testing.assert_close(w.detach(), wanted, rtol=1e-12, atol=1e-13)
+
+
 def test_orthogonalize_behind_nesterov_is_muon() -> None:
     ours, theirs = (nn.Parameter(random(1, [(8, 5)])[0].float()) for _ in range(2))
     rule = chain(gradstep.trace(0.95, nesterov=True), gradstep.orthogonalize())
