@@ -378,6 +378,59 @@ def test_any_chain_is_the_same_fused_and_eager(
             torch.testing.assert_close(state, twin.state[b][name], rtol=1e-10, atol=1e-10)
 
 
+EVERYTHING = chain(
+    gradstep.clip_by_global_norm(2.0),
+    gradstep.adaptive_grad_clip(0.3),
+    gradstep.centralize(),
+    gradstep.adam(),
+    gradstep.cautious(),
+    gradstep.cautious_decay(0.1),
+    gradstep.scale_by_trust_ratio(),
+    gradstep.lookahead(2),
+    gradstep.average_weights(0.9),
+    gradstep.keep_in_range(-2.0, 2.0),
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_in_other_dtypes_too(dtype: torch.dtype) -> None:
+    """No stage leaves a wider number behind that the next cannot take."""
+    reached = []
+    for engine in ("fused", "eager"):
+        weights = [nn.Parameter(w.to(dtype)) for w in random(3, SHAPES[1:])]
+        optimizer = gradstep.Optimizer(weights, EVERYTHING, lr=0.05, engine=engine)
+        for step in range(4):
+            give(weights, step)
+            optimizer.step()
+        assert set(optimizer.engines_used().values()) == {engine}
+        reached.append(weights)
+    for a, b in zip(*reached, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=64 * torch.finfo(dtype).eps)
+
+
+def test_the_engine_of_torch_compile_agrees() -> None:
+    rule = chain(
+        gradstep.clip_by_norm(1.0),
+        gradstep.adam(),
+        gradstep.cautious(),
+        gradstep.cautious_decay(0.1),
+        gradstep.lookahead(2),
+        gradstep.average_weights(0.9),
+    )
+    reached = []
+    for engine in ("fused", "compile"):
+        weights = [nn.Parameter(w.float()) for w in random(3, [(6, 5), (7,)])]
+        optimizer = gradstep.Optimizer(weights, rule, lr=0.05, engine=engine)
+        for step in range(3):
+            for w, g in zip(weights, random(20 + step, [(6, 5), (7,)]), strict=True):
+                w.grad = g.float()
+            optimizer.step()
+        assert set(optimizer.engines_used().values()) == {engine}
+        reached.append([t for w in weights for t in (w, optimizer.state[w]["average"])])
+    for a, b in zip(*reached, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_a_chain_of_elementwise_stages_is_one_pass() -> None:
     rule = chain(
         gradstep.clip_by_value(0.3),
