@@ -8,6 +8,7 @@ said in the explanation; the training never hears of it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradstep.compose.partition import Partition
+from gradstep.compose.wrapper import Wrapper, rules_inside
 from gradstep.engine import together
 from gradstep.engine.fit import is_sharded
 from gradstep.optimizer import Optimizer
@@ -29,7 +32,7 @@ from gradstep.sight.surroundings import live_update
 
 
 def explain(
-    optimizer: Optimizer,
+    optimizer: Optimizer | Wrapper | Partition,
     param: Tensor | str | None = None,
     index: Any = None,
     *,
@@ -48,7 +51,7 @@ def explain(
     The step itself is not changed, and steps after it are not looked at.
 
     Args:
-        optimizer: of this package, for any rule or chain.
+        optimizer: of this package, for any rule or chain; also a partition, or a wrapper.
         param: the parameter's name, as ``named_parameters()`` gave it to the optimizer or as
             ``model`` has it; or the tensor itself. Default: the only one that the optimizer has.
         index: the weight's place, a tuple of one number a dimension, or a number for a vector; a
@@ -71,6 +74,8 @@ def explain(
             "LBFGS moves all weights together along a direction that it searches: there is no "
             "formula for one weight. Explain a step of another optimizer."
         )
+    if isinstance(optimizer, Wrapper | Partition):
+        optimizer = _holder(optimizer, param, model)
     if not isinstance(optimizer, Optimizer):
         kind = type(optimizer)
         theirs = isinstance(optimizer, torch.optim.Optimizer)
@@ -92,6 +97,16 @@ def explain(
         )
     choice = choose_places(name, parameter.shape, index, count, seed)
     return StepExplanation(optimizer, name, parameter, choice)
+
+
+def _holder(optimizer: Wrapper | Partition, param: Any, model: Any) -> Optimizer:
+    """The optimizer inside of a wrapper, or of the part of a partition, that holds a parameter."""
+    *others, last = rules_inside(optimizer)
+    for part in others:
+        with contextlib.suppress(ValueError):
+            find_parameter(part, param, model)
+            return part
+    return last
 
 
 class StepExplanation(Shown):
