@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -69,13 +70,18 @@ def read_html(html: str) -> Reader:
     return reader
 
 
-def check_latex(latex: str) -> None:
-    """Balanced, in the environment that it opens, and every line readable for mathtext."""
+@functools.cache
+def read_mathtext(line: str) -> None:
+    """Have matplotlib read a line, which raises for what is no LaTeX; each line once."""
     matplotlib = pytest.importorskip("matplotlib", reason="reads the LaTeX")
     matplotlib.use("agg")
     from matplotlib.mathtext import MathTextParser
 
-    parser = MathTextParser("path")
+    MathTextParser("path").parse(f"${line}$")
+
+
+def check_latex(latex: str) -> None:
+    """Balanced, in the environment that it opens, and every line readable for mathtext."""
     assert latex.isascii(), latex
     assert latex.count(r"\begin{aligned}") == latex.count(r"\end{aligned}") >= 1
     for block in re.findall(r"\\begin\{aligned\}\n(.*?)\n\\end\{aligned\}", latex, re.S):
@@ -87,7 +93,7 @@ def check_latex(latex: str) -> None:
             assert line.count(r"\left") - line.count(r"\leftarrow") == line.count(r"\right"), line
             whole = re.sub(r"(?<!\\)&", "", line)
             assert line.count("&") - line.count(r"\&") == 1, line
-            parser.parse(f"${whole}$")
+            read_mathtext(whole)
 
 
 def check_markdown(markdown: str) -> None:
@@ -131,8 +137,7 @@ def test_every_rules_formula(name: str) -> None:
         changed = {key: value for key, value in setting.items() if key != "lr"}
         shown = gradstep.formula(rule, **changed)
         check_forms(shown)
-        lines = shown.text().splitlines()[2:]
-        assert lines[-1].startswith(("  w ← ", "  mu ← "))
+        assert re.search(r"^ +w ← ", shown.text(), re.M)
 
 
 def explained(optimizer: gradstep.Optimizer, weights: Any, name: str, index: Any) -> Any:
@@ -218,7 +223,7 @@ def test_the_formula_of_an_optimizer_and_of_flags() -> None:
     assert r"\sqrt{1 - \beta_{2}^{\mathrm{step}}}" in gradstep.formula(gradstep.adam).latex()
     assert repr(gradstep.formula(gradstep.adam, beta1=0.5)) == "<formula of adam with beta1=0.5>"
     assert str(gradstep.formula(gradstep.lion)) == gradstep.formula(gradstep.lion).text()
-    own = gradstep.Optimizer(model.parameters(), gradstep.muon, lr=torch.tensor(0.1))
+    own = gradstep.Optimizer([model.weight], gradstep.muon, lr=torch.tensor(0.1))
     assert "newton_schulz(" in gradstep.formula(own).text()
     with pytest.raises(TypeError, match="adam has no hyperparameter 'amsgrid'"):
         gradstep.formula(gradstep.adam, amsgrid=True)
