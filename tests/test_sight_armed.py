@@ -350,6 +350,24 @@ def test_a_function_that_raises_in_the_middle_of_a_step() -> None:
     assert explanation.accounts[0].agrees and unarmed(optimizer)
 
 
+def test_parts_that_follow_different_rules() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    rules = {"matrices": gradstep.muon, "rest": CLIPPED}
+    optimizer = gradstep.partition(rules, model, lr={"matrices": 0.1, "rest": 0.01})
+    for _ in range(2):
+        model(torch.randn(5, 4)).square().sum().backward()
+        first = gradstep.explain(optimizer, "0.weight", (1, 2))
+        second = gradstep.explain(optimizer, model[1].bias, [(0,), (1,)])
+        optimizer.step()
+        check_written(first, model[0].weight, optimizer)
+        check_written(second, model[1].bias, optimizer)
+    assert "of newton_schulz)" in first.text()
+    assert "1.bias[1]: step 2 of chain(" in second.text()
+    assert unarmed(optimizer) and all(map(unarmed, optimizer.parts.values()))
+    with pytest.raises(ValueError, match=r"no parameter '0\.wieght': did you mean 0"):
+        gradstep.explain(optimizer, "0.wieght", (0, 0))
+
+
 def test_no_gradient() -> None:
     weight, other = parameter(gradient=None), parameter()
     optimizer = gradstep.SGD([("w", weight), ("other", other)], lr=0.5)
