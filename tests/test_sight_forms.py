@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -234,6 +235,43 @@ def test_the_formula_of_an_optimizer_and_of_flags() -> None:
     for wrong in (torch.optim.SGD(model.parameters()), 3, len):
         with pytest.raises(TypeError, match="takes a rule, a chain or an optimizer of gradstep"):
             gradstep.formula(wrong)  # type: ignore[arg-type]
+
+
+def test_the_formulas_of_a_partition() -> None:
+    rules = {"matrices": gradstep.muon, "rest": gradstep.adam}
+    shown = gradstep.formula(gradstep.partition(rules, nn.Sequential(nn.Linear(4, 3), nn.ReLU())))
+    assert shown.title == "matrices: muon; rest: adam"
+    check_forms(shown)
+    assert "newton_schulz(" in shown.text() and "exp_avg_sq" in shown.text()
+
+
+class Output(io.StringIO):
+    """A standard output that is a terminal, or not, and has an encoding."""
+
+    def __init__(self, terminal: bool, encoding: str) -> None:
+        super().__init__()
+        self.terminal, self.letters = terminal, encoding
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.letters
+
+
+def test_print_suits_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    shown = gradstep.formula(gradstep.sgd)
+    for output, expected in (
+        (Output(True, "utf-8"), "\033[1msgd\033[0m\n\n  w ← w − lr·g"),
+        (Output(False, "utf-8"), "sgd\n\n  w ← w − lr·g"),
+        (Output(False, "ascii"), "sgd\n\n  w <- w - lr*g"),
+        (None, "sgd\n\n  w ← w − lr·g"),
+    ):
+        monkeypatch.setattr("sys.stdout", output)
+        assert str(shown) == expected
 
 
 @pytest.mark.parametrize("form", ["markdown", "html", "latex"])

@@ -8,7 +8,6 @@ said in the explanation; the training never hears of it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +21,6 @@ from gradstep.engine.fit import is_sharded
 from gradstep.optimizer import Optimizer
 from gradstep.sight.account import Account, class_name
 from gradstep.sight.element import Element, element_of, group_of, sparse_entries
-from gradstep.sight.ink import ink_for
 from gradstep.sight.page import Page
 from gradstep.sight.places import Choice, choose_places, find_parameter
 from gradstep.sight.show import Shown
@@ -217,10 +215,6 @@ class StepExplanation(Shown):
     def __repr__(self) -> str:
         weights = ", ".join(account.title for account in self.accounts)
         return f"<explanation of {weights or self.note}>"
-
-    def __str__(self) -> str:
-        """The text, in colours if the standard output is a terminal."""
-        return self.text(ink_for(sys.stdout))
 
 
 class _Planning:
