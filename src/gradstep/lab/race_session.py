@@ -37,6 +37,9 @@ from gradstep.lab.surface import (
 )
 from gradstep.lab.training import batch_count
 
+#: So many rules are shown on the loss surfaces: more paths hide each other.
+PICTURED = 12
+
 
 def check_course(course: Course) -> tuple[Dataset, torch.nn.Module, dict[str, Any]]:
     """The data and the network of the first seed, and the facts that race.json keeps of them.
@@ -84,22 +87,29 @@ def finish_race(
             pool.make(jobs, progress)
         results = _all(folder, wanted)
         rows = final_standings(results)
+        first = rows[:PICTURED]
         if no_plane is None:
-            shown = {row.optimizer: Entry(row.optimizer, row.lr, 0) for row in rows}
+            shown = {row.optimizer: Entry(row.optimizer, row.lr, 0) for row in first}
             missing = [e for e in shown.values() if not weights_path(folder, e).exists()]
             # Made once more, to the same bits, now that it is known which ones the page shows.
             with _progress(quiet, len(missing), total) as progress:
                 pool.make([Job(entry, keep=True) for entry in missing], progress)
     if not quiet:
         write("Drawing the loss surfaces …")
-    surfaces = [formula_surface(formula, [row.optimizer for row in rows]) for formula in FORMULAS]
+    surfaces = [formula_surface(formula, [row.optimizer for row in first]) for formula in FORMULAS]
     remarks = []
+    if len(first) < len(rows):
+        remarks.append(f"The loss surfaces show the first {len(first)} rules of the table.")
     if no_plane is None:
         surfaces.insert(0, _plane(folder, shown, results, data, model))
     else:
         remarks.append(f"No picture of the network's own loss: {no_plane}.")
     if any(row.optimizer == "lbfgs" for row in rows):
         remarks.append("A step of lbfgs works out loss and gradients several times.")
+    if any(row.optimizer.endswith("schedule_free") for row in rows):
+        remarks.append(
+            "Schedule-Free rules are tested at the weights that they train, not at their average."
+        )
     folder.write(RESULTS_FILE, results_json(course, facts, results, rows))
     content = page(_facts(course, results, facts, data), results, rows, surfaces, remarks)
     folder.write(PAGE_FILE, content)
