@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling as _is_compiling
 
 from gradstep.engine.fit import local
+from gradstep.optimizer import Optimizer
 from gradstep.sight.records import Histogram, Record, frame
 from gradstep.sight.sinks import JsonLines, Memory, open_sinks
 from gradstep.sight.statistics import FIELDS, Meter, copies
@@ -317,6 +318,10 @@ class Watch:
             weights, before = [weights[i] for i in kept], [before[i] for i in kept]
         present = [g for g in gradients if g is not None]
         measured = self._meter.measure(weights, present, before)
+        scale = optimizer.__dict__.get("grad_scale")
+        if scale is not None and isinstance(optimizer, Optimizer):
+            # GradScaler left the division to the step, which does not write into the gradient.
+            measured.divide_gradients(float(scale))
         names = self._named(optimizer, weights)
         histograms = None
         if self._histograms:
