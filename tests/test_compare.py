@@ -28,8 +28,10 @@ from gradstep.lab.lenet import LeNet
 from gradstep.lab.optimizers import TRAINABLE
 from gradstep.lab.race import Course, Entry, RaceFolder, entries, read_sweep, usual_folder
 from gradstep.lab.race_report import best_of, final_standings, final_table, standings
+from gradstep.lab.race_session import check_course
 from gradstep.lab.race_worker import Worker, point_steps, race_data, race_run
 from gradstep.lab.training import batches
+from test_lab_idx import write_folder
 
 SMALL = Course(None, None, None, 8, 16, 0.95, 3, 64)
 RACE = [
@@ -155,6 +157,16 @@ def test_a_run_that_diverges_ends_there_and_counts_last() -> None:
     (alone,) = final_standings({Entry("sgd", 1e20, 0): lost})
     text = "\n".join(final_table([alone]))
     assert "diverged" in text and "One seed: no intervals" in text
+
+
+def test_data_in_mnists_format_are_raced_the_same_from_every_seed(tmp_path: Path) -> None:
+    course = Course(None, str(write_folder(tmp_path)), 2, None, 5, 0.95, 1, None)
+    data, _, facts = check_course(course)
+    assert race_data(course, 7).fingerprint() == data.fingerprint() == facts["data"]["fingerprint"]
+    result = race_run(course, Entry("adam", 0.002, 7), data, lambda done: None)
+    assert result["steps"] == list(range(7)) and result["steps_an_epoch"] == 3
+    limited = race_data(Course(**{**vars(course), "train_limit": 10}), 0)
+    assert len(limited.train_labels) == 10 and len(limited.test_labels) == 5
 
 
 # A race.
