@@ -531,6 +531,38 @@ def test_a_step_under_torch_compile_is_recorded() -> None:
     assert done.stdout == "done\n", done.stderr[-2000:]
 
 
+# Mistakes.
+
+
+def test_mistakes_are_found_on_request() -> None:
+    model = net()
+    optimizer = gradstep.SGD(model.parameters(), lr=0.1)
+    with gradstep.watch(model, optimizer, every=2, on_mistake="list") as watch:
+        for number in range(3):  # without zero_grad()
+            inputs, targets = batch(number)
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+    assert any("zero_grad" in finding.write for finding in watch.findings)
+    assert [record.step for record in watch.records] == [1, 2]
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_a_mistake_stops_the_training_where_that_is_asked_for() -> None:
+    from gradstep.sight.mistakes import MistakeError
+
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pytest.raises(MistakeError),
+        gradstep.watch(model, optimizer, every=1, on_mistake="raise"),
+    ):
+        for number in range(3):
+            inputs, targets = batch(number)
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+    assert not optimizer._optimizer_step_pre_hooks
+
+
 # Bad input.
 
 
@@ -543,6 +575,8 @@ def test_a_step_under_torch_compile_is_recorded() -> None:
         ({"every": 2.5}, ValueError, "every=2.5; expected a whole number"),
         ({"every": True}, ValueError, "every=True"),
         ({"start": -1}, ValueError, "start=-1; expected how many steps were made before"),
+        ({"on_mistake": "shout"}, ValueError, "on_mistake='shout'; expected None, 'warn', 'list'"),
+        ({"on_mistake": "list", "model": None}, ValueError, "on_mistake= needs the model"),
         ({"to": 5}, TypeError, "to= is a int. Expected None"),
         ({"to": []}, ValueError, r"to=\[\] names no place"),
         ({"to": ""}, ValueError, "no name of a file or folder"),

@@ -81,7 +81,13 @@ from gradstep.torch_optim import (
 )
 
 if TYPE_CHECKING:
+    from gradstep.compose import schedule
+    from gradstep.compose.accumulate import Accumulate
+    from gradstep.compose.average import EMA, AveragedWeights
+    from gradstep.compose.freeze import Freeze
+    from gradstep.compose.nonfinite import SkipNonFinite
     from gradstep.compose.partition import Partition, for_model, partition
+    from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
@@ -98,18 +104,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASAM",
     "ASGD",
+    "EMA",
     "LBFGS",
+    "SAM",
     "SGD",
+    "Accumulate",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "AveragedWeights",
     "Decay",
     "Diagnosis",
     "Finding",
+    "Freeze",
     "Interval",
     "LrFind",
     "MistakeError",
@@ -126,6 +138,7 @@ __all__ = [
     "Rule",
     "RuleError",
     "Share",
+    "SkipNonFinite",
     "SparseAdam",
     "Watch",
     "abs",
@@ -163,6 +176,7 @@ __all__ = [
     "rms",
     "rsqrt",
     "rule",
+    "schedule",
     "shared",
     "sign",
     "size",
@@ -176,6 +190,14 @@ __all__ = [
 
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
+    "schedule": "gradstep.compose",
+    "Accumulate": "gradstep.compose.accumulate",
+    "EMA": "gradstep.compose.average",
+    "AveragedWeights": "gradstep.compose.average",
+    "Freeze": "gradstep.compose.freeze",
+    "SkipNonFinite": "gradstep.compose.nonfinite",
+    "ASAM": "gradstep.compose.sharpness",
+    "SAM": "gradstep.compose.sharpness",
     "Partition": "gradstep.compose.partition",
     "for_model": "gradstep.compose.partition",
     "partition": "gradstep.compose.partition",

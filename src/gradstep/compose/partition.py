@@ -77,7 +77,7 @@ class Partition(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        planned = [(part, part.plan()) for part in self.parts.values()]
+        planned = [(part, part.prepare(loss)) for part in self.parts.values()]
         for part, launches in planned:
             part.launch(launches)
         return loss

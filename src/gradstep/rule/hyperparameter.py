@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
+from gradstep.rule.schedule import Schedule
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -39,8 +41,8 @@ Share = Annotated[float, Interval(0, 1, closed=True)]
 
 
 def is_number(value: Any) -> bool:
-    """True for what is dynamic: int, float or a tensor, but no bool."""
-    return isinstance(value, int | float | Tensor) and not isinstance(value, bool)
+    """True for what is dynamic: int, float, a tensor or a schedule, but no bool."""
+    return isinstance(value, int | float | Tensor | Schedule) and not isinstance(value, bool)
 
 
 #: How torch.optim begins its messages about these; kept, since people search for them.
@@ -52,8 +54,11 @@ def check_number(name: str, value: Any, interval: Interval, spoken: str | None =
 
     Raises:
         TypeError: not a number.
-        ValueError: a tensor of several elements, nan, or outside of the interval.
+        ValueError: a tensor of several elements, nan, or outside of the interval; of a schedule,
+            its first number.
     """
+    if isinstance(value, Schedule):
+        value = value(0)
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"Tensor {name} must be 1-element; got shape {tuple(value.shape)}")

@@ -20,7 +20,7 @@ from gradstep.engine import together
 from gradstep.engine.fit import is_sharded
 from gradstep.optimizer import Optimizer
 from gradstep.sight.account import Account, class_name
-from gradstep.sight.element import Element, group_of, read_element, sparse_entries
+from gradstep.sight.element import Element, element_of, group_of, sparse_entries
 from gradstep.sight.ink import ink_for
 from gradstep.sight.page import Page
 from gradstep.sight.places import Choice, choose_places, find_parameter
@@ -288,7 +288,8 @@ class _Reading:
             self.note = f"{name}: it had no gradient in this step, which left it as it was"
             return
         for place in choice.of(gradient):
-            element = read_element(optimizer, tensor, place)
+            known = self._elements[0].graph if self._elements else None
+            element = element_of(optimizer, tensor, place, known)
             untouched = (
                 gradient.is_sparse
                 and optimizer.rule.sparse is not None

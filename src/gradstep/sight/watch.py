@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from gradstep.engine.fit import local
 from gradstep.sight.records import Histogram, Record, frame
 from gradstep.sight.sinks import JsonLines, Memory, open_sinks
 from gradstep.sight.statistics import FIELDS, Meter, copies
+
+if TYPE_CHECKING:
+    from gradstep.sight.mistakes import Diagnosis
 
 #: Bins of a histogram. An odd number, so that zero lies in the middle of one.
 BINS = 41
@@ -51,7 +54,9 @@ def watch(
         histograms: also record how weights and gradients are spread. Default: False.
         start: how many steps were made before, where a training goes on. Default: the last step in
             the file of JSON lines, if there is one, otherwise 0.
-        on_mistake: reserved for diagnoses. Default: None, no diagnoses.
+        on_mistake: ``"warn"``, ``"list"`` or ``"raise"``: also look for mistakes in the training
+            loop, as :func:`gradstep.diagnose` does; ``watch.findings`` has them. With ``"raise"``
+            a mistake does stop the training. Default: None, no diagnoses.
 
     Returns:
         a :class:`Watch`, which goes on until it is closed or the optimizer is gone. It can stand
@@ -104,7 +109,7 @@ class Watch:
         start: int | None = None,
         on_mistake: str | None = None,
     ) -> None:
-        _check(model, optimizer, every, start)
+        _check(model, optimizer, every, start, on_mistake)
         self.every = every
         self.latest: Record | None = None
         self._histograms = histograms
@@ -127,8 +132,7 @@ class Watch:
         hooks: Any = optimizer._optimizer_step_post_hooks
         hooks.move_to_end(after.id, last=False)
         self._handles = [before, after]
-        # DIAGNOSES BEGIN HERE: whatever `on_mistake` asks for starts now, and ends in close().
-        self._diagnoses: Any = None
+        self._diagnosis = None if on_mistake is None else _diagnose(model, optimizer, on_mistake)
 
     # What was recorded.
 
@@ -177,9 +181,21 @@ class Watch:
 
     # The end.
 
-    def close(self) -> None:
-        """Stop recording and close files. Records stay. A second call does nothing."""
+    @property
+    def findings(self) -> list[Any]:
+        """The mistakes found so far, if ``on_mistake`` asked for them: a list of Finding."""
+        return [] if self._diagnosis is None else self._diagnosis.findings
+
+    def close(self, interrupted: bool = False) -> None:
+        """Stop recording and close files. Records stay. A second call does nothing.
+
+        Args:
+            interrupted: whether the training was cut short by an error; then what it has not done
+                is no mistake.
+        """
         self._detach()
+        if self._diagnosis is not None and not self._in_hook:
+            self._diagnosis.close(interrupted)
         sinks, self._sinks = self._sinks, []
         for sink in sinks:
             try:
@@ -194,16 +210,12 @@ class Watch:
             for handle in self._handles:
                 handle.remove()
             self._handles = []
-        # DIAGNOSES END HERE.
-        if self._diagnoses is not None:
-            self._diagnoses.close()
-            self._diagnoses = None
 
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(interrupted=kind is not None)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -374,7 +386,13 @@ def _names(model: nn.Module | None, optimizer: Any, ids: Sequence[int]) -> tuple
     return tuple(known[i] for i in ids)
 
 
-def _check(model: Any, optimizer: Any, every: Any, start: Any) -> None:
+def _diagnose(model: Any, optimizer: Any, on_mistake: Any) -> Diagnosis:
+    from gradstep.sight.mistakes import diagnose
+
+    return diagnose(model, optimizer, on_mistake=on_mistake)
+
+
+def _check(model: Any, optimizer: Any, every: Any, start: Any, on_mistake: Any) -> None:
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(
             f"watch() takes the model first; got a {type(model).__name__}. Expected a "
@@ -392,6 +410,10 @@ def _check(model: Any, optimizer: Any, every: Any, start: Any) -> None:
         )
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every={every!r}; expected a whole number of steps, 1 or more")
+    if on_mistake not in (None, "warn", "list", "raise"):
+        raise ValueError(f"on_mistake={on_mistake!r}; expected None, 'warn', 'list' or 'raise'")
+    if on_mistake is not None and model is None:
+        raise ValueError("on_mistake= needs the model, whose parameters it compares; got None")
     if start is not None and (isinstance(start, bool) or not isinstance(start, int) or start < 0):
         raise ValueError(f"start={start!r}; expected how many steps were made before, 0 or more")
 
