@@ -335,6 +335,22 @@ def test_a_worker_ends_with_the_race_that_started_it(tmp_path: Path) -> None:
     assert not list((tmp_path / "results").iterdir())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell script stands for the process")
+def test_a_process_that_dies_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\nread line\nexit 3\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    out = tmp_path / "race"
+    assert gradstep.cli.main([*RACE, "--quiet", "--out", str(out)]) == 1
+    assert capsys.readouterr().err == (
+        "gradstep compare: a process of the race has ended with exit code 3; the runs that are "
+        f"done are in {out}, and the same command goes on from there\n"
+    )
+
+
 def _children(process: int) -> list[int]:
     lines = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
     pairs = [tuple(map(int, line.split())) for line in lines.splitlines()]

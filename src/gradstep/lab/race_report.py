@@ -143,8 +143,8 @@ def notes(rows: Sequence[Standing]) -> list[str]:
     if seeds == 1:
         return ["One seed: no intervals; take --seeds 5"]
     lines = [
-        f"Mean over {seeds} seeds ± half of the 95 % confidence interval (Student's t); "
-        "'behind the first' is of the differences seed by seed"
+        f"Mean over {seeds} seeds ± half of the 95 % confidence interval (Student's t).",
+        "'Behind the first' is of the differences in test accuracy, seed by seed.",
     ]
     lost = {row.optimizer: row.diverged for row in rows if row.diverged}
     if lost:
