@@ -193,7 +193,8 @@ def test_torchs_named_optimizer_around_ours(row: Row) -> None:
     saved = copy.deepcopy(named.state_dict())
     # SGD without momentum has no states; what has one is named.
     assert set(saved["state"]) in (set(), {"first", "second"})
-    named.load_state_dict(saved)
+    if saved["state"]:  # torch's class loads none without
+        named.load_state_dict(saved)
     before = [p.detach().clone() for p in whole.parameters()]
     named.step()
     assert not any(torch.equal(p, q) for p, q in zip(whole.parameters(), before, strict=True))
