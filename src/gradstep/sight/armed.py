@@ -71,8 +71,10 @@ def explain(
             "LBFGS moves all weights together along a direction that it searches: there is no "
             "formula for one weight. Explain a step of another optimizer."
         )
-    while isinstance(optimizer, Wrapper):
-        optimizer = optimizer.optimizer
+    stepped: Any = optimizer
+    while isinstance(stepped, Wrapper):
+        stepped = stepped.optimizer
+    optimizer = stepped
     if not isinstance(optimizer, Optimizer | Partition):
         kind = type(optimizer)
         theirs = isinstance(optimizer, torch.optim.Optimizer)
