@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gradstep.compose.partition import Partition
+from gradstep.compose.wrapper import Wrapper
 from gradstep.engine import together
 from gradstep.engine.fit import is_sharded
 from gradstep.optimizer import Optimizer
@@ -28,7 +29,7 @@ from gradstep.sight.surroundings import live_update
 
 
 def explain(
-    optimizer: Optimizer | Partition,
+    optimizer: Optimizer | Wrapper | Partition,
     param: Tensor | str | None = None,
     index: Any = None,
     *,
@@ -47,7 +48,7 @@ def explain(
     The step itself is not changed, and steps after it are not looked at.
 
     Args:
-        optimizer: of this package, for any rule or chain; or a partition.
+        optimizer: of this package, for any rule or chain; also a partition, or a wrapper.
         param: the parameter's name, as ``named_parameters()`` gave it to the optimizer or as
             ``model`` has it; or the tensor itself. Default: the only one that the optimizer has.
         index: the weight's place, a tuple of one number a dimension, or a number for a vector; a
@@ -70,6 +71,8 @@ def explain(
             "LBFGS moves all weights together along a direction that it searches: there is no "
             "formula for one weight. Explain a step of another optimizer."
         )
+    while isinstance(optimizer, Wrapper):
+        optimizer = optimizer.optimizer
     if not isinstance(optimizer, Optimizer | Partition):
         kind = type(optimizer)
         theirs = isinstance(optimizer, torch.optim.Optimizer)
