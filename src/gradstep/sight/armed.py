@@ -71,10 +71,10 @@ def explain(
             "LBFGS moves all weights together along a direction that it searches: there is no "
             "formula for one weight. Explain a step of another optimizer."
         )
-    stepped: Any = optimizer
-    while isinstance(stepped, Wrapper):
-        stepped = stepped.optimizer
-    optimizer = stepped
+    inside: Any = optimizer
+    while isinstance(inside, Wrapper):
+        inside = inside.optimizer
+    optimizer = inside
     if not isinstance(optimizer, Optimizer | Partition):
         kind = type(optimizer)
         theirs = isinstance(optimizer, torch.optim.Optimizer)
