@@ -27,8 +27,8 @@ def went_the_right_way(row: Row, options: dict[str, Any], before: float, after: 
 
 
 def decays(optimizer: Any) -> bool:
-    """Whether weights shrink without a gradient; ASGD's lambd does that."""
-    keys = ("weight_decay", "lambd")
+    """Whether weights shrink without a gradient; ASGD's lambd and FTRL's penalties do that."""
+    keys = ("weight_decay", "lambd", "lambda_1", "lambda_2")
     return any(group.get(key, 0) != 0 for group in optimizer.param_groups for key in keys)
 
 

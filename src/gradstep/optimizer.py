@@ -546,7 +546,9 @@ class Optimizer(torch.optim.Optimizer):
         """
         before = [p for group in self.param_groups for p in group["params"]]
         found = {n: as_schedule(v) for n, v in param_group.items() if n != "params"}
-        param_group.update({n: at_start(v) for n, v in found.items()})
+        numbers = {n: at_start(v) for n, v in found.items()}
+        if numbers != found:  # torch keeps the very dict that it was given
+            param_group = {**param_group, **numbers}
         try:
             super().add_param_group(param_group)
         except ValueError as error:
