@@ -127,7 +127,7 @@ def make_lesson(
         f.data.sub_(f.grad.data * chosen.lr)  # type: ignore[union-attr]
     try:
         made = chosen.make(model.named_parameters())
-        first = take_step(made, model.get_parameter(parameter), place)
+        first = take_step(made, model.get_parameter(parameter), place, loss)
     except (RuntimeError, ValueError) as error:  # a rule for matrices alone, or a user's own
         said = " ".join(str(error).split())
         raise SettingsError(f"{optimizer} cannot update all of LeNet's weights: {said}") from error
@@ -136,11 +136,11 @@ def make_lesson(
     for forget in (False, True):
         second = again()
         optimizer_again = chosen.make(second.named_parameters())
-        optimizer_again.step()
+        optimizer_again.step(lambda: loss)
         if not forget:
             optimizer_again.zero_grad()
-        backward(second, *batches[1])
-        steps.append(take_step(optimizer_again, second.get_parameter(parameter), place))
+        then = backward(second, *batches[1])
+        steps.append(take_step(optimizer_again, second.get_parameter(parameter), place, then))
         seconds.append(all_weights(second))
     remembered, forgotten = steps
 
@@ -162,7 +162,7 @@ def make_lesson(
         first=first,
         after=model.get_parameter(parameter).detach(),
         comparison=compare(
-            chosen.make, chosen.lr if chosen.plain else None, again, hand_model, model
+            chosen.make, chosen.lr if chosen.plain else None, again, hand_model, model, loss
         ),
         remembered=remembered,
         forgotten=forgotten,
@@ -294,14 +294,14 @@ def _in_numbers(
     return equation(node, lambda n: n in given, values, unlike=unlike)
 
 
-def take_step(optimizer: gradstep.Optimizer, parameter: Tensor, place: Index) -> Step:
+def take_step(optimizer: gradstep.Optimizer, parameter: Tensor, place: Index, loss: float) -> Step:
     """Make a step that explains itself at one weight.
 
     Raises:
         ValueError: it cannot be explained.
     """
     armed = explain(optimizer, parameter, place)
-    optimizer.step()
+    optimizer.step(lambda: loss)
     if not armed.accounts:
         raise ValueError(armed.note)
     (account,) = armed.accounts

@@ -55,6 +55,7 @@ def compare(
     again: Callable[[], nn.Module],
     hand_model: nn.Module,
     model: nn.Module,
+    loss: float,
 ) -> Comparison:
     """Compare every weight of ``model``, which the optimizer has updated.
 
@@ -66,6 +67,7 @@ def compare(
         plain_lr: the learning rate, if the rule is ``weight − lr · gradient``; else None.
         again: makes a network like ``model`` before the step, with the same gradients.
         hand_model: the same, updated by hand.
+        loss: that of the step.
     """
     torch_agrees = None
     other = hand_model
@@ -75,7 +77,7 @@ def compare(
         torch_agrees = int((steps_apart(all_weights(torch_model), all_weights(model)) == 0).sum())
     else:
         other = again()
-        make(other.named_parameters(), engine="eager").step()
+        make(other.named_parameters(), engine="eager").step(lambda: loss)
     apart = steps_apart(all_weights(other), all_weights(model))
     counts = torch.unique(apart, return_counts=True)
     example = None
