@@ -16,7 +16,7 @@ from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.reductions import facts_of
 from gradstep.rule.trace import trace
-from gradstep.states import shared_states
+from gradstep.states import common_number
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,9 @@ def element_of(
     rule, place = optimizer.rule, tuple(index)
     settings = {n: _plain(optimizer.hyperparameter(group, n)) for n in rule.hyperparameters}
     settings["lr"] = _plain(group["lr"])
+    maximize = bool(group.get("maximize", False))
+    if "loss" in rule.inputs:  # known within a step only
+        settings["loss"] = (-1.0 if maximize else 1.0) * optimizer._loss_for_all
     held = optimizer.state.get(parameter, {})
     weight = float(parameter[place].item())
     place = tuple(range(n)[i] for i, n in zip(place, parameter.shape, strict=True))
@@ -109,10 +112,11 @@ def element_of(
     states: dict[str, float] = {}
     for name, state in existing.items():
         value = settings[state.value] if isinstance(state.value, str) else state.value
-        if state.start == "number":
+        if state.shared:
+            kept = common_number(name, optimizer.state.values())
+            states[name] = float(value if kept is None else kept)
+        elif state.start == "number":
             kept = held.get(name)
-            if kept is None and state.shared:  # for a parameter whose first gradient comes late
-                kept = shared_states(rule, optimizer.state.values(), settings, {})[name]
             states[name] = float(torch.tensor(value) if kept is None else kept)
         elif held.get(name) is not None:
             kept = held[name]
@@ -125,9 +129,6 @@ def element_of(
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         settings["grad_scale"] = float(scale)
-    maximize = bool(group.get("maximize", False))
-    if "loss" in rule.inputs:
-        settings["loss"] = (-1.0 if maximize else 1.0) * optimizer._loss_for_all
     if graph is None:
         graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
     return Element(
