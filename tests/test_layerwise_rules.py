@@ -32,6 +32,7 @@ OVER_ELEMENTS = {
     "mars": (2, 2),
     "fromage": (2, 2),
     "adanorm": (2, 2),
+    "amos": (2, 2),
     "adamp": (2, 1),
     "sgdp": (2, 1),
     "adam_mini": (2, 2),

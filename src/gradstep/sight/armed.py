@@ -8,8 +8,6 @@ said in the explanation; the training never hears of it.
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from gradstep.compose.partition import Partition
-from gradstep.compose.wrapper import Wrapper, rules_inside
+from gradstep.compose.wrapper import Wrapper
 from gradstep.engine import together
 from gradstep.engine.fit import is_sharded
 from gradstep.optimizer import Optimizer
 from gradstep.sight.account import Account, class_name
 from gradstep.sight.element import Element, element_of, group_of, sparse_entries
-from gradstep.sight.ink import ink_for
 from gradstep.sight.page import Page
 from gradstep.sight.places import Choice, choose_places, find_parameter
 from gradstep.sight.show import Shown
@@ -74,9 +71,9 @@ def explain(
             "LBFGS moves all weights together along a direction that it searches: there is no "
             "formula for one weight. Explain a step of another optimizer."
         )
-    if isinstance(optimizer, Wrapper | Partition):
-        optimizer = _holder(optimizer, param, model)
-    if not isinstance(optimizer, Optimizer):
+    while isinstance(optimizer, Wrapper):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, Optimizer | Partition):
         kind = type(optimizer)
         theirs = isinstance(optimizer, torch.optim.Optimizer)
         way_out = f"Make it with gradstep.{kind.__name__}, which takes the same arguments"
@@ -85,7 +82,8 @@ def explain(
             + (way_out if theirs else "Give the optimizer first")
             + "."
         )
-    name, parameter = find_parameter(optimizer, param, model)
+    parts = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer.parts.values())
+    name, parameter, part = find_parameter(parts, param, model)
     if parameter.is_complex():
         raise TypeError(
             f"{name} is complex: its weights are pairs of numbers, and each is updated as a real "
@@ -96,17 +94,7 @@ def explain(
             f"{name} is split among processes (a DTensor); explain() takes whole tensors alone"
         )
     choice = choose_places(name, parameter.shape, index, count, seed)
-    return StepExplanation(optimizer, name, parameter, choice)
-
-
-def _holder(optimizer: Wrapper | Partition, param: Any, model: Any) -> Optimizer:
-    """The optimizer inside of a wrapper, or of the part of a partition, that holds a parameter."""
-    *others, last = rules_inside(optimizer)
-    for part in others:
-        with contextlib.suppress(ValueError):
-            find_parameter(part, param, model)
-            return part
-    return last
+    return StepExplanation(optimizer, part, name, parameter, choice)
 
 
 class StepExplanation(Shown):
@@ -122,7 +110,12 @@ class StepExplanation(Shown):
     """
 
     def __init__(
-        self, optimizer: Optimizer, parameter: str, tensor: Tensor, choice: Choice
+        self,
+        stepped: torch.optim.Optimizer,
+        optimizer: Optimizer,
+        parameter: str,
+        tensor: Tensor,
+        choice: Choice,
     ) -> None:
         self.parameter = parameter
         self.accounts: tuple[Account, ...] = ()
@@ -132,7 +125,8 @@ class StepExplanation(Shown):
         self._armed: tuple[Optimizer, Tensor] | None = (optimizer, tensor)
         self._reading: _Reading | None = None
         self._note = ""
-        self._hook = optimizer.register_step_pre_hook(self._begin)
+        # A partition makes the step of its parts, which have no step of their own.
+        self._hook = stepped.register_step_pre_hook(self._begin)
 
     @property
     def note(self) -> str:
@@ -164,7 +158,8 @@ class StepExplanation(Shown):
             self._reading = None
         found_inf = optimizer.__dict__.get("found_inf")
         if found_inf is None or not float(found_inf):
-            _Planning.of(optimizer).add(self)
+            assert self._armed is not None
+            _Planning.of(self._armed[0]).add(self)
             return None
         # The step will do nothing, and then nothing will be called but its closure. GradScaler
         # gives none. (Within the loop over hooks, none can be removed.)
@@ -223,10 +218,6 @@ class StepExplanation(Shown):
     def __repr__(self) -> str:
         weights = ", ".join(account.title for account in self.accounts)
         return f"<explanation of {weights or self.note}>"
-
-    def __str__(self) -> str:
-        """The text, in colours if the standard output is a terminal."""
-        return self.text(ink_for(sys.stdout))
 
 
 class _Planning:
