@@ -53,7 +53,7 @@ class Wrapper(torch.optim.Optimizer):
                     f"{kind} around {other}, whose steps need the closure itself: put {other} "
                     f"outside, as {other}({kind}(…))"
                 )
-        self.optimizer = optimizer
+        self.optimizer: Any = optimizer
         self.defaults = optimizer.defaults
         super().__setstate__({})  # hooks of its own, and no groups of its own
 
