@@ -28,8 +28,10 @@ from gradstep.lab.lenet import LeNet
 from gradstep.lab.optimizers import TRAINABLE
 from gradstep.lab.race import Course, Entry, RaceFolder, entries, read_sweep, usual_folder
 from gradstep.lab.race_report import best_of, final_standings, final_table, standings
+from gradstep.lab.race_session import check_course
 from gradstep.lab.race_worker import Worker, point_steps, race_data, race_run
 from gradstep.lab.training import batches
+from test_lab_idx import write_folder
 
 SMALL = Course(None, None, None, 8, 16, 0.95, 3, 64)
 RACE = [
@@ -155,6 +157,16 @@ def test_a_run_that_diverges_ends_there_and_counts_last() -> None:
     (alone,) = final_standings({Entry("sgd", 1e20, 0): lost})
     text = "\n".join(final_table([alone]))
     assert "diverged" in text and "One seed: no intervals" in text
+
+
+def test_data_in_mnists_format_are_raced_the_same_from_every_seed(tmp_path: Path) -> None:
+    course = Course(None, str(write_folder(tmp_path)), 2, None, 5, 0.95, 1, None)
+    data, _, facts = check_course(course)
+    assert race_data(course, 7).fingerprint() == data.fingerprint() == facts["data"]["fingerprint"]
+    result = race_run(course, Entry("adam", 0.002, 7), data, lambda done: None)
+    assert result["steps"] == list(range(7)) and result["steps_an_epoch"] == 3
+    limited = race_data(Course(**{**vars(course), "train_limit": 10}), 0)
+    assert len(limited.train_labels) == 10 and len(limited.test_labels) == 5
 
 
 # A race.
@@ -321,6 +333,22 @@ def test_a_worker_ends_with_the_race_that_started_it(tmp_path: Path) -> None:
     assert worker.wait(timeout=10) == 1
     worker.stdout.close()
     assert not list((tmp_path / "results").iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script stands for the process")
+def test_a_process_that_dies_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\nread line\nexit 3\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    out = tmp_path / "race"
+    assert gradstep.cli.main([*RACE, "--quiet", "--out", str(out)]) == 1
+    assert capsys.readouterr().err == (
+        "gradstep compare: a process of the race has ended with exit code 3; the runs that are "
+        f"done are in {out}, and the same command goes on from there\n"
+    )
 
 
 def _children(process: int) -> list[int]:

@@ -323,6 +323,25 @@ def test_a_group_is_added_to_the_part_that_it_names() -> None:
     assert (added != 1).all() and optimizer.state[added]["step"] == 1
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_step_is_explained_in_the_part_that_holds_the_weight(wrapped: bool) -> None:
+    network = model()
+    optimizer: Any = gradstep.EMA(make(network)) if wrapped else make(network)
+    explanations = [
+        gradstep.explain(optimizer, name, index=index)
+        for name, index in (("output.weight", (1, 2)), ("norm.bias", 3))
+    ]
+    learn(network, optimizer, range(1))
+    for explanation, weight in zip(
+        explanations, (network.output.weight[1, 2], network.norm.bias[3]), strict=True
+    ):
+        assert explanation.ready and not explanation.note, explanation.note
+        (account,) = explanation.accounts
+        assert account.explanation.weight == weight.item()
+    with pytest.raises(ValueError, match="embeding"):
+        gradstep.explain(optimizer, "embeding.weight", index=(0, 0))
+
+
 def test_for_model_spares_biases_and_norms() -> None:
     for rule in (
         gradstep.AdamW,

@@ -201,6 +201,25 @@ def test_groups_have_schedules_of_their_own() -> None:
     assert optimizer.param_groups[2]["lr"] == 0.5  # its own first step
 
 
+def test_a_group_that_is_refused_leaves_the_others_their_schedules() -> None:
+    a, b = weights()
+    optimizer: Any
+    for optimizer in (
+        gradstep.SGD([a], lr=0.5),
+        gradstep.partition({"rest": gradstep.sgd()}, [a], lr=0.5),
+    ):
+        given = {"params": [a], "lr": schedule.constant(0.25), "part": "rest"}
+        with pytest.raises(ValueError, match="more than one"):
+            optimizer.add_param_group(given)
+        given["params"] = [b]
+        optimizer.add_param_group(given)
+        give([a, b], 0)
+        optimizer.step()
+        first, second = optimizer.param_groups
+        assert "schedule_step" not in first and second["schedule_step"] == 1
+        assert second["lr"] == 0.25
+
+
 SHAPES = {"lr": schedule.cosine(0.05, 20), "weight_decay": schedule.linear(0.1, 0, 9)}
 
 

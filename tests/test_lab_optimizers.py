@@ -38,13 +38,14 @@ def test_the_six_are_there_and_are_gradsteps_own_classes() -> None:
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_each_goes_downhill_and_takes_the_learning_rate_given(name: str) -> None:
-    weight = torch.tensor([3.0], requires_grad=True)
+    weight = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
     optimizer = make_optimizer(name, [weight], lr=0.01)
     assert optimizer.param_groups[0]["lr"] == 0.01
     for _ in range(5):
         optimizer.zero_grad()
-        weight.square().sum().backward()
-        optimizer.step()
+        loss = weight.square().sum()
+        loss.backward()
+        optimizer.step(lambda loss=loss: loss)
     assert 0 < weight.item() < 3
     assert CHOICES[name].meaning
 

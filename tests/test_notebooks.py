@@ -112,6 +112,22 @@ def test_every_cell_runs_and_tells_what_the_text_says(tmp_path: Path) -> None:
     assert "w − lr·direction</code>" in said  # the last expression of a cell shows itself as HTML
 
 
+def test_a_jupyter_kernel_runs_them_and_shows_the_explanation(tmp_path: Path) -> None:
+    """The Chinese one, with Jupyter's own kernel and client, where these are installed."""
+    for package in ("ipykernel", "nbclient", "nbformat"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    import nbclient
+    import nbformat
+
+    book = nbformat.read(CHINESE, as_version=4)
+    nbformat.validate(book)
+    nbclient.NotebookClient(book, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    shown = next(cell for cell in cells if cell.source == "explanation").outputs[0]["data"]
+    assert "fc1.weight[3, 7]: step 136 of Adam" in shown["text/html"]
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
+
+
 def test_a_cell_that_fails_would_be_noticed() -> None:
     result = subprocess.run(
         [sys.executable, "-c", RUNNER],

@@ -134,7 +134,7 @@ CONFIGURATIONS: list[tuple[str, gradstep.Rule, dict[str, Any]]] = [
         (" ".join([name, *(f"{n}={v}" for n, v in settings.items() if n != "lr")]), rule, settings)
         for name in rule_names()
         for rule in [find_rule(name)]
-        if rule.sparse != "only"
+        if rule.sparse != "only" and "loss" not in rule.inputs
         for settings in every_setting(rule)
     ),
     ("sgd maximize", gradstep.sgd, {"lr": 0.1, "maximize": True, "weight_decay": 0.03}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -69,13 +71,18 @@ def read_html(html: str) -> Reader:
     return reader
 
 
-def check_latex(latex: str) -> None:
-    """Balanced, in the environment that it opens, and every line readable for mathtext."""
+@functools.cache
+def read_mathtext(line: str) -> None:
+    """Have matplotlib read a line, which raises for what is no LaTeX; each line once."""
     matplotlib = pytest.importorskip("matplotlib", reason="reads the LaTeX")
     matplotlib.use("agg")
     from matplotlib.mathtext import MathTextParser
 
-    parser = MathTextParser("path")
+    MathTextParser("path").parse(f"${line}$")
+
+
+def check_latex(latex: str) -> None:
+    """Balanced, in the environment that it opens, and every line readable for mathtext."""
     assert latex.isascii(), latex
     assert latex.count(r"\begin{aligned}") == latex.count(r"\end{aligned}") >= 1
     for block in re.findall(r"\\begin\{aligned\}\n(.*?)\n\\end\{aligned\}", latex, re.S):
@@ -87,7 +94,7 @@ def check_latex(latex: str) -> None:
             assert line.count(r"\left") - line.count(r"\leftarrow") == line.count(r"\right"), line
             whole = re.sub(r"(?<!\\)&", "", line)
             assert line.count("&") - line.count(r"\&") == 1, line
-            parser.parse(f"${whole}$")
+            read_mathtext(whole)
 
 
 def check_markdown(markdown: str) -> None:
@@ -131,8 +138,7 @@ def test_every_rules_formula(name: str) -> None:
         changed = {key: value for key, value in setting.items() if key != "lr"}
         shown = gradstep.formula(rule, **changed)
         check_forms(shown)
-        lines = shown.text().splitlines()[2:]
-        assert lines[-1].startswith(("  w ← ", "  mu ← "))
+        assert re.search(r"^ +w ← ", shown.text(), re.M)
 
 
 def explained(optimizer: gradstep.Optimizer, weights: Any, name: str, index: Any) -> Any:
@@ -218,7 +224,7 @@ def test_the_formula_of_an_optimizer_and_of_flags() -> None:
     assert r"\sqrt{1 - \beta_{2}^{\mathrm{step}}}" in gradstep.formula(gradstep.adam).latex()
     assert repr(gradstep.formula(gradstep.adam, beta1=0.5)) == "<formula of adam with beta1=0.5>"
     assert str(gradstep.formula(gradstep.lion)) == gradstep.formula(gradstep.lion).text()
-    own = gradstep.Optimizer(model.parameters(), gradstep.muon, lr=torch.tensor(0.1))
+    own = gradstep.Optimizer([model.weight], gradstep.muon, lr=torch.tensor(0.1))
     assert "newton_schulz(" in gradstep.formula(own).text()
     with pytest.raises(TypeError, match="adam has no hyperparameter 'amsgrid'"):
         gradstep.formula(gradstep.adam, amsgrid=True)
@@ -229,6 +235,43 @@ def test_the_formula_of_an_optimizer_and_of_flags() -> None:
     for wrong in (torch.optim.SGD(model.parameters()), 3, len):
         with pytest.raises(TypeError, match="takes a rule, a chain or an optimizer of gradstep"):
             gradstep.formula(wrong)  # type: ignore[arg-type]
+
+
+def test_the_formulas_of_a_partition() -> None:
+    rules = {"matrices": gradstep.muon, "rest": gradstep.adam}
+    shown = gradstep.formula(gradstep.partition(rules, nn.Sequential(nn.Linear(4, 3), nn.ReLU())))
+    assert shown.title == "matrices: muon; rest: adam"
+    check_forms(shown)
+    assert "newton_schulz(" in shown.text() and "exp_avg_sq" in shown.text()
+
+
+class Output(io.StringIO):
+    """A standard output that is a terminal, or not, and has an encoding."""
+
+    def __init__(self, terminal: bool, encoding: str) -> None:
+        super().__init__()
+        self.terminal, self.letters = terminal, encoding
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.letters
+
+
+def test_print_suits_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    shown = gradstep.formula(gradstep.sgd)
+    for output, expected in (
+        (Output(True, "utf-8"), "\033[1msgd\033[0m\n\n  w ← w − lr·g"),
+        (Output(False, "utf-8"), "sgd\n\n  w ← w − lr·g"),
+        (Output(False, "ascii"), "sgd\n\n  w <- w - lr*g"),
+        (None, "sgd\n\n  w ← w − lr·g"),
+    ):
+        monkeypatch.setattr("sys.stdout", output)
+        assert str(shown) == expected
 
 
 @pytest.mark.parametrize("form", ["markdown", "html", "latex"])

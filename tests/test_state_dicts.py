@@ -198,8 +198,8 @@ def test_parameters_and_states_swapped_in(row: Row, options: dict[str, Any]) -> 
     with swap_in_optimizer_params_and_state(optimizer, swapped, saved):
         for p, q in zip(swapped.values(), other, strict=True):
             p.grad = q.grad
-        optimizer.step()
-    away.step()
+        optimizer.step(lambda: torch.tensor(1.0))
+    away.step(lambda: torch.tensor(1.0))
     assert_same_bits(swapped.values(), other)
     assert optimizer.state is state
     assert all(g["params"] is p for g, p in zip(optimizer.param_groups, params, strict=True))
@@ -222,7 +222,7 @@ def test_make_fx_records_the_operations_of_the_eager_engine(row: Row) -> None:
     optimizer = row.make(given(task, True), row.fullest, engine="eager")
     task.train(optimizer, 2)
     saved = copy.deepcopy(optimizer.state_dict())
-    if not saved["state"] or any("step" in entry for entry in saved["state"].values()):
+    if row.coupled or not saved["state"] or any("step" in e for e in saved["state"].values()):
         pytest.skip("a step count is read as a number, which no graph can hold: nor with torch's")
 
     def step(params: dict[str, Tensor], state: Any) -> list[Tensor]:

@@ -468,6 +468,51 @@ def test_a_skipped_step_of_grad_scaler_is_no_step() -> None:
     assert [record.step for record in watch.records] == [1, 2]
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, gradstep.Adam])
+def test_gradients_have_their_own_size_where_the_step_unscales_them(kind: Any) -> None:
+    norms = []
+    for scale in (1.0, 1024.0):
+        model = net()
+        optimizer = kind(model.parameters(), fused=True)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        watch = gradstep.watch(model, optimizer, every=1)
+        inputs, targets = batch(0)
+        scaler.scale(nn.functional.cross_entropy(model(inputs), targets)).backward()
+        scaler.step(optimizer)
+        assert watch.latest is not None
+        norms.append((watch.latest.gradient_norm, watch.latest["0.weight"]["gradient_max"]))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+
+
+def test_a_dtensors_own_part_is_measured() -> None:
+    script = """
+        import os, torch, gradstep
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+        import torch.distributed as dist
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor import distribute_tensor, Shard
+        store = dist.HashStore()
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        mesh = init_device_mesh("cpu", (1,))
+        whole = torch.arange(12.0).reshape(4, 3)
+        p = torch.nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)]))
+        p.grad = distribute_tensor(torch.full((4, 3), 2.0), mesh, [Shard(0)])
+        for kind in (gradstep.SGD, torch.optim.SGD):
+            optimizer = kind([p], lr=0.25)
+            watch = gradstep.watch(None, optimizer, every=1, histograms=True)
+            optimizer.step()
+            own = watch.latest[watch.latest.names[0]]
+            assert (own["gradient_rms"], own["update_rms"]) == (2.0, 0.5), own
+        dist.destroy_process_group()
+        print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout == "done\n", done.stderr[-2000:]
+
+
 def test_closing_ends_it_and_paused_steps_do_not_count() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -22,6 +22,7 @@ from gradstep.rule import (
     Interval,
     NonNegative,
     Opaque,
+    Positive,
     Rule,
     RuleError,
     Share,
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from gradstep.compose.accumulate import Accumulate
     from gradstep.compose.average import EMA, AveragedWeights
     from gradstep.compose.freeze import Freeze
+    from gradstep.compose.noise import GradientNoise
     from gradstep.compose.nonfinite import SkipNonFinite
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.sharpness import ASAM, SAM
@@ -122,6 +124,7 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "Freeze",
+    "GradientNoise",
     "Interval",
     "LrFind",
     "MistakeError",
@@ -132,6 +135,7 @@ __all__ = [
     "Opaque",
     "Optimizer",
     "Partition",
+    "Positive",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -195,6 +199,7 @@ _LATER = {
     "EMA": "gradstep.compose.average",
     "AveragedWeights": "gradstep.compose.average",
     "Freeze": "gradstep.compose.freeze",
+    "GradientNoise": "gradstep.compose.noise",
     "SkipNonFinite": "gradstep.compose.nonfinite",
     "ASAM": "gradstep.compose.sharpness",
     "SAM": "gradstep.compose.sharpness",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, repeat
+from itertools import chain as each_of
+from itertools import repeat
 from operator import is_, itemgetter
 from typing import Any, ClassVar
 
@@ -216,7 +217,9 @@ class Optimizer(torch.optim.Optimizer):
         """What torch's wrapper does, without the profiler's record."""
         arguments: Any = (self,) if closure is None else (self, closure)
         keywords: Any = {}
-        hooks = chain(_global_optimizer_pre_hooks.values(), self._optimizer_step_pre_hooks.values())
+        hooks = each_of(
+            _global_optimizer_pre_hooks.values(), self._optimizer_step_pre_hooks.values()
+        )
         for before in hooks:
             changed = before(self, arguments, keywords)
             if changed is not None:
@@ -228,7 +231,7 @@ class Optimizer(torch.optim.Optimizer):
                 arguments, keywords = changed
         loss = Optimizer._step(*arguments, **keywords)
         self._optimizer_step_code()
-        hooks = chain(
+        hooks = each_of(
             self._optimizer_step_post_hooks.values(), _global_optimizer_post_hooks.values()
         )
         for after in hooks:
@@ -540,7 +543,9 @@ class Optimizer(torch.optim.Optimizer):
         """
         before = [p for group in self.param_groups for p in group["params"]]
         found = {n: as_schedule(v) for n, v in param_group.items() if n != "params"}
-        param_group.update({n: at_start(v) for n, v in found.items()})
+        numbers = {n: at_start(v) for n, v in found.items()}
+        if numbers != found:  # torch keeps the very dict that it was given
+            param_group = {**param_group, **numbers}
         try:
             super().add_param_group(param_group)
         except ValueError as error:

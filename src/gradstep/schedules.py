@@ -45,6 +45,10 @@ class Schedules:
         self._groups.append({})
         self._add(len(self._groups) - 1, group, own)
 
+    def drop_last(self) -> None:
+        """The last group has been taken out again."""
+        self._groups.pop()
+
     def add_to_group(
         self, number: int, group: MutableMapping[str, Any], given: Mapping[str, Any]
     ) -> None:

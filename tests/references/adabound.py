@@ -58,6 +58,7 @@ def adamod(
             m = beta1 * m + (1 - beta1) * g
             v = beta2 * v + (1 - beta2) * g**2
             eta = lr * numpy.sqrt(1 - beta2**t) / (1 - beta1**t) / (numpy.sqrt(v) + eps)
+            eta = numpy.where(v > 0, eta, 0)  # weights that never had a gradient have no rate
             s = beta3 * s + (1 - beta3) * eta
             w = w - lr * weight_decay * w - numpy.minimum(eta, s) * m
         yield w

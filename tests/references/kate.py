@@ -15,7 +15,7 @@ def kate(
     w: Array,
     gradients: Iterable[Array | None],
     *,
-    lr: float = 1.0,
+    lr: float = 1e-3,
     eta: float = 1e-3,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
@@ -34,7 +34,7 @@ def oracle(params: Any, options: dict[str, Any]) -> Any:
     from pytorch_optimizer import Kate
 
     eps, eta = options.pop("eps", 1e-8), options.pop("eta", 1e-3)
-    optimizer = Kate(params, delta=eta, eps=eps, **{"lr": 1.0, **options})
+    optimizer = Kate(params, delta=eta, eps=eps, **{"lr": 1e-3, **options})
 
     def after(*_: Any) -> None:  # theirs leaves eps in the sum
         for entry in optimizer.state.values():
@@ -50,7 +50,7 @@ REFERENCES = [
         gradstep.kate,
         kate,
         extra=[
-            {"lr": 0.01},
+            {},
             {"lr": 0.01, "eta": 0.1, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
         ],
         oracle=oracle,

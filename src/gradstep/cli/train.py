@@ -66,8 +66,8 @@ def add_parser(subparsers: Any) -> None:
         "--optimizer",
         metavar="NAME[,NAME…]",
         help="one or several, side by side: sgd, momentum, nesterov, adam, adamw, rmsprop, "
-        "adagrad, lion, adafactor, nadam, radam, adamax, adadelta, asgd, rprop, muon+adamw, lbfgs "
-        "(default: adamw)",
+        "adagrad, lion, adafactor, nadam, radam, adamax, adadelta, asgd, rprop, muon+adamw, "
+        "lbfgs, or another rule that 'gradstep rules' lists (default: adamw)",
     )
     what.add_argument(
         "--data",

@@ -20,12 +20,18 @@ class Member:
         parameter: the tensor.
         module: the module that holds it; None where only parameters were given.
         last: whether that is the model's last ``nn.Linear``, in the order of registration.
+        named: whether the name was given.
     """
 
     name: str
     parameter: Tensor
     module: nn.Module | None = None
     last: bool = False
+    named: bool = True
+
+    def entry(self) -> Any:
+        """What an optimizer takes: with its name, if it has one."""
+        return (self.name, self.parameter) if self.named else self.parameter
 
 
 #: Says whether a parameter belongs to a part.
@@ -123,7 +129,7 @@ def _of_model(model: nn.Module) -> list[Member]:
 
 def _of_one(position: int, given: Any) -> Member:
     if isinstance(given, Tensor):
-        return Member(str(position), given)
+        return Member(str(position), given, named=False)
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Tensor):
         return Member(str(given[0]), given[1])
     raise TypeError(

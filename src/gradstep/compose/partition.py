@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.compose.members import (
@@ -77,9 +77,16 @@ class Partition(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        planned = [(part, part.prepare(loss)) for part in self.parts.values()]
+        parts = self.parts.values()
+        for part in parts:  # with hooks of its own, as explain() has them
+            for hook in list(part._optimizer_step_pre_hooks.values()):
+                hook(part, (), {})
+        planned = [(part, part.prepare(loss)) for part in parts]
         for part, launches in planned:
             part.launch(launches)
+        for part in parts:
+            for hook in list(part._optimizer_step_post_hooks.values()):
+                hook(part, (), {})
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -103,6 +110,7 @@ class Partition(torch.optim.Optimizer):
             super().add_param_group(part.param_groups[-1])
         except Exception:
             part.param_groups.pop()
+            part._schedules.drop_last()
             raise
 
     # Checkpoints.
@@ -233,7 +241,7 @@ def partition(
     claimed = _claims(list(parts), where, everything)
     optimizers: dict[str, Optimizer] = {}
     for name, maker in parts.items():
-        own = [(m.name, m.parameter) for m in claimed[name]]
+        own = [m.entry() for m in claimed[name]]
         if not own:
             if name in where:
                 raise ValueError(
@@ -288,7 +296,7 @@ def _claims(
 def _make(
     name: str,
     maker: Maker,
-    params: list[tuple[str, Tensor]],
+    params: list[Any],
     lr: float | None,
     options: Mapping[str, Any],
 ) -> Optimizer:
@@ -349,8 +357,8 @@ def for_model(
         )
     chosen = matches(no_decay) if isinstance(no_decay, str) else no_decay
     everything = members(model)
-    kept = [(m.name, m.parameter) for m in everything if not chosen(m)]
-    spared = [(m.name, m.parameter) for m in everything if chosen(m)]
+    kept = [m.entry() for m in everything if not chosen(m)]
+    spared = [m.entry() for m in everything if chosen(m)]
     groups: list[dict[str, Any]] = [{"params": kept}] if kept else []
     if spared:
         groups.append({"params": spared, **dict.fromkeys(known, 0.0)})

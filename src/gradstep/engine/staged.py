@@ -258,7 +258,7 @@ def _length(weight: Tensor, extent: str) -> int:
 class StagedLaunch:
     """One step of a :class:`StagedPart`, with everything checked."""
 
-    __slots__ = ("_flat", "_part", "_pointers", "_rows", "rounds")
+    __slots__ = ("_flat", "_part", "_pointers", "_rows")
 
     def __init__(
         self,
@@ -271,8 +271,12 @@ class StagedLaunch:
         self._flat = flat
         self._pointers = pointers
         self._rows = rows
-        if part.kernel.sums_over_all:
-            self.rounds = self._make
+
+    @property
+    def rounds(self) -> Callable[[], together.Rounds] | None:
+        """What makes the step together with others, where the rule sums over all parameters."""
+        # Not an attribute: a launch that held a method of its own would be a cycle.
+        return self._make if self._part.kernel.sums_over_all else None
 
     def __call__(self) -> None:
         """Make the step: weights, states and step counts."""

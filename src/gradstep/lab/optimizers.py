@@ -70,6 +70,14 @@ CHOICES: dict[str, Choice] = {
     ),
 }
 
+#: Rules that find their own learning rate, and on the digits at first too large a one.
+CHOICES |= {
+    "dadapt_adam": Choice(gradstep.DAdaptAdam, 0.3, "Adam that finds its own learning rate"),
+    "dadapt_sgd": Choice(
+        partial(gradstep.DAdaptSGD, d0=0.03), 0.1, "SGD that finds its own learning rate"
+    ),
+}
+
 #: The classes that are made from their rules, with the learning rates of those.
 CHOICES |= {
     rule.name: Choice(getattr(gradstep, str(rule.class_name)), rule.lr, _meaning(rule))
@@ -138,3 +146,8 @@ def make_optimizer(
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Whether ``step`` must be given a function that works out loss and gradients anew."""
     return isinstance(optimizer, torch.optim.LBFGS)
+
+
+def asks_for_loss(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether ``step`` must be given a function that returns the loss."""
+    return isinstance(optimizer, gradstep.Optimizer) and "loss" in optimizer.rule.inputs

@@ -78,6 +78,16 @@ def best_of(rates: Sequence[Standing]) -> Standing:
     return min(rates, key=order)
 
 
+def at_the_edge(results: Mapping[Entry, Result]) -> list[str]:
+    """The rules whose best learning rate is the smallest or the largest of several that they ran
+    at: a still smaller or larger one may be better."""
+    return [
+        optimizer
+        for optimizer, rates in standings(results).items()
+        if len(rates) > 1 and best_of(rates).lr in (rates[0].lr, rates[-1].lr)
+    ]
+
+
 def final_standings(results: Mapping[Entry, Result]) -> list[Standing]:
     """Each rule at its best learning rate; the highest test accuracy first."""
     chosen = [best_of(rates) for rates in standings(results).values()]
@@ -133,8 +143,8 @@ def notes(rows: Sequence[Standing]) -> list[str]:
     if seeds == 1:
         return ["One seed: no intervals; take --seeds 5"]
     lines = [
-        f"Mean over {seeds} seeds ± half of the 95 % confidence interval (Student's t); "
-        "'behind the first' is of the differences seed by seed"
+        f"Mean over {seeds} seeds ± half of the 95 % confidence interval (Student's t).",
+        "'Behind the first' is of the differences in test accuracy, seed by seed.",
     ]
     lost = {row.optimizer: row.diverged for row in rows if row.diverged}
     if lost:

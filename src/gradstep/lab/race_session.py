@@ -25,7 +25,7 @@ from gradstep.lab.race import (
 )
 from gradstep.lab.race_page import page
 from gradstep.lab.race_pool import Job, Pool
-from gradstep.lab.race_report import final_standings, final_table, results_json
+from gradstep.lab.race_report import at_the_edge, final_standings, final_table, results_json
 from gradstep.lab.race_worker import race_data, weights_path
 from gradstep.lab.repeatable import made_with, repeatable
 from gradstep.lab.surface import (
@@ -104,6 +104,11 @@ def finish_race(
         surfaces.insert(0, _plane(folder, shown, results, data, model))
     else:
         remarks.append(f"No picture of the network's own loss: {no_plane}.")
+    if edge := at_the_edge(results):
+        remarks.append(
+            f"The best learning rate of {', '.join(edge)} lies at the edge of those that were "
+            "tried: one beyond may be better."
+        )
     if any(row.optimizer == "lbfgs" for row in rows):
         remarks.append("A step of lbfgs works out loss and gradients several times.")
     if any(row.optimizer.endswith("schedule_free") for row in rows):
@@ -118,6 +123,8 @@ def finish_race(
     for line in final_table(rows):
         write(line)
     if not quiet:
+        for line in remarks:
+            write(line)
         write()
         write(f"In {folder.directory}: {PAGE_FILE} (open it in a browser), {RESULTS_FILE}.")
 

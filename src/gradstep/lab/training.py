@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from gradstep.lab.dataset import Dataset, shifted
 from gradstep.lab.lenet import LeNet
-from gradstep.lab.optimizers import make_optimizer, needs_closure
+from gradstep.lab.optimizers import asks_for_loss, make_optimizer, needs_closure
 from gradstep.lab.processes import ALONE, Processes
 from gradstep.lab.settings import Settings
 
@@ -109,6 +109,8 @@ def learn(learner: Learner, images: Tensor, labels: Tensor, processes: Processes
     before_step = perf_counter()
     if needs_closure(learner.optimizer):  # one that tries several places, with a gradient at each
         learner.optimizer.step(lambda: loss_anew(learner, images, labels))
+    elif asks_for_loss(learner.optimizer):  # one that goes as far as the loss is high
+        learner.optimizer.step(lambda: processes.totals([loss.item()])[0])
     else:
         learner.optimizer.step()  # weight -= lr * gradient, or what the optimizer has in its place
     end = perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -29,6 +30,8 @@ class Interval:
 
     def __str__(self) -> str:
         ends = [f"at least {self.low:g}"] if self.low > -math.inf else []
+        if self.low == sys.float_info.min:
+            ends = ["above 0"]
         if self.high < math.inf:
             ends.append(f"{'at most' if self.closed else 'below'} {self.high:g}")
         return " and ".join(ends) or "a number"
@@ -37,6 +40,7 @@ class Interval:
 #: Annotations for hyperparameters: ``beta1: Decay = 0.9``.
 Decay = Annotated[float, Interval(0, 1)]
 NonNegative = Annotated[float, Interval(0)]
+Positive = Annotated[float, Interval(sys.float_info.min)]
 Share = Annotated[float, Interval(0, 1, closed=True)]
 
 

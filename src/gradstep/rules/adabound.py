@@ -119,12 +119,14 @@ def adamod(
         Ding, Ren, Luo & Sun 2019, "An adaptive and momental bound method for stochastic learning",
         arXiv:1910.12249.
 
-    Agrees with torch-optimizer, which is the authors' code, and pytorch_optimizer.
+    Agrees with torch-optimizer, which is the authors' code, and pytorch_optimizer, except for
+    weights whose gradients were all 0 so far: here their own learning rate counts as 0, there as
+    lr / eps, which is beyond float16.
     """
     exp_avg = lerp(exp_avg, g, 1 - beta1)
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)
     size = lr * sqrt(1 - beta2**step) / (1 - beta1**step)
-    rate = size / (sqrt(exp_avg_sq) + eps)
+    rate = where(exp_avg_sq > 0, size / (sqrt(exp_avg_sq) + eps), 0.0)
     exp_avg_lr = lerp(exp_avg_lr, rate, 1 - beta3)
     w = w * (1 - lr * weight_decay) if nonzero(weight_decay) else w
     return new_weight(w - minimum(rate, exp_avg_lr) * exp_avg), exp_avg, exp_avg_sq, exp_avg_lr

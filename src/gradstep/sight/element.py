@@ -16,6 +16,11 @@ from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.reductions import facts_of
 from gradstep.rule.trace import trace
+<<<<<<< HEAD
+from gradstep.states import shared_states
+=======
+from gradstep.states import common_number
+>>>>>>> h-global
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class Element:
             column or parameter, the one that goes with this weight.
         step: the number of the step to come, 1 for the first.
         first: whether the states are new.
-        settings: ``lr`` and every hyperparameter, by the rule's names; and ``grad_scale``, where
-            the gradient is to be divided by it.
+        settings: ``lr`` and every hyperparameter, by the rule's names; ``grad_scale``, where the
+            gradient is to be divided by it; and ``loss``, where the rule asks for it.
         graph: the rule, traced with these settings.
         shape, place: of the parameter, and the weight's place in it.
         facts: the numbers that a rule may ask of the parameter's shape and dtype, by name.
@@ -99,21 +104,27 @@ def element_of(
     rule, place = optimizer.rule, tuple(index)
     settings = {n: _plain(optimizer.hyperparameter(group, n)) for n in rule.hyperparameters}
     settings["lr"] = _plain(group["lr"])
+    maximize = bool(group.get("maximize", False))
+    if "loss" in rule.inputs:  # known within a step only
+        settings["loss"] = (-1.0 if maximize else 1.0) * optimizer._loss_for_all
     held = optimizer.state.get(parameter, {})
     weight = float(parameter[place].item())
     place = tuple(range(n)[i] for i, n in zip(place, parameter.shape, strict=True))
     gradient = gradient_at(parameter.grad, place)
+    existing = {n: s for n, s in rule.states.items() if s.exists(settings, is_matrix(parameter))}
+    began = [n for n, s in existing.items() if not s.shared] + ["step"] * ("step" in rule.inputs)
     states: dict[str, float] = {}
-    first = True
-    for name, state in rule.states.items():
-        if not state.exists(settings, is_matrix(parameter)):
-            continue
+    for name, state in existing.items():
         value = settings[state.value] if isinstance(state.value, str) else state.value
-        if state.start == "number":
+        if state.shared:
+            kept = common_number(name, optimizer.state.values())
+            states[name] = float(value if kept is None else kept)
+        elif state.start == "number":
             kept = held.get(name)
+            if kept is None and state.shared:  # for a parameter whose first gradient comes late
+                kept = shared_states(rule, optimizer.state.values(), settings, {})[name]
             states[name] = float(torch.tensor(value) if kept is None else kept)
         elif held.get(name) is not None:
-            first = False
             kept = held[name]
             own = tuple(min(i, n - 1) for i, n in zip(place, kept.shape, strict=True))
             states[name] = float(kept[own].item())
@@ -124,8 +135,10 @@ def element_of(
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         settings["grad_scale"] = float(scale)
+    maximize = bool(group.get("maximize", False))
+    if "loss" in rule.inputs:
+        settings["loss"] = (-1.0 if maximize else 1.0) * optimizer._loss_for_all
     if graph is None:
-        maximize = bool(group.get("maximize", False))
         graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
     return Element(
         rule=rule,
@@ -134,7 +147,7 @@ def element_of(
         gradient=gradient,
         states=states,
         step=float(held.get("step", 0.0)) + 1.0,
-        first=first,
+        first=bool(began) and all(held.get(n) is None for n in began),
         settings=settings,
         graph=graph,
         shape=tuple(parameter.shape),

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradstep.engine.update import Update
 from gradstep.optimizer import Optimizer
 from gradstep.rule.graph import Graph, Node
-from gradstep.states import begin_states, number_states
+from gradstep.states import begin_states, number_states, shared_states
 
 
 def live_update(
@@ -32,7 +32,12 @@ def live_update(
     def name_of() -> str:
         return optimizer.name_of(parameter)
 
-    first = begin_states(rule, parameter, entry, group, settings, parameter.grad, name_of)
+<<<<<<< HEAD
+    shared = shared_states(rule, optimizer.state.values(), settings, {})
+=======
+    shared = shared_states(rule, optimizer.state.values(), settings, optimizer._shared)
+>>>>>>> h-global
+    first = begin_states(rule, parameter, entry, group, settings, parameter.grad, name_of, shared)
     shapes = {
         name: state.shape_for(tuple(parameter.shape))
         for name, state in rule.states.items()

@@ -17,16 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling as _is_compiling
 
-from gradstep.engine.fit import local
-from gradstep.sight.records import Histogram, Record, frame
+from gradstep.optimizer import Optimizer
+from gradstep.sight.histograms import histogram
+from gradstep.sight.records import Record, frame
 from gradstep.sight.sinks import JsonLines, Memory, open_sinks
 from gradstep.sight.statistics import FIELDS, Meter, copies
 
 if TYPE_CHECKING:
     from gradstep.sight.mistakes import Diagnosis
-
-#: Bins of a histogram. An odd number, so that zero lies in the middle of one.
-BINS = 41
 
 
 def watch(
@@ -317,6 +315,10 @@ class Watch:
             weights, before = [weights[i] for i in kept], [before[i] for i in kept]
         present = [g for g in gradients if g is not None]
         measured = self._meter.measure(weights, present, before)
+        scale = optimizer.__dict__.get("grad_scale")
+        if scale is not None and isinstance(optimizer, Optimizer):
+            # GradScaler left the division to the step, which does not write into the gradient.
+            measured.divide_gradients(float(scale))
         names = self._named(optimizer, weights)
         histograms = None
         if self._histograms:
@@ -349,28 +351,6 @@ class Watch:
         """Whatever happens here must not reach the training."""
         self.close()
         _warn(f"stopped watching at step {self.steps}: {_said(error)}. Training goes on.")
-
-
-@torch.no_grad()
-def histogram(tensor: Tensor, largest: float) -> Histogram:
-    """How a tensor's elements are spread.
-
-    Args:
-        tensor: real or complex, strided or sparse; of a DTensor this process's part.
-        largest: its largest absolute value, nan if it is not known or not finite.
-    """
-    tensor = local(tensor.detach())
-    if tensor.layout is not torch.strided:
-        tensor = tensor.coalesce().values()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    elements = tensor.float() if tensor.dtype != torch.float64 else tensor
-    if not math.isfinite(largest):
-        elements = elements[elements.isfinite()]
-        largest = float(elements.abs().max()) if elements.numel() else 0.0
-    limit = largest or 1.0
-    counts = torch.histc(elements, BINS, -limit, limit)
-    return Histogram(largest, tuple(map(int, counts.tolist())))
 
 
 def _names(model: nn.Module | None, optimizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
