@@ -378,12 +378,12 @@ def test_states_may_start_as_anything() -> None:
         constant: Any = gradstep.full(2.5),
         by_name: Any = gradstep.full("height"),
         weight: Any = gradstep.copy_of_weight(),
-        gradient: Any = gradstep.copy_of_gradient(),
+        first_gradient: Any = gradstep.copy_of_gradient(),
         *,
         height: float = -3.0,
     ) -> Any:
-        total = plain + constant + by_name + weight + gradient
-        return total, plain, constant, by_name, weight, gradient
+        total = plain + constant + by_name + weight + first_gradient
+        return total, plain, constant, by_name, weight, first_gradient
 
     for engine in ("fused", "eager"):
         weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -394,7 +394,7 @@ def test_states_may_start_as_anything() -> None:
         assert weight.tolist() == [-9.5, -19.5]
         entry = optimizer.state[weight]
         assert entry["weight"].tolist() == [1.0, 2.0]
-        assert entry["gradient"].tolist() == [10.0, 20.0]
+        assert entry["first_gradient"].tolist() == [10.0, 20.0]
         assert entry["by_name"].tolist() == [-3.0, -3.0]
 
 

@@ -99,7 +99,7 @@ def test_the_docstring_does_not_speak_of_code(name: str) -> None:
     assert not re.search(r"\b(kernel|fused|foreach|engine|tensor)\b|@", docstring)
 
 
-@pytest.mark.parametrize("path", sorted(Path(rules.__file__).parent.glob("[!_]*.py")), ids=str)
+@pytest.mark.parametrize("path", sorted(Path(rules.__file__).parent.rglob("[!_]*.py")), ids=str)
 def test_a_rules_file_needs_only_the_language(path: Path) -> None:
     """Nothing of torch or of an engine: a rule reads as its paper does."""
     allowed = {"__future__", "typing", "gradstep.rule", "gradstep.rules"}

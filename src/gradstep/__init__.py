@@ -22,6 +22,7 @@ from gradstep.rule import (
     Interval,
     NonNegative,
     Opaque,
+    Positive,
     Rule,
     RuleError,
     Share,
@@ -33,7 +34,9 @@ from gradstep.rule import (
     dot,
     exp,
     full,
+    global_dot,
     global_norm,
+    global_sum,
     lerp,
     log,
     max,
@@ -51,6 +54,7 @@ from gradstep.rule import (
     rms,
     rsqrt,
     rule,
+    shared,
     sign,
     size,
     sqrt,
@@ -78,23 +82,51 @@ from gradstep.torch_optim import (
 )
 
 if TYPE_CHECKING:
-    from gradstep.sight.mistakes import Finding, MistakeError, MistakeWarning, diagnose
+    from gradstep.compose import schedule
+    from gradstep.compose.accumulate import Accumulate
+    from gradstep.compose.average import EMA, AveragedWeights
+    from gradstep.compose.freeze import Freeze
+    from gradstep.compose.noise import GradientNoise
+    from gradstep.compose.nonfinite import SkipNonFinite
+    from gradstep.compose.partition import Partition, for_model, partition
+    from gradstep.compose.sharpness import ASAM, SAM
+    from gradstep.sight.armed import explain
+    from gradstep.sight.audit import audit
+    from gradstep.sight.lr_find import LrFind, lr_find
+    from gradstep.sight.mistakes import (
+        Diagnosis,
+        Finding,
+        MistakeError,
+        MistakeWarning,
+        diagnose,
+    )
+    from gradstep.sight.rule_formula import formula
+    from gradstep.sight.watch import Watch, watch
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASAM",
     "ASGD",
+    "EMA",
     "LBFGS",
+    "SAM",
     "SGD",
+    "Accumulate",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "AveragedWeights",
     "Decay",
+    "Diagnosis",
     "Finding",
+    "Freeze",
+    "GradientNoise",
     "Interval",
+    "LrFind",
     "MistakeError",
     "MistakeWarning",
     "Muon",
@@ -102,14 +134,19 @@ __all__ = [
     "NonNegative",
     "Opaque",
     "Optimizer",
+    "Partition",
+    "Positive",
     "RAdam",
     "RMSprop",
     "Rprop",
     "Rule",
     "RuleError",
     "Share",
+    "SkipNonFinite",
     "SparseAdam",
+    "Watch",
     "abs",
+    "audit",
     "chain",
     "clamp",
     "copy_of_gradient",
@@ -117,10 +154,16 @@ __all__ = [
     "diagnose",
     "dot",
     "exp",
+    "explain",
+    "for_model",
+    "formula",
     "full",
+    "global_dot",
     "global_norm",
+    "global_sum",
     "lerp",
     "log",
+    "lr_find",
     "max",
     "maximum",
     "mean",
@@ -130,27 +173,51 @@ __all__ = [
     "norm",
     "number",
     "opaque",
+    "partition",
     "per_column",
     "per_row",
     "pow",
     "rms",
     "rsqrt",
     "rule",
+    "schedule",
+    "shared",
     "sign",
     "size",
     "sqrt",
     "stored",
     "sum",
+    "watch",
     "where",
     "zeros",
 ]
 
-#: What is imported when it is first asked for, and from where.
+#: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
+    "schedule": "gradstep.compose",
+    "Accumulate": "gradstep.compose.accumulate",
+    "EMA": "gradstep.compose.average",
+    "AveragedWeights": "gradstep.compose.average",
+    "Freeze": "gradstep.compose.freeze",
+    "GradientNoise": "gradstep.compose.noise",
+    "SkipNonFinite": "gradstep.compose.nonfinite",
+    "ASAM": "gradstep.compose.sharpness",
+    "SAM": "gradstep.compose.sharpness",
+    "Partition": "gradstep.compose.partition",
+    "for_model": "gradstep.compose.partition",
+    "partition": "gradstep.compose.partition",
+    "audit": "gradstep.sight.audit",
+    "explain": "gradstep.sight.armed",
+    "formula": "gradstep.sight.rule_formula",
+    "lr_find": "gradstep.sight.lr_find",
+    "LrFind": "gradstep.sight.lr_find",
+    "watch": "gradstep.sight.watch",
+    "Watch": "gradstep.sight.watch",
+    "diagnose": "gradstep.sight.mistakes",
+    "Diagnosis": "gradstep.sight.mistakes",
     "Finding": "gradstep.sight.mistakes",
     "MistakeError": "gradstep.sight.mistakes",
     "MistakeWarning": "gradstep.sight.mistakes",
-    "diagnose": "gradstep.sight.mistakes",
 }
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradstep.engine.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
+from gradstep.states import common_number
 
 
 class Defaults(Protocol):
@@ -39,7 +40,7 @@ class Holder(Defaults, Protocol):
 #: Keys of a group that belong to nobody's rule.
 _BOOKKEEPING = {
     "params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable",
-    "maximize", "lr",
+    "maximize", "lr", "part", "schedule_step", "rule",
 }  # fmt: skip
 
 
@@ -55,14 +56,21 @@ def tell_apart(
     """Let messages about checkpoints name the classes that the function returns when asked."""
     _CLASSES.append(classes)
     _formats.cache_clear()
+    _defaults.cache_clear()
 
 
 @functools.cache
 def _formats() -> dict[str, frozenset[str]]:
     """Class -> the options that only its rule has."""
+    return {name: frozenset(d) - _BOOKKEEPING for name, d in _defaults().items()}
+
+
+@functools.cache
+def _defaults() -> dict[str, dict[str, Any]]:
+    """Class -> the options of a group that was given none."""
     classes = [c for function in _CLASSES for c in function()]
     made = {c: c([torch.zeros(1, 1, device="cpu")]) for c in classes}
-    return {c.__name__: frozenset(o.defaults) - _BOOKKEEPING for c, o in made.items()}
+    return {c.__name__: o.defaults for c, o in made.items()}
 
 
 def _likely(options: Collection[str]) -> tuple[list[str], int]:
@@ -81,9 +89,16 @@ def check_class(optimizer: Defaults, group: Mapping[str, Any], number: int) -> N
         ValueError: names both classes.
     """
     found, own = set(group) - _BOOKKEEPING, set(optimizer.defaults) - _BOOKKEEPING
+    wanted = ", ".join(k for k in optimizer.defaults if k in own) or "no options"
+    names = _named(group, optimizer)
+    if names:
+        raise ValueError(
+            f"the checkpoint is of another rule: its group {number} is of {' or '.join(names)}, "
+            f"and {type(optimizer).__name__} expects its own, with {wanted}. Load it into the "
+            "optimizer that it was saved from."
+        )
     if found == own:
         return
-    wanted = ", ".join(k for k in optimizer.defaults if k in own) or "no options"
     fit = -1
     for later in ("", *_LATER):
         own.discard(later)
@@ -96,6 +111,22 @@ def check_class(optimizer: Defaults, group: Mapping[str, Any], number: int) -> N
             f"and {type(optimizer).__name__} expects {wanted}. Load it into the optimizer that it "
             "was saved from."
         )
+
+
+def _named(group: Mapping[str, Any], optimizer: Defaults) -> list[str]:
+    """The classes that a group is of, by the rule that it names, if they are not the optimizer's.
+
+    Many rules have the same options and states as Adam. So the classes that torch.optim has not put
+    their rule's name into their groups; a group without one is of a class of torch.optim, or older.
+    """
+    rule, own = group.get("rule"), optimizer.defaults.get("rule")
+    if rule == own:
+        return []
+    named = {name: defaults.get("rule") for name, defaults in _defaults().items()}
+    if rule is not None:
+        return [name for name, other in named.items() if other == rule] or [str(rule)]
+    found = set(group) - _BOOKKEEPING
+    return [name for name, format in _formats().items() if named[name] is None and format == found]
 
 
 def check_outline(state_dict: Any) -> None:
@@ -176,6 +207,13 @@ def checked_state(
                 continue
             wanted = [n for n, s in rule.states.items() if s.exists(values, is_matrix(p))]
             state[p] = _checked_entry(optimizer, p, entry, wanted, options)
+    for name in (n for n, s in rule.states.items() if s.shared):
+        held = common_number(name, state.values())
+        if held is not None:
+            held = held.detach().to("cpu", torch.float64)
+            for entry in state.values():
+                if isinstance(entry, dict) and name in entry:
+                    entry[name] = held
     return state
 
 

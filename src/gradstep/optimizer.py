@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, repeat
+from dataclasses import dataclass, replace
+from itertools import chain as each_of
+from itertools import repeat
 from operator import is_, itemgetter
 from typing import Any, ClassVar
 
@@ -17,15 +18,17 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.engine import together
-from gradstep.engine.agreement import check_agreement
+from gradstep.engine.agreement import check_agreement, mean_over
 from gradstep.engine.fit import is_sharded
-from gradstep.engine.plan import ENGINES, Launch, Plan
+from gradstep.engine.plan import ENGINES, Launch, Plan, check_dimensions
 from gradstep.engine.update import Update, describe, is_matrix, layout
-from gradstep.rule.definition import Rule
+from gradstep.rule.definition import Rule, chain
 from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
+from gradstep.rule.schedule import as_schedule, at_start
 from gradstep.rule.trace import trace
-from gradstep.states import begin_states, follow_layout, number_states
+from gradstep.schedules import Schedules
+from gradstep.states import begin_states, follow_layout, number_states, shared_states
 
 #: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
 #: otherwise here, as ``{"beta1": ("betas", 0)}``.
@@ -140,8 +143,11 @@ class Optimizer(torch.optim.Optimizer):
         """Set up; for subclasses with an argument list of their own."""
         if engine not in ENGINES:
             raise ValueError(f"Invalid engine: {engine!r}; choose one of {', '.join(ENGINES)}")
-        self.rule = rule
+        numbers = {n: at_start(v) for n, v in rule.hyperparameters.items()}
+        self.rule = replace(rule, hyperparameters=numbers)
         self.engine = engine
+        self._schedules = Schedules(defaults)
+        defaults = {n: at_start(as_schedule(v)) for n, v in defaults.items()}
         # As in torch's own: GradScaler then leaves scale and verdict to the step, which has both in
         # its one pass. Gradients stay scaled; torch's fused step writes over them.
         if defaults.get("fused"):
@@ -151,6 +157,8 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         for run in map(self._run, range(len(self.param_groups))):
             self._resolve(run)  # a rule that cannot be traced is found here
+            for p in run.group["params"]:
+                check_dimensions(rule, run.graphs[is_matrix(p)], p, self._namer(p))
 
     _given: Mapping[str, Any] | None = None
 
@@ -161,13 +169,16 @@ class Optimizer(torch.optim.Optimizer):
         self.group_keys = tuple(dict.fromkeys(keys))
         self._read_group = itemgetter(*self.group_keys)
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
-        self._number_names = ("lr", *numeric, "grad_scale")
+        self._number_names = ("lr", *numeric, "grad_scale", *["loss"] * ("loss" in rule.inputs))
         self._flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
         self._runs: dict[int, GroupRun] = {}
         self._layouts: dict[Tensor, Any] = {}
         self._entries: list[Any] = []
         self._said: set[str] = set()
         self._waits = False  # whether the rule sums over all parameters
+        self._loss: float | None = None  # what the closure of the present step returned
+        self._loss_for_all = 0.0  # the same, over all processes
+        self._shared: dict[str, Tensor] = {}  # what all parameters have together, in this step
         self._mesh: Any = None  # the processes that a step has to talk to
 
     # The step.
@@ -195,12 +206,37 @@ class Optimizer(torch.optim.Optimizer):
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
         ):
-            return self._step_between_hooks(*(() if closure is None else (closure,)))
+            return self._step_between_hooks(closure)
         return self._step(closure)
 
     # torch wraps every step() that has no such mark, in a profiler's record that costs 7 µs a step
-    # even while no profiler runs. The wrapper is used here when there is something for it to do.
+    # even while no profiler runs, and more in a cold cache. The wrapper is used while one runs.
     step.hooked = True  # type: ignore[attr-defined]
+
+    def _step_between_hooks(self, closure: Callable[[], Any] | None) -> Any:
+        """What torch's wrapper does, without the profiler's record."""
+        arguments: Any = (self,) if closure is None else (self, closure)
+        keywords: Any = {}
+        hooks = each_of(
+            _global_optimizer_pre_hooks.values(), self._optimizer_step_pre_hooks.values()
+        )
+        for before in hooks:
+            changed = before(self, arguments, keywords)
+            if changed is not None:
+                if not (isinstance(changed, tuple) and len(changed) == 2):
+                    raise RuntimeError(
+                        f"{Optimizer._step} must return None or a tuple of (new_args, new_kwargs), "
+                        f"but got {changed}."
+                    )
+                arguments, keywords = changed
+        loss = Optimizer._step(*arguments, **keywords)
+        self._optimizer_step_code()
+        hooks = each_of(
+            self._optimizer_step_post_hooks.values(), _global_optimizer_post_hooks.values()
+        )
+        for after in hooks:
+            after(self, arguments, keywords)
+        return loss
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
@@ -211,23 +247,43 @@ class Optimizer(torch.optim.Optimizer):
         found_inf = self.__dict__.get("found_inf")
         if found_inf is not None and float(found_inf):
             return loss
-        launches = self.plan()
+        self.launch(self.prepare(loss))
+        return loss
+
+    def prepare(self, loss: Any) -> list[Launch]:
+        """:meth:`plan`, for a step whose closure returned this loss, or None."""
+        if "loss" not in self.rule.inputs:
+            return self.plan()
+        self._loss = None if loss is None else _number(loss)
+        try:
+            return self.plan()
+        finally:
+            self._loss = None
+
+    def launch(self, launches: Sequence[Launch]) -> None:
+        """Make the step that :meth:`prepare` has prepared."""
         if self._waits:
             together.run(launches)
         else:
-            for launch in launches:
-                launch()
-        return loss
+            for each in launches:
+                each()
+        if self._schedules:
+            self._schedules.advance(self.param_groups)
 
     def plan(self) -> list[Launch]:
         """All of a step that reads: check everything, and return what will write, in order.
 
         For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
         """
+        if self._schedules:
+            self._schedules.set_numbers(self.param_groups)
         # Looking up each parameter's states costs more than seeing that none was exchanged.
         entries, known = self.state.values(), self._entries
+        self._shared = {}
         if self._mesh is not None:
             self._check_agreement()
+        if "loss" in self._number_names:
+            self._loss_for_all = self._loss_given()
         same_states = len(entries) == len(known) and all(map(is_, entries, known))
         if len(self.param_groups) == 1:
             return self._plan_group(self._run(0), same_states)
@@ -242,8 +298,33 @@ class Optimizer(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         check_agreement(self._mesh, [f"{self.name_of(p)} {tuple(p.shape)}" for p in params])
 
+    def _loss_given(self) -> float:
+        """The loss of the step; over several processes that split weights, the mean of theirs."""
+        loss = self._loss
+        if loss is None:
+            groups = self.param_groups
+            gradients = [p.grad for g in groups for p in g["params"] if p.grad is not None]
+            # torch.distributed.checkpoint makes such a step, for the states to be there.
+            if any(_number(g["lr"]) for g in groups) or any(bool(g.any()) for g in gradients):
+                raise ValueError(
+                    f"{self.rule.name} asks for the loss of the step, and step() got no closure "
+                    "that returns it. After backward() write: optimizer.step(lambda: loss)"
+                )
+            loss = 0.0
+        return loss if self._mesh is None else mean_over(self._mesh, loss)
+
     def _check_sums(self) -> None:
-        graphs = [graph for run in self._runs.values() for graph in run.graphs.values()]
+        runs = [run for run in self._runs.values() if run.graphs]
+        graphs = [graph for run in runs for graph in run.graphs.values()]
+        for name in {name: None for graph in graphs for name in graph.alike}:
+            place = self._number_names.index(name)
+            found = sorted({run.values[place] for run in runs})
+            if len(found) > 1:
+                raise ValueError(
+                    f"{self.rule.name} has one {', '.join(graphs[0].shared)} for all parameters, "
+                    f"made with {name}, and its groups have {name}={found[0]} and {found[1]}. Give "
+                    "all groups the same."
+                )
         counts = {sum(n.operation == "global_sum" for n in graph.nodes()) for graph in graphs}
         if len(counts) > 1:
             raise ValueError(
@@ -260,29 +341,6 @@ class Optimizer(torch.optim.Optimizer):
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _step_between_hooks(self, *arguments: Any) -> Any:
-        """What torch's wrapper does, without its record for a profiler that does not run."""
-        given: tuple[Any, ...] = (self, *arguments)
-        named: dict[str, Any] = {}
-        for before in chain(
-            _global_optimizer_pre_hooks.values(), self._optimizer_step_pre_hooks.values()
-        ):
-            changed = before(self, given, named)
-            if changed is not None:
-                if not (isinstance(changed, tuple) and len(changed) == 2):
-                    raise RuntimeError(
-                        f"{type(self).step} must return None or a tuple of (new_args, new_kwargs), "
-                        f"but got {changed}."
-                    )
-                given, named = changed
-        loss = Optimizer._step(*given, **named)
-        self._optimizer_step_code()
-        for after in chain(
-            self._optimizer_step_post_hooks.values(), _global_optimizer_post_hooks.values()
-        ):
-            after(self, given, named)
-        return loss
-
     def _run(self, index: int) -> GroupRun:
         group = self.param_groups[index]
         run = self._runs.get(index)
@@ -298,7 +356,7 @@ class Optimizer(torch.optim.Optimizer):
             unchanged = known is not None and raw == known and type(raw[0]) is type(known[0])
         except Exception:
             unchanged = False
-        if not unchanged or "grad_scale" in self.__dict__:
+        if not unchanged or "grad_scale" in self.__dict__ or "loss" in self._number_names:
             self._resolve(run)
         params = group["params"]
         gradients = [p.grad for p in params]
@@ -335,6 +393,8 @@ class Optimizer(torch.optim.Optimizer):
                 f"{self.name_of(params[twice])} stands twice in one parameter group, and would be "
                 "updated twice. Give each parameter once."
             )
+        shared = shared_states(self.rule, self.state.values(), run.numbers, self._shared)
+        self._shared |= shared
         updates, prepared = [], []
         for p, gradient in zip(params, gradients, strict=True):
             held = self.state.get(p, {})
@@ -345,7 +405,7 @@ class Optimizer(torch.optim.Optimizer):
                 )
             entry = dict(held)
             name = self._namer(p)
-            first = begin_states(self.rule, p, entry, group, run.numbers, gradient, name)
+            first = begin_states(self.rule, p, entry, group, run.numbers, gradient, name, shared)
             follow_layout(self.rule, p, entry, self._layouts.get(p))
             states = {n: entry[n] for n, _, _ in run.graphs[is_matrix(p)].states}
             numbers = {n: entry[n] for n in number_states(self.rule, run.numbers)}
@@ -380,6 +440,9 @@ class Optimizer(torch.optim.Optimizer):
                 if held:
                     self.state[p] = held
                 self._layouts[p] = layout(p) if p.layout is torch.strided else None
+            for entry in self.state.values() if shared else ():
+                if isinstance(entry, dict):  # also those that sit this step out
+                    entry.update({n: t for n, t in shared.items() if n in entry})
             self._entries = list(self.state.values())
             now = list(map(self.state.get, params))
             run.plans[mask] = Planned(list(map(id, params)), now, self._entries, plan)
@@ -456,6 +519,9 @@ class Optimizer(torch.optim.Optimizer):
             run.plans, run.kernels = {}, {}
         run.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}
         run.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else float(scale)
+        if "loss" in self._number_names:
+            sign = -1.0 if group.get("maximize") else 1.0  # what is climbed is its negative
+            run.numbers["loss"] = floats["loss"] = sign * self._loss_for_all
         run.values = tuple(floats[n] for n in self._number_names)
         settled = all(isinstance(v, int | float | str | bool | tuple | None) for v in raw)
         parts = [v for t in raw if isinstance(t, tuple) for v in t]
@@ -476,6 +542,10 @@ class Optimizer(torch.optim.Optimizer):
                 option out of range. The optimizer is as it was.
         """
         before = [p for group in self.param_groups for p in group["params"]]
+        found = {n: as_schedule(v) for n, v in param_group.items() if n != "params"}
+        numbers = {n: at_start(v) for n, v in found.items()}
+        if numbers != found:  # torch keeps the very dict that it was given
+            param_group = {**param_group, **numbers}
         try:
             super().add_param_group(param_group)
         except ValueError as error:
@@ -502,11 +572,41 @@ class Optimizer(torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+        self._schedules.add_group(group, found)
         if self._states_at_construction:
             numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
             numbers["lr"] = group["lr"]
             for p in group["params"]:
                 begin_states(self.rule, p, self.state[p], group, numbers, None, self._namer(p))
+
+    def extend(self, stage: Rule) -> None:
+        """Put a stage behind the rule, with its numbers in the defaults and in every group.
+
+        Raises:
+            ValueError: steps have been made already, which would have been other ones with it; or
+                the rule has a hyperparameter of the same name.
+            RuleError: a stage that cannot stand behind this rule. The optimizer is as it was.
+        """
+        if self.state:
+            raise ValueError(
+                f"{stage.name} cannot be added behind {self.rule.name} any more: the optimizer has "
+                "states already. Add it before the first step, and before a checkpoint is loaded."
+            )
+        taken = [n for n in stage.hyperparameters if n in self.defaults or n in self._places]
+        taken += [n for n in stage.states if n in self.rule.states]
+        if taken:
+            raise ValueError(
+                f"{self.rule.name} has its own {taken[0]!r}: is {stage.name} part of it already?"
+            )
+        rule, whole = self.rule, chain(self.rule, stage)
+        values = {n: v for n, v in self.defaults.items() if n in rule.hyperparameters}
+        trace(whole, {**whole.hyperparameters, **values, "lr": 0.0})
+        self.rule = whole
+        for number, group in enumerate((*self.param_groups, self.defaults)):
+            group.update({n: at_start(v) for n, v in stage.hyperparameters.items()})
+            if group is not self.defaults:
+                self._schedules.add_to_group(number, group, stage.hyperparameters)
+        self.begin_anew()
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""
@@ -544,7 +644,8 @@ class Optimizer(torch.optim.Optimizer):
     # Checkpoints.
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rule": self.rule, "engine": self.engine}
+        own = {"rule": self.rule, "engine": self.engine, "_schedules": self._schedules}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = "defaults" not in state
@@ -556,10 +657,16 @@ class Optimizer(torch.optim.Optimizer):
             del self.defaults[added]
         self._prepare_reading(self.defaults)
         if loading:
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if p.layout is torch.strided:
-                        self._layouts[p] = layout(p)
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was known of earlier steps: groups and states have been exchanged."""
+        self._prepare_reading(self.defaults)
+        self._schedules.begin_anew(self.param_groups)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.layout is torch.strided:
+                    self._layouts[p] = layout(p)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint: of this class, or of torch.optim's class of the same name.

@@ -60,7 +60,8 @@ def class_of(rule: Rule) -> type[Optimizer]:
         group = dict(bound.arguments)
         params, engine = group.pop("params"), group.pop("engine")
         del group["self"]
-        self._begin(params, rule, {"lr": group.pop("lr"), **group}, engine)
+        # What tells checkpoints apart of classes that have the same options.
+        self._begin(params, rule, {"lr": group.pop("lr"), **group, "rule": rule.name}, engine)
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     members = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import is_dense, is_matrix, layout
+from gradstep.engine.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
 
 
@@ -27,6 +27,7 @@ def begin_states(
     numbers: Mapping[str, Any],
     gradient: Tensor | None,
     name_of: Callable[[], str],
+    shared: Mapping[str, Tensor] | None = None,
 ) -> bool:
     """Add the states that are missing, and tell whether all were.
 
@@ -38,11 +39,14 @@ def begin_states(
         numbers: lr and every hyperparameter, by name.
         gradient: the first gradient; None before there is one.
         name_of: the parameter's name, for messages.
+        shared: the states that all parameters have together, from :func:`shared_states`.
 
     Raises:
         ValueError: some states are there, and others that began with them are not.
     """
-    together = [n for n in number_states(rule, numbers) if n == "step" or not rule.states[n].when]
+    shared = shared or {}
+    own_numbers = [n for n in number_states(rule, numbers) if n not in shared]
+    together = [n for n in own_numbers if n == "step" or not rule.states[n].when]
     matrix = is_matrix(p)
     together += [
         n
@@ -56,12 +60,12 @@ def begin_states(
             f"state {missing[0]!r} of {name_of()} is missing, while {there} is there. Load a "
             "checkpoint, or delete the parameter's entry in optimizer.state to start it anew."
         )
-    kept = [n for n, s in rule.states.items() if s.exists(numbers, matrix)]
+    kept = [n for n, s in rule.states.items() if s.exists(numbers, matrix) and n not in shared]
     kept += ["step"] * ("step" in rule.inputs)
     fresh = bool(kept) and all(entry.get(n) is None for n in kept)
     on_device = group.get("capturable") or group.get("fused")
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-    for name in number_states(rule, numbers):
+    for name in own_numbers:
         number = entry.get(name)
         if number is None:
             value = 0.0 if name == "step" else rule.states[name].value
@@ -93,7 +97,72 @@ def begin_states(
                 value = float(value)
                 start = complex(value, value) if p.is_complex() else value
                 entry[name] = torch.full_like(p, start, requires_grad=False, memory_format=like)
+    entry.update(shared)
     return fresh
+
+
+def shared_states(
+    rule: Rule, entries: Iterable[Any], numbers: Mapping[str, Any], known: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The states that all parameters have together: one tensor each, which is in every entry.
+
+    Args:
+        rule: names the states and how they start.
+        entries: every parameter's states by name.
+        numbers: lr and every hyperparameter, by name.
+        known: those that were looked up for this step already.
+
+    Raises:
+        TypeError: what an entry holds is no number.
+        ValueError: two entries hold different numbers.
+    """
+    found: dict[str, Tensor] = {}
+    for name, state in rule.states.items():
+        if not state.shared or not state.exists(numbers):
+            continue
+        held = common_number(name, entries)
+        if name in known:
+            held = known[name]
+        elif held is None:
+            start = numbers[state.value] if isinstance(state.value, str) else state.value
+            with torch.inference_mode(False):
+                held = torch.tensor(float(start), dtype=torch.float64, device="cpu")
+        found[name] = held
+    return found
+
+
+def common_number(name: str, entries: Iterable[Any]) -> Tensor | None:
+    """The tensor that all entries have under a name, or the first of equal ones; None for none.
+
+    Raises:
+        TypeError: what an entry holds is no number.
+        ValueError: two entries hold different numbers.
+    """
+    seen: dict[int, Tensor] = {}
+    for entry in entries:
+        held = entry.get(name) if isinstance(entry, Mapping) else None
+        if held is not None:
+            seen[id(held)] = held
+    for held in seen.values():
+        kinds = (torch.float32, torch.float64)
+        if not (isinstance(held, Tensor) and held.numel() == 1 and held.dtype in kinds):
+            raise TypeError(
+                f"state {name!r} is {describe(held) if isinstance(held, Tensor) else repr(held)}. "
+                "Expected a tensor of one float64 number, the same in every parameter's entry."
+            )
+    first = next(iter(seen.values()), None)
+    for held in seen.values():
+        if first is not None and not torch.equal(*map(_bits, (held, first))):
+            raise ValueError(
+                f"state {name!r} is one number for all parameters, and it is {float(first)} for "
+                f"one and {float(held)} for another. Load a checkpoint, or give all the same."
+            )
+    return first
+
+
+def _bits(number: Tensor) -> Tensor:
+    """Of which nan is equal to itself."""
+    return number.detach().double().reshape(1).cpu().view(torch.int64)
 
 
 def _zeros_along(p: Tensor, gone: int) -> Tensor:

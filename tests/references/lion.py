@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy
 
@@ -29,6 +30,12 @@ def lion(
         yield w
 
 
+def oracle(params: Any, options: dict[str, Any]) -> Any:
+    from lion_pytorch import Lion
+
+    return Lion(params, **options)
+
+
 REFERENCES = [
     Reference(
         gradstep.Lion,
@@ -40,5 +47,6 @@ REFERENCES = [
             {"lr": 0.01, "betas": (0.95, 0.98), "maximize": True},
             {"lr": f64(0.001), "betas": (0.0, 0.5), "weight_decay": 1.0},
         ],
+        oracle=oracle,
     ),
 ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-COMMANDS = ("update", "train", "explain", "rules", "bench", "doctor")
+COMMANDS = ("update", "train", "explain", "rules", "compare", "doctor", "audit", "bench")
 
 
 class _Parser(argparse.ArgumentParser):

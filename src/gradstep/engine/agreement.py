@@ -46,3 +46,15 @@ def check_agreement(mesh: Any, names: Sequence[str]) -> None:
             "that looks at whole tensors needs them all at once: build the same model in each "
             "process, and give each weight a gradient in all of them or in none."
         )
+
+
+def mean_over(mesh: Any, value: float) -> float:
+    """The mean of a number over all processes of a mesh, the same bits in each."""
+    import torch.distributed as dist
+
+    found = torch.tensor([value], dtype=torch.float64, device=mesh.device_type)
+    for dimension in range(mesh.ndim):
+        group = mesh.get_group(dimension)
+        dist.all_reduce(found, group=group)
+        found /= dist.get_world_size(group)
+    return float(found)

@@ -12,33 +12,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.host import host_function, row_numbers
+from gradstep.engine.host import HostNodes, host_function, row_numbers
 from gradstep.engine.update import Update
-from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node
+from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node, in_order
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.reductions import facts_of, reduce_tensor
 
 
-def graph_function(graph: Graph, numbers: Sequence[Any]) -> Callable[..., tuple[Tensor, ...]]:
+def graph_function(
+    graph: Graph, numbers: Sequence[Any], totals: Sequence[Node] = ()
+) -> Callable[..., tuple[Tensor, ...]]:
     """A function of weight, gradient, states and numbers, in torch's operations.
 
     Returns:
-        a function that returns the new weight and the new states.
+        a function that returns the new weight, the new states, and the totals: reductions that
+        the states of one number need.
     """
+    order = in_order([*graph.order, *totals])
     inputs = [graph.weight, graph.gradient, *(before for _, before, _ in graph.states), *numbers]
     places = {id(node): i for i, node in enumerate(inputs)}
     work: list[tuple[int, Any, tuple[int, ...]]] = []
     constants: dict[int, float] = {}
-    for node in graph.order:
+    for node in order:
         if node.operation == "constant":
             places[id(node)] = len(inputs) + len(places)
             constants[places[id(node)]] = node.constant()
-    for node in graph.order:
+    for node in order:
         if node.extent != "number" and id(node) not in places:
             places[id(node)] = len(inputs) + len(places)
             arguments = tuple(places[id(a)] for a in node.arguments)
             work.append((places[id(node)], _operation(node), arguments))
-    outputs = [places[id(node)] for node in graph.outputs()]
+    outputs = [places[id(node)] for node in (*graph.outputs(), *totals)]
     where = OPERATIONS["where"].tensor
     count = len(inputs)
 
@@ -66,37 +70,42 @@ class CompiledPart:
     """The tensors of a group that one function of torch.compile updates."""
 
     def __init__(self, graph: Graph, number_names: Sequence[str]) -> None:
-        nodes = row_numbers(graph)
+        after = [node for _, _, node in graph.numbers]
+        totals = [n for n in in_order(after) if n.operation in REDUCTIONS and n.extent == "tensor"]
+        nodes = row_numbers(graph, totals)
         own = [before for _, before, _ in graph.numbers]
         names = ("step", "first", *(str(n.value) for n in own), *FACTS, *number_names)
-        after = [node for _, _, node in graph.numbers]
-        self._numbers = host_function([*nodes, *after], names)
-        self._count = len(nodes)
+        self._numbers = host_function(nodes, names)
+        total_names = [f"total {i}" for i in range(len(totals))]
+        self._after = host_function(list(map(HostNodes(totals), after)), (*names, *total_names))
         self._own_names = [name for name, _, _ in graph.numbers]
-        function = graph_function(graph, nodes)
+        function = graph_function(graph, nodes, totals)
 
         def update_all(
             weights: list[Tensor],
             gradients: list[Tensor],
             states: list[list[Tensor]],
             rows: list[list[Tensor]],
-        ) -> None:
+        ) -> list[list[Tensor]]:
+            found = []
             for weight, gradient, own, row in zip(weights, gradients, states, rows, strict=True):
                 narrow = weight.dtype in (torch.bfloat16, torch.float16)
                 given = [weight, gradient, *own]
                 if narrow:
                     given = [t.float() for t in given]
-                new_weight, *new_states = function(*given, *row)
-                for old, new in zip(own, new_states, strict=True):
+                new_weight, *rest = function(*given, *row)
+                for old, new in zip(own, rest[: len(own)], strict=True):
                     old.copy_(new)
                 weight.copy_(new_weight)
+                found.append(rest[len(own) :])
+            return found
 
         self._update_all = torch.compile(update_all)
 
     def launch(self, updates: Sequence[Update], values: Sequence[float]) -> Callable[[], None]:
         """Work out the numbers, and return what makes the step."""
         made: dict[tuple[Any, ...], list[Tensor]] = {}
-        rows, after = [], []
+        rows, keys = [], []
         for u in updates:
             step = float(u.numbers["step"]) + 1.0 if "step" in u.numbers else 1.0
             own = (float(u.numbers[n]) for n in self._own_names)
@@ -104,21 +113,22 @@ class CompiledPart:
             if key not in made:
                 numbers = self._numbers(*key, *values)
                 made[key] = [torch.tensor(n, dtype=torch.float64) for n in numbers]
-            rows.append(made[key][: self._count])
-            new = dict(zip(self._own_names, made[key][self._count :], strict=True))
-            after.append({**new, "step": torch.tensor(step)})
+            rows.append(made[key])
+            keys.append(key)
 
         def make_step() -> None:
             with torch.no_grad():
-                self._update_all(
+                totals = self._update_all(
                     [_real(u.weight) for u in updates],
                     [_real(u.gradient) for u in updates],
                     [[_real(s) for s in u.states.values()] for u in updates],
                     rows,
                 )
-                for u, new in zip(updates, after, strict=True):
+                for u, key, own in zip(updates, keys, totals, strict=True):
+                    after = self._after(*key, *values, *map(float, own))
+                    new = dict(zip(self._own_names, after, strict=True))
                     for name, number in u.numbers.items():
-                        number.copy_(new[name])
+                        number.fill_(key[0] if name == "step" else new[name])
 
         return make_step
 

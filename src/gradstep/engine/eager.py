@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import Update
+from gradstep.engine.update import Update, is_matrix
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.language import NewWeight
@@ -96,6 +96,7 @@ def run(
         if sparse == "sparse":
             inputs = {**numbers, "w": weight, "first": update.first, "step": _next_step(update)}
             inputs["machine_epsilon"] = torch.finfo(weight.dtype).eps
+            inputs["is_matrix"] = is_matrix(update.weight)
             direction, _ = rule.run(-gradient if maximize else gradient, {}, inputs)
             weight.add_(direction, alpha=-float(inputs["lr"]))
             _write_numbers(update, {})
@@ -164,6 +165,7 @@ def _evaluate(
     inputs = {n: kind(v) if type(v) is float else v for n, v in numbers.items()}
     inputs |= {"w": weight, "first": update.first, "step": kind(_next_step(update))}
     inputs["machine_epsilon"] = kind(torch.finfo(update.weight.dtype).eps)
+    inputs["is_matrix"] = is_matrix(update.weight)
     own = {n: kind(t) for n, t in update.numbers.items() if n != "step"}
     scale = float(numbers.get("grad_scale", 1.0))
     if scale != 1.0 and not update.gradient.is_sparse:

@@ -29,7 +29,7 @@ class EagerRounds:
         settled = settle(graph)
         self._graph = settled
         self._update = update
-        self._after = graph.numbers
+        self._after = settled.numbers
         # In the order in which the passes of the other engine come to them.
         self._sums = [n for p in passes(settled) for n in p.sums if n.operation == "global_sum"]
         step = float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0
@@ -48,16 +48,13 @@ class EagerRounds:
     def rounds(self) -> together.Rounds:
         """Make the step; hands in a share of each sum over all parameters."""
         graph, update = self._graph, self._update
-        known: dict[int, Any] = {id(graph.weight): _wide(update.weight)}
-        known[id(graph.gradient)] = _wide(update.gradient)
-        for name, before, _ in graph.states:
-            known[id(before)] = _wide(update.states[name])
+        known = self.given(graph)
         for node in self._sums:
-            share = self._value(node.arguments[0], known).sum(dtype=torch.float64)
+            share = self.value(node.arguments[0], known).sum(dtype=torch.float64)
             total = yield float(share.full_tensor() if hasattr(share, "full_tensor") else share)
             known[id(node)] = numpy.float64(total)
-        weight, *states = [self._value(node, known) for node in graph.outputs()]
-        numbers = {n: float(self._value(node, known)) for n, _, node in self._after}
+        weight, *states = [self.value(node, known) for node in graph.outputs()]
+        numbers = {n: float(self.value(node, known)) for n, _, node in self._after}
         if update.weight.numel():
             for (name, _, _), value in zip(graph.states, states, strict=True):
                 update.states[name].copy_(value)
@@ -65,14 +62,24 @@ class EagerRounds:
         for name, number in update.numbers.items():
             number.fill_(self._step if name == "step" else numbers[name])
 
-    def _value(self, node: Node, known: dict[int, Any]) -> Any:
+    def given(self, graph: Graph) -> dict[int, Any]:
+        """What the step starts from, by the nodes of a settled graph."""
+        update = self._update
+        known: dict[int, Any] = {id(graph.weight): _wide(update.weight)}
+        known[id(graph.gradient)] = _wide(update.gradient)
+        for name, before, _ in graph.states:
+            known[id(before)] = _wide(update.states[name])
+        return known
+
+    def value(self, node: Node, known: dict[int, Any]) -> Any:
+        """A node's value, and those below it, which are added to ``known``."""
         if id(node) in known:
             return known[id(node)]
         if node.operation == "input":
             return self._inputs[str(node.value)]
         if node.operation == "constant":
             return node.constant()
-        arguments = [self._value(a, known) for a in node.arguments]
+        arguments = [self.value(a, known) for a in node.arguments]
         known[id(node)] = value = _apply(node, arguments)
         return value
 

@@ -52,8 +52,6 @@ def unfit(update: Update) -> str | None:
     others = (gradient, *update.states.values(), *update.numbers.values())
     if any(type(t) is not Tensor for t in others):
         return "its gradient or state is a tensor subclass"
-    if len({number.dtype for number in update.numbers.values()}) > 1:
-        return "its number states are of several dtypes"
     if any(s.is_conj() or s.is_neg() for s in update.states.values()):
         return "its state is a lazy conjugate or negative"
     return None

@@ -17,15 +17,35 @@ _INFIX = {
 }  # fmt: skip
 
 
-def row_numbers(graph: Graph) -> tuple[Node, ...]:
-    """The number nodes that reach a tensor: what the host works out, a row a tensor."""
+def row_numbers(graph: Graph, totals: Sequence[Node] = ()) -> tuple[Node, ...]:
+    """The number nodes that reach a tensor: what the host works out, a row a tensor.
+
+    ``totals`` are reductions that only the graph's number states need.
+    """
     found: dict[int, Node] = {}
-    for node in graph.order:
+    for node in in_order([*graph.order, *totals]):
         if node.extent != "number":
             for argument in node.arguments:
                 if argument.extent == "number" and argument.operation != "constant":
                     found[id(argument)] = argument
     return tuple(found.values())
+
+
+class HostNodes:
+    """Nodes with the reductions below them replaced by inputs: ``"total 0"``, ``"total 1"``, …"""
+
+    def __init__(self, totals: Sequence[Node]) -> None:
+        self._known = {id(node): Node("input", value=f"total {i}") for i, node in enumerate(totals)}
+
+    def __call__(self, node: Node) -> Node:
+        if id(node) not in self._known:
+            if node.operation in ("input", "constant"):
+                return node
+            arguments = tuple(map(self, node.arguments))
+            self._known[id(node)] = Node(
+                node.operation, arguments, "number", node.boolean, node.value, node.name, node.line
+            )
+        return self._known[id(node)]
 
 
 def host_function(

@@ -7,7 +7,7 @@ the kernel of a small net. One call reads them all, one call writes them all.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -25,59 +25,63 @@ _ARGUMENTS = {
 }
 
 
-def _code(stored: Any) -> str:
+def _code(columns: Sequence[Any]) -> str:
     """Both functions. A row is ``width`` addresses; those of the numbers stand at its end."""
     module = ir.Module(name="gradstep_numbers")
 
-    def read(builder: ir.IRBuilder, address: Any, index: Any, row: Any, column: Any) -> None:
+    def read(builder: ir.IRBuilder, address: Any, row: Any, column: int, stored: Any) -> None:
         value = builder.load(address, typ=stored)
         value = value if stored is F64 else builder.fpext(value, F64)
         out = builder.function.args[4]
-        builder.store(value, builder.gep(out, [index], source_etype=F64))
+        at = builder.add(builder.mul(row, builder.function.args[3]), ir.Constant(I64, column))
+        builder.store(value, builder.gep(out, [at], source_etype=F64))
 
-    def write(builder: ir.IRBuilder, address: Any, index: Any, row: Any, column: Any) -> None:
+    def write(builder: ir.IRBuilder, address: Any, row: Any, column: int, stored: Any) -> None:
         values, distance = builder.function.args[4:]
-        at = builder.add(builder.mul(row, distance), column)
+        at = builder.add(builder.mul(row, distance), ir.Constant(I64, column))
         value = builder.load(builder.gep(values, [at], source_etype=F64), typ=F64)
         builder.store(value if stored is F64 else builder.fptrunc(value, F32), address)
 
-    _write_loop(module, "read_numbers", read)
-    _write_loop(module, "write_numbers", write)
+    _write_loop(module, "read_numbers", columns, read)
+    _write_loop(module, "write_numbers", columns, write)
     return str(module)
 
 
-def _write_loop(module: ir.Module, name: str, body: Callable[..., None]) -> None:
+def _write_loop(
+    module: ir.Module, name: str, columns: Sequence[Any], body: Callable[..., None]
+) -> None:
     kind = ir.FunctionType(ir.VoidType(), _ARGUMENTS[name])
     function = ir.Function(module, kind, name)
     rows, count, width, numbers = function.args[:4]
     entry, loop, done = (function.append_basic_block(n) for n in ("entry", "loop", "done"))
     builder = ir.IRBuilder(entry)
-    total = builder.mul(count, numbers)
     builder.branch(loop)
     builder.position_at_end(loop)
-    index = builder.phi(I64)
-    index.add_incoming(ir.Constant(I64, 0), entry)
-    row, column = builder.udiv(index, numbers), builder.urem(index, numbers)
+    row = builder.phi(I64)
+    row.add_incoming(ir.Constant(I64, 0), entry)
     first = builder.sub(builder.mul(builder.add(row, ir.Constant(I64, 1)), width), numbers)
-    place = builder.gep(rows, [builder.add(first, column)], source_etype=I64)
-    address = builder.inttoptr(builder.load(place, typ=I64), POINTER)
-    body(builder, address, index, row, column)
-    following = builder.add(index, ir.Constant(I64, 1))
-    index.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, total), loop, done)
+    for column, stored in enumerate(columns):
+        index = builder.add(first, ir.Constant(I64, column))
+        place = builder.gep(rows, [index], source_etype=I64)
+        address = builder.inttoptr(builder.load(place, typ=I64), POINTER)
+        body(builder, address, row, column, stored)
+    following = builder.add(row, ir.Constant(I64, 1))
+    row.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
     builder.position_at_end(done)
     builder.ret_void()
 
 
 class NumberStates:
-    """Reads and writes the ``numbers`` last entries of ``rows`` rows of ``width`` addresses.
+    """Reads and writes the last entries of ``rows`` rows of ``width`` addresses.
 
-    ``stored`` is how they are stored: ``"float32"`` or ``"float64"``. Addresses are given as
+    ``stored`` is how each of them is stored: ``"float32"`` or ``"float64"``. Addresses are given as
     integers.
     """
 
-    def __init__(self, rows: int, width: int, numbers: int, stored: str) -> None:
-        code = _code(F32 if stored == "float32" else F64)
+    def __init__(self, rows: int, width: int, stored: Sequence[str]) -> None:
+        numbers = len(stored)
+        code = _code([F32 if kind == "float32" else F64 for kind in stored])
         known = functions(code, {name: (len(a), False) for name, a in _ARGUMENTS.items()})
         self._read, self._write = known["read_numbers"], known["write_numbers"]
         self._shape = (rows, width, numbers)

@@ -1,57 +1,158 @@
-"""What the reductions and opaque functions of a step give, read off the kernel's own passes.
+"""What the reductions and opaque functions of a step give, looked at while the step is made.
 
-For explanations. The passes that make a step make these values too, so that an explanation has
-them bit for bit, whatever order they were added up in.
+For explanations. A kernel's passes leave these values in their memory, where a :class:`Lookout`
+reads them: so an explanation has them bit for bit, whatever order they were added up in. Beside
+the eager engine, which keeps nothing, :func:`gathered_eagerly` works them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine.fit import STORAGE
+from gradstep.engine.eager_rounds import EagerRounds
 from gradstep.engine.kernel import ITEM_BYTES
 from gradstep.engine.pass_kernel import kept_storage
-from gradstep.engine.staged import StagedKernel, StagedPart, Wave
+from gradstep.engine.passes import passes
+from gradstep.engine.staged import StagedLaunch, StagedPart, Wave
 from gradstep.engine.update import Update
 from gradstep.rule.graph import Graph, Node
+from gradstep.rule.settle import settle
 
 
-def observe(
-    graph: Graph, update: Update, number_names: Sequence[str], values: Sequence[float]
-) -> list[Tensor]:
-    """Make one weight's step and return what its reductions and opaque functions gave.
+class Lookout:
+    """Sees the reductions and opaque functions of one weight's step while a kernel makes it.
+
+    Attributes:
+        found: after the step, for each node of ``graph.gathered()`` its values for the weights
+            at ``places``; None before.
+        problem: what went wrong here, which the step itself does not hear of.
+    """
+
+    def __init__(self, graph: Graph, weight: Tensor, places: Sequence[tuple[int, ...]]) -> None:
+        self.graph = graph
+        self.weight = weight
+        self.places = places
+        self.found: list[list[float]] | None = None
+        self.problem: Exception | None = None
+        self._at_part: StagedPart | None = None
+        # The kernel's own nodes have no numbers. Passes are made alike of graphs that are alike.
+        self._program = passes(settle(_numbered(graph)))
+
+    def join(self, launches: Sequence[Any]) -> bool:
+        """Stand by at whichever launch updates the weight; False if none is of such a kernel."""
+        for launch in launches:
+            part = launch._part if isinstance(launch, StagedLaunch) else None
+            if part is not None and any(owner is self.weight for owner in part.owners):
+                if not isinstance(part.watch, _Lookouts):
+                    part.watch = _Lookouts(part)
+                part.watch.all.append(self)
+                self._at_part = part
+                return True
+        return False
+
+    def leave(self) -> None:
+        """Look no longer, also if the step never came."""
+        part, self._at_part = self._at_part, None
+        if part is not None and isinstance(part.watch, _Lookouts):
+            part.watch.all = [each for each in part.watch.all if each is not self]
+            if not part.watch.all:
+                part.watch = None
+
+    def look(self, part: StagedPart, wave: Wave, memory: Tensor, totals: list[list[float]]) -> None:
+        """Read what a wave has left, if the weight was in it."""
+        try:
+            row = next(i for i, owner in enumerate(part.owners) if owner is self.weight)
+            if row in wave.tensors:
+                self._look(part, row, wave, memory, totals)
+        except Exception as error:
+            self.problem = error
+
+    def _look(
+        self,
+        part: StagedPart,
+        row: int,
+        wave: Wave,
+        memory: Tensor,
+        totals: list[list[float]],
+    ) -> None:
+        kernel, own = part.kernel, wave.tensors.index(row)
+        weight = part.weights[row]
+        position = {id(owner): p for p, owner in enumerate(kernel.places.owners)}
+        width = len(kernel.places.owners)
+        found: dict[str, list[float]] = {}
+        count = 0
+        for stage, numbered in zip(kernel.stages, self._program, strict=True):
+            for owner, named in zip(stage.each.sums, numbered.sums, strict=True):
+                if owner.extent == "tensor":
+                    found[str(named.name)] = [totals[own][count]] * len(self.places)
+                    count += 1
+                else:
+                    start = wave.places[own * width + position[id(owner)]]
+                    found[str(named.name)] = _at_places(
+                        _lying(memory[start:], owner, weight, kernel.working), self.places
+                    )
+            for (_, owner), (_, named) in zip(stage.each.keeps, numbered.keeps, strict=True):
+                if owner.gathers:
+                    start = wave.places[own * width + position[id(owner)]]
+                    found[str(named.name)] = _at_places(
+                        _lying(memory[start:], owner, weight, kernel.working), self.places
+                    )
+        self.found = [found[str(p)] for p in range(len(self.graph.gathered()))]
+
+
+class _Lookouts:
+    """All that look at one part's next step."""
+
+    def __init__(self, part: StagedPart) -> None:
+        self.part = part
+        self.all: list[Lookout] = []
+
+    def __call__(self, wave: Wave, memory: Tensor, totals: list[list[float]]) -> None:
+        for each in self.all:
+            each.look(self.part, wave, memory, totals)
+
+
+def gathered_eagerly(
+    graph: Graph, update: Update, numbers: Mapping[str, Any], places: Sequence[tuple[int, ...]]
+) -> Generator[float, float, list[list[float]]]:
+    """The same where torch's own operations make the step, worked out beside it. Writes nothing.
+
+    Waits at each sum over all parameters, as the steps themselves do, to be sent the total; its
+    own share of it is nothing.
 
     Args:
-        graph: the rule's, as traced, and not elementwise.
-        update: copies, laid out as the kernel wants them: weight and states are written.
-        number_names, values: lr and the numeric hyperparameters.
-
-    Returns:
-        for each node of ``graph.gathered()`` a tensor: one number, or of the weight's shape with
-        one element in each dimension that was summed away. Sums are float64.
+        graph: the rule's, as traced.
+        update: the weight, its gradient and states as they are before the step.
+        numbers: lr and the numeric hyperparameters, by name.
+        places: of the weights to look at.
     """
-    kernel = StagedKernel(
-        _numbered(graph), STORAGE[update.weight.dtype][0], [str(n) for n in number_names]
-    )
-    part = StagedPart(kernel, [update])
-    found: dict[str, Tensor] = {}
+    step = EagerRounds(graph, update, numbers)
+    tagged = _numbered(graph)
+    settled = settle(tagged)
+    known = step.given(settled)
+    values: dict[str, Any] = {}
+    for each in passes(settled):
+        for node in each.sums:
+            if node.operation == "global_sum":
+                known[id(node)] = numpy.float64((yield 0.0))
+    for node in settled.nodes():
+        if node.gathers:
+            values[str(node.name)] = step.value(node, known)
+    return [_at_places(values[str(p)], places) for p in range(len(graph.gathered()))]
 
-    def watch(wave: Wave, memory: Tensor, totals: list[list[float]]) -> None:
-        for node, total in zip(kernel.totals, totals[0], strict=True):
-            found[str(node.name)] = torch.tensor(total, dtype=torch.float64)
-        for place, owner in enumerate(kernel.places.owners):
-            if owner.gathers and owner.extent != "tensor":
-                start = wave.places[place]
-                found[str(owner.name)] = _kept(memory[start:], owner, update.weight, kernel.working)
 
-    part.watch = watch
-    part.launch(*part.located(), values, [update.first])()
-    return [found[str(position)] for position in range(len(graph.gathered()))]
+def _at_places(value: Any, places: Sequence[tuple[int, ...]]) -> list[float]:
+    """The entries of a tensor that go with the weights; the number itself, if it is one."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return [float(value)] * len(places)
+    ats = [tuple(min(i, n - 1) for i, n in zip(p, value.shape, strict=True)) for p in places]
+    return [float(value[at].item()) for at in ats]
 
 
 def _numbered(graph: Graph) -> Graph:
@@ -86,8 +187,8 @@ def _numbered(graph: Graph) -> Graph:
     )
 
 
-def _kept(memory: Tensor, owner: Node, weight: Tensor, working: str) -> Tensor:
-    """A copy of what lies at the start of ``memory``, in the shape that goes with the weight."""
+def _lying(memory: Tensor, owner: Node, weight: Tensor, working: str) -> Tensor:
+    """What lies at the start of ``memory``, in the shape that goes with the weight."""
     storage = kept_storage(owner, working)
     shape = list(weight.shape)
     if owner.extent in ("row", "matrix"):
@@ -97,5 +198,5 @@ def _kept(memory: Tensor, owner: Node, weight: Tensor, working: str) -> Tensor:
     count = int(numpy.prod(shape))
     flat = memory[: ITEM_BYTES[storage] * count].view(getattr(torch, storage))
     if owner.extent == "element":
-        return flat.as_strided(weight.shape, weight.stride()).clone()
-    return flat.view(shape).clone()
+        return flat.as_strided(weight.shape, weight.stride())
+    return flat.view(shape)

@@ -82,7 +82,12 @@ def kept_storage(node: Node, working: str) -> str:
 
 
 def write_pass(
-    each: Pass, graph: Graph, storage: str, places: Places, half_instructions: bool
+    each: Pass,
+    graph: Graph,
+    storage: str,
+    places: Places,
+    half_instructions: bool,
+    working: str | None = None,
 ) -> PassText:
     """The code of one pass.
 
@@ -92,19 +97,27 @@ def write_pass(
         storage: how weights, gradients and states are stored.
         places: the arena's places; new ones are added.
         half_instructions: whether the CPU converts float16 itself.
+        working: what elements are worked out in, ``"float32"`` or ``"float64"``; None for what a
+            step takes.
     """
-    writer = _Writer(each, graph, storage, places, half_instructions)
+    writer = _Writer(each, graph, storage, places, half_instructions, working)
     return PassText(writer.write(), tuple(each.numbers))
 
 
 class _Writer:
     def __init__(
-        self, each: Pass, graph: Graph, storage: str, places: Places, half_instructions: bool
+        self,
+        each: Pass,
+        graph: Graph,
+        storage: str,
+        places: Places,
+        half_instructions: bool,
+        working: str | None,
     ) -> None:
         self.each = each
         self.graph = graph
         self.storage = storage
-        self.working = "float64" if storage == "float64" else "float32"
+        self.working = working or ("float64" if storage == "float64" else "float32")
         self.places = places
         self.half_instructions = half_instructions
         self.module = ir.Module(name="gradstep_pass")

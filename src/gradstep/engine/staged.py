@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from gradstep.engine import compiler, threads, together
 from gradstep.engine.fit import STORAGE, local_update
 from gradstep.engine.fused import PARALLEL, STEP
-from gradstep.engine.host import host_function
+from gradstep.engine.host import HostNodes, host_function
 from gradstep.engine.kernel import ITEM_BYTES
 from gradstep.engine.pass_kernel import Places, kept_storage, write_pass
 from gradstep.engine.passes import Pass, passes
@@ -72,7 +72,7 @@ class StagedKernel:
         totals = [f"total {i}" for i in range(len(self.totals))]
         self.inputs = (*own, "step", "first", *number_names, *FACTS, *totals)
         half_instructions = "+f16c" in compiler.cpu()[1].split(",")
-        as_host = _HostNodes(self.totals)
+        as_host = HostNodes(self.totals)
         self.stages = []
         for each in program:
             text = write_pass(each, settled, storage, self.places, half_instructions)
@@ -94,23 +94,6 @@ class StagedKernel:
         return of_matrices(weight.numel() // max(1, rows * columns), rows, columns, domain)
 
 
-class _HostNodes:
-    """Nodes with the reductions below them replaced by inputs of the host's functions."""
-
-    def __init__(self, totals: Sequence[Node]) -> None:
-        self._known = {id(node): Node("input", value=f"total {i}") for i, node in enumerate(totals)}
-
-    def __call__(self, node: Node) -> Node:
-        if id(node) not in self._known:
-            if node.operation in ("input", "constant"):
-                return node
-            arguments = tuple(map(self, node.arguments))
-            self._known[id(node)] = Node(
-                node.operation, arguments, "number", node.boolean, node.value, node.name, node.line
-            )
-        return self._known[id(node)]
-
-
 @dataclass
 class Wave:
     """Tensors that go through the passes together.
@@ -122,7 +105,8 @@ class Wave:
         bytes: the arena's length.
         totals: for each whole reduction, and each tensor: where its partial outcomes lie.
         joins: for each pass what is to be put together: place, count and length of partial sums.
-        batches: opaque function's node -> where the batch lies.
+        batches: opaque function's node -> where each tensor's share lies.
+        alike: the tensors by shape and layout, as ranges of neighbours: each range is a batch.
     """
 
     tensors: list[int]
@@ -131,7 +115,8 @@ class Wave:
     bytes: int = 0
     totals: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     joins: list[list[tuple[str, int, int, int]]] = field(default_factory=list)
-    batches: dict[int, int] = field(default_factory=dict)
+    batches: dict[int, list[int]] = field(default_factory=dict)
+    alike: list[range] = field(default_factory=list)
 
 
 class StagedPart(Table):
@@ -197,7 +182,8 @@ class StagedPart(Table):
                 item = ITEM_BYTES[kept_storage(owner, kernel.working)]
                 place(owner, [item * _length(w, node.extent) for w in weights])
                 if owner.operation == "opaque":
-                    wave.batches[id(owner)] = offsets[position[id(owner)], 0]
+                    own = [offsets[position[id(owner)], row] for row in range(len(weights))]
+                    wave.batches[id(owner)] = own
             joins: list[tuple[str, int, int, int]] = []
             for node in each.sums:
                 if node.extent == "tensor":
@@ -220,6 +206,14 @@ class StagedPart(Table):
                         if count > 1:
                             joins.append((node.operation, start, count, length))
             wave.joins.append(joins)
+        keys = [
+            (w.shape, w.stride(), self.strides[i]) for w, i in zip(weights, tensors, strict=True)
+        ]
+        for row, key in enumerate(keys):
+            if row and key == keys[row - 1]:
+                wave.alike[-1] = range(wave.alike[-1].start, row + 1)
+            else:
+                wave.alike.append(range(row, row + 1))
         for row in range(len(tensors)):
             wave.places.extend(offsets.get((p, row), 0) for p in range(len(kernel.places.owners)))
         return wave
@@ -294,22 +288,27 @@ class StagedLaunch:
 
     def _make(self) -> together.Rounds:
         part, kernel = self._part, self._part.kernel
+        over_all: list[float] = []
         if kernel.sums_over_all and not part.waves:
             for _ in range(kernel.sums_over_all):
-                yield 0.0
+                over_all.append((yield 0.0))
         for wave in part.waves:
-            yield from self._run_wave(wave)
+            over_all = yield from self._run_wave(wave)
         if part.number_states is not None:
+            # A tensor without elements has no totals but those over all parameters.
+            sums = iter(over_all)
+            empty = [next(sums) if n.operation == "global_sum" else 0.0 for n in kernel.totals]
             after = array("d")
             for row in self._rows:
-                # A tensor without elements has no totals.
-                missing = len(kernel.inputs) - len(row)
-                after.extend(kernel.after(*row, *(0.0,) * missing))
+                missing = len(row) < len(kernel.inputs)
+                after.extend(kernel.after(*row, *(empty if missing else ())))
             at = self._pointers.buffer_info()[0] + 16 * len(part.weights)
             part.number_states.write(at, after.buffer_info()[0], len(after) // len(self._rows))
         _increment_version(part.owners)
 
-    def _run_wave(self, wave: Wave) -> together.Rounds:
+    def _run_wave(self, wave: Wave) -> Generator[float, float, list[float]]:
+        """Make the step of a wave, and return the sums over all parameters."""
+        over_all: list[float] = []
         kernel = self._part.kernel
         arena = torch.empty(wave.bytes + 64, dtype=torch.uint8)
         shift = -arena.data_ptr() % 64
@@ -330,6 +329,7 @@ class StagedLaunch:
                         values.append(_joined(node.operation, parts))
                     if node.operation == "global_sum":
                         total = yield together.exact_sum(values)
+                        over_all.append(total)
                         values = [total] * len(values)
                     for own, value in zip(totals, values, strict=True):
                         own.append(value)
@@ -339,6 +339,7 @@ class StagedLaunch:
             self._rows[tensor] = (*self._rows[tensor], *own)
         if self._part.watch is not None:
             self._part.watch(wave, memory, totals)
+        return over_all
 
     def _padded(self, tensor: int, own: list[float]) -> tuple[float, ...]:
         """A tensor's numbers for the host's functions, with zeros for what is not there yet."""
@@ -382,17 +383,29 @@ class StagedLaunch:
         memory: Tensor,
         totals: list[list[float]],
     ) -> None:
-        weight = self._part.weights[wave.tensors[0]]
-        size, count = weight.numel(), len(wave.tensors)
-        storage = kept_storage(node, self._part.kernel.working)
-        start, item = wave.batches[id(node)], ITEM_BYTES[storage]
-        whole = memory[start : start + item * size * count].view(getattr(torch, storage))
-        batch = whole.as_strided((count, *weight.shape), (size, *weight.stride()))
         rows = [
             work_out(*self._padded(tensor, own))
             for tensor, own in zip(wave.tensors, totals, strict=True)
         ]
-        strides = self._part.strides[wave.tensors[0]]
+        for alike in wave.alike:
+            self._call_batch(wave, node, memory, alike, rows[alike.start : alike.stop])
+
+    def _call_batch(
+        self,
+        wave: Wave,
+        node: Node,
+        memory: Tensor,
+        alike: range,
+        rows: Sequence[tuple[float, ...]],
+    ) -> None:
+        first = wave.tensors[alike.start]
+        weight = self._part.weights[first]
+        size, count = weight.numel(), len(alike)
+        storage = kept_storage(node, self._part.kernel.working)
+        start, item = wave.batches[id(node)][alike.start], ITEM_BYTES[storage]
+        whole = memory[start : start + item * size * count].view(getattr(torch, storage))
+        batch = whole.as_strided((count, *weight.shape), (size, *weight.stride()))
+        strides = self._part.strides[first]
         given = batch
         if strides != weight.stride():
             given = torch.empty_strided(batch.shape, (size, *strides), dtype=batch.dtype)

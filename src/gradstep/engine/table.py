@@ -50,8 +50,8 @@ class Table:
         self._number_count = len(first.numbers)
         self.number_states: NumberStates | None = None
         if first.numbers:
-            dtype = str(next(iter(first.numbers.values())).dtype).removeprefix("torch.")
-            self.number_states = NumberStates(len(updates), len(names), len(first.numbers), dtype)
+            stored = [str(n.dtype).removeprefix("torch.") for n in first.numbers.values()]
+            self.number_states = NumberStates(len(updates), len(names), stored)
         self._empty = {i for i, u in enumerate(updates) if not u.weight.numel()}
         flat = self._flat(
             self.weights,

@@ -1,7 +1,7 @@
 """What a rule is: the decorator, chains, the little language and its trace."""
 
 from gradstep.rule.definition import Rule, chain, rule
-from gradstep.rule.hyperparameter import Decay, Interval, NonNegative, Share
+from gradstep.rule.hyperparameter import Decay, Interval, NonNegative, Positive, Share
 from gradstep.rule.language import (
     abs,
     clamp,
@@ -20,7 +20,18 @@ from gradstep.rule.language import (
     where,
 )
 from gradstep.rule.opaque import Opaque, opaque
-from gradstep.rule.reductions import dot, global_norm, max, mean, norm, rms, size, sum
+from gradstep.rule.reductions import (
+    dot,
+    global_dot,
+    global_norm,
+    global_sum,
+    max,
+    mean,
+    norm,
+    rms,
+    size,
+    sum,
+)
 from gradstep.rule.state import (
     State,
     copy_of_gradient,
@@ -29,6 +40,7 @@ from gradstep.rule.state import (
     number,
     per_column,
     per_row,
+    shared,
     zeros,
 )
 from gradstep.rule.symbol import RuleError
@@ -38,6 +50,7 @@ __all__ = [
     "Interval",
     "NonNegative",
     "Opaque",
+    "Positive",
     "Rule",
     "RuleError",
     "Share",
@@ -50,7 +63,9 @@ __all__ = [
     "dot",
     "exp",
     "full",
+    "global_dot",
     "global_norm",
+    "global_sum",
     "lerp",
     "log",
     "max",
@@ -68,6 +83,7 @@ __all__ = [
     "rms",
     "rsqrt",
     "rule",
+    "shared",
     "sign",
     "size",
     "sqrt",

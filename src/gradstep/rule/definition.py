@@ -12,8 +12,9 @@ from typing import Any, overload
 
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.language import NewWeight
+from gradstep.rule.schedule import as_schedule, is_schedule
 from gradstep.rule.state import State
-from gradstep.rule.symbol import RuleError
+from gradstep.rule.symbol import RuleError, Symbol
 
 #: Keyword-only arguments that the optimizer gives a rule, where it names them.
 INPUTS: dict[str, str] = {
@@ -21,7 +22,11 @@ INPUTS: dict[str, str] = {
     "step": "the weight's own step count, 1 at its first",
     "lr": "the learning rate of the weight's group",
     "first": "true at the weight's first step with this state",
+    "loss": "the loss of the step, as its closure returned it",
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
+    "is_matrix": "whether the weight has two dimensions or more, which a rule may branch on",
+    "gradient": "the gradient as it entered the chain, before any other rule of it",
+    "next_w": "the weight after the step, as the rules before this one in the chain leave it",
 }
 
 
@@ -57,10 +62,18 @@ class Rule:
     function: Callable[..., Any] | None = field(default=None, repr=False)
     stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
 
+    def stage_names(self) -> tuple[str, ...]:
+        """The names of a chain's rules, numbered where one stands twice; none for a single rule."""
+        labels: list[str] = []
+        for stage, _ in self.stages:
+            labels.append(_free(stage.name, labels))
+        return tuple(labels)
+
     @property
     def tells_vectors_apart(self) -> bool:
-        """Whether weights with fewer than two dimensions have other states than those with more."""
-        return any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        """Whether weights with fewer than two dimensions have other states or steps than others."""
+        apart = any(s.shape != "weight" or s.only is not None for s in self.states.values())
+        return apart or "is_matrix" in self.inputs
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -79,7 +92,10 @@ class Rule:
             TypeError: a keyword that is no hyperparameter of the rule, or more numbers than it has.
             ValueError: a number outside of its interval.
         """
-        if arguments and isinstance(arguments[0], bool | int | float | str):
+        keywords = {name: as_schedule(value) for name, value in keywords.items()}
+        if arguments and (
+            isinstance(arguments[0], bool | int | float | str) or is_schedule(arguments[0])
+        ):
             if len(arguments) > len(self.hyperparameters):
                 raise TypeError(
                     f"{self.name} has {len(self.hyperparameters)} hyperparameter(s); got "
@@ -88,7 +104,7 @@ class Rule:
             for name, value in zip(self.hyperparameters, arguments, strict=False):
                 if name in keywords:
                     raise TypeError(f"{self.name} got {name} twice: by its place and by its name")
-                keywords[name] = value
+                keywords[name] = as_schedule(value)
         elif arguments:
             if self.function is None:
                 raise TypeError(f"{self.name} is a chain: call run(), or give it to an optimizer")
@@ -138,6 +154,10 @@ class Rule:
         """
         if self.function is None:
             return self._run_stages(g, states, inputs)
+        if "gradient" in self.inputs:  # in a chain these two are given
+            inputs = {"gradient": g, **inputs}
+        if "next_w" in self.inputs and "next_w" not in inputs:
+            inputs = {"next_w": _moved(g, inputs), **inputs}
         names = [*self.hyperparameters, *self.inputs]
         result = self.function(
             g, *(states.get(name) for name in self.states), **{n: inputs[n] for n in names}
@@ -164,14 +184,19 @@ class Rule:
     ) -> tuple[Any, dict[str, Any]]:
         new_states: dict[str, Any] = {}
         direction = g
-        for stage, names in self.stages:
+        for position, (stage, names) in enumerate(self.stages):
+            if isinstance(direction, Symbol):
+                direction.recorder.stage = position
             own_states = {n: states.get(names[n]) for n in stage.states}
-            own_inputs = {n: inputs[n] for n in stage.inputs}
+            own_inputs = {"gradient": g, **{n: v for n, v in inputs.items() if n in INPUTS}}
             own_inputs.update({n: inputs[names[n]] for n in stage.hyperparameters})
-            if isinstance(direction, NewWeight):
+            if "next_w" in stage.inputs:
+                own_inputs["next_w"] = _moved(direction, inputs)
+            elif isinstance(direction, NewWeight):
                 raise RuleError(
                     f"{stage.name} follows a rule that sets the weight outright. "
-                    "Such a rule can only stand last in a chain."
+                    "Such a rule can only stand last in a chain, or before stages that take the "
+                    "weight after the step (next_w)."
                 )
             direction, changed = stage.run(direction, own_states, own_inputs)
             new_states.update({names[n]: value for n, value in changed.items()})
@@ -196,6 +221,13 @@ class Rule:
 
     def __deepcopy__(self, memo: Any) -> Rule:
         return self
+
+
+def _moved(direction: Any, inputs: Mapping[str, Any]) -> Any:
+    """The weight after a step along a direction, or as a rule has set it."""
+    if isinstance(direction, NewWeight):
+        return direction.weight
+    return inputs["w"] - inputs["lr"] * direction
 
 
 def _rule_by_name(module: str, name: str, hyperparameters: Mapping[str, Any]) -> Rule:

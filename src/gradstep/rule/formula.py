@@ -12,10 +12,11 @@ no order of the lines can do that, the new value gets a prime: ``exp_avg′``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gradstep.rule.graph import Graph, Node
+from gradstep.rule.latex import latex_name, write_latex
 from gradstep.rule.notation import greek_name, input_name, write
 
 #: An expression of more operations than this that has no name and is used twice gets one.
@@ -35,6 +36,8 @@ class Line:
         text: what stands right of the arrow.
         per_element: False for a number that is worked out once a step for a whole tensor.
         copies: whether the line only gives a value another name, as ``previous ← g``.
+        stage: of a chain, the name of the rule that the line is of; else empty.
+        latex: what stands right of the arrow, as LaTeX.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Line:
     text: str
     per_element: bool
     copies: bool = False
+    stage: str = ""
+    latex: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         return f"{self.name} ← {self.text}"
@@ -74,15 +79,22 @@ def formula(graph: Graph, greek: bool = False) -> Formula:
     assignments, names = _arrange(graph)
     spoken = {key: greek_name(name) if greek else name for key, name in names.items()}
 
-    def text(assignment: _Assignment) -> str:
-        if assignment.copies:
-            return write(assignment.node, lambda n: spoken.get(id(n)))
-        return write(assignment.node, lambda n: None if n is assignment.node else spoken.get(id(n)))
+    def line(made: _Assignment) -> Line:
+        def named(called: Mapping[int, str]) -> Callable[[Node], str | None]:
+            return lambda n: None if n is made.node and not made.copies else called.get(id(n))
 
-    lines = tuple(
-        Line(greek_name(a.name) if greek else a.name, a.node, text(a), a.node.per_element, a.copies)
-        for a in assignments
-    )
+        return Line(
+            greek_name(made.name) if greek else made.name,
+            made.node,
+            write(made.node, named(spoken)),
+            made.node.per_element,
+            made.copies,
+            graph.stages[_stage(graph, made)] if graph.stages else "",
+            write_latex(made.node, named(in_latex)),
+        )
+
+    in_latex = {key: latex_name(name) for key, name in names.items()}
+    lines = tuple(map(line, assignments))
     return Formula(lines, spoken)
 
 
@@ -225,12 +237,15 @@ def _in_readable_order(
 
     ordered: list[int] = []
 
-    def rank(i: int) -> tuple[bool, bool, int, str]:
-        """Numbers together, elements together, each as in the rule's text; the weight last."""
+    def rank(i: int) -> tuple[bool, int, bool, int, str]:
+        """A chain's rules in order, and the weight last. Within a rule numbers together, elements
+        together, each as in the rule's text."""
         assignment = assignments[i]
-        last = ordered and assignments[ordered[-1]].node.per_element
-        turns = assignment.node.per_element is not bool(last)
-        return assignment.name == "w", turns, assignment.node.line, assignment.name
+        stage, line = _stage(graph, assignment), assignment.node.line
+        last = assignments[ordered[-1]] if ordered else None
+        goes_on = last is not None and _stage(graph, last) == stage and last.node.per_element
+        turns = assignment.node.per_element is not goes_on
+        return assignment.name == "w", stage, turns, line, assignment.name
 
     while len(ordered) < len(assignments):
         done = set(ordered)
@@ -243,6 +258,14 @@ def _in_readable_order(
             )
         ordered.append(min(ready, key=rank))
     return [assignments[i] for i in ordered], None
+
+
+def _stage(graph: Graph, assignment: _Assignment) -> int:
+    """Which rule of a chain a line is of: a copy belongs to the state that gets it."""
+    if assignment.copies:
+        before = {name: node for name, node, _ in (*graph.states, *graph.numbers)}
+        return before.get(assignment.name, graph.new_weight).stage
+    return assignment.node.stage
 
 
 def _reads(assignment: _Assignment, names: dict[int, str]) -> set[int]:

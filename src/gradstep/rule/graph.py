@@ -25,6 +25,7 @@ class Node:
         boolean: True for the outcome of a comparison.
         name: the variable that the rule's text gives it, if any.
         line: the line in the rule's file, 0 where unknown.
+        stage: of a chain, the number of the rule that made it, or whose state it is.
     """
 
     operation: str
@@ -34,6 +35,7 @@ class Node:
     value: Any = None
     name: str | None = None
     line: int = 0
+    stage: int = 0
 
     @property
     def per_element(self) -> bool:
@@ -90,8 +92,13 @@ class Graph:
         new_weight: the weight after the step.
         states: for each state tensor its name, its node before and its node after the step.
         numbers: the same for each state that is one number a parameter.
+        shared: the names of those numbers that all parameters have together.
+        alike: the numbers that shared states are made of, beside sums over all parameters: they
+            must be the same in all groups.
         questions: what the rule asked with ``nonzero``, and what its states' existence depends on:
             (hyperparameter, answer) pairs. The graph holds as long as the answers do.
+        stages: the names of a chain's rules, to which the nodes' ``stage`` counts, and ``"step"``
+            for what moves the weight; empty for a single rule.
     """
 
     rule_name: str
@@ -102,7 +109,10 @@ class Graph:
     states: tuple[tuple[str, Node, Node], ...]
     numbers: tuple[tuple[str, Node, Node], ...] = ()
     questions: tuple[tuple[str, bool], ...] = ()
+    shared: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
     order: tuple[Node, ...] = field(default=(), repr=False)
+    stages: tuple[str, ...] = ()
 
     def outputs(self) -> tuple[Node, ...]:
         """The new weight, then the new state tensors, in order."""
@@ -126,8 +136,8 @@ class Graph:
         )
 
     def sums_over_all(self) -> bool:
-        """Whether it sums over all parameters of the optimizer."""
-        return any(node.operation == "global_sum" for node in self.nodes())
+        """Whether it sums over all parameters of the optimizer, or keeps a number for them all."""
+        return bool(self.shared) or any(n.operation == "global_sum" for n in self.nodes())
 
     def calls_opaque(self) -> bool:
         """Whether it calls functions that are not looked into."""

@@ -17,7 +17,18 @@ from gradstep.rule.graph import FACTS
 from gradstep.rule.language import sqrt
 from gradstep.rule.symbol import Symbol, refuse
 
-__all__ = ["dot", "global_norm", "max", "mean", "norm", "rms", "size", "sum"]
+__all__ = [
+    "dot",
+    "global_dot",
+    "global_norm",
+    "global_sum",
+    "max",
+    "mean",
+    "norm",
+    "rms",
+    "size",
+    "sum",
+]
 
 
 def sum(x: Any, dim: int | None = None) -> Any:
@@ -53,12 +64,26 @@ def dot(x: Any, y: Any, dim: int | None = None) -> Any:
     return sum(x * y, dim)
 
 
+def global_sum(x: Any) -> Any:
+    """The sum over all parameters of the optimizer that have a gradient, in float64."""
+    return _over_all("global_sum", x)
+
+
+def global_dot(x: Any, y: Any) -> Any:
+    """The sum of the products of two tensors' elements, over all parameters with a gradient."""
+    return _over_all("global_dot", x * y)
+
+
 def global_norm(x: Any) -> Any:
     """The Euclidean norm over all parameters of the optimizer that have a gradient."""
+    return sqrt(_over_all("global_norm", x * x))
+
+
+def _over_all(function: str, x: Any) -> Any:
     if isinstance(x, Symbol):
-        return sqrt(x.recorder.reduce("global_sum", x * x, None))
+        return x.recorder.reduce("global_sum", x, None)
     raise TypeError(
-        "global_norm() looks at all parameters at once and cannot be called on one tensor. Give "
+        f"{function}() looks at all parameters at once and cannot be called on one tensor. Give "
         "the rule to an optimizer."
     )
 

@@ -21,6 +21,7 @@ class State:
         shape: ``"weight"``; or ``"row"`` and ``"column"``, which have one element in the last
             dimension, or in the one before it, and exist for weights of two dimensions or more.
         only: ``"vector"`` for a state of weights with fewer than two dimensions; None for any.
+        shared: whether it is one number for all parameters of the optimizer together.
     """
 
     start: str = "zeros"
@@ -28,6 +29,7 @@ class State:
     when: str | None = None
     shape: str = "weight"
     only: str | None = None
+    shared: bool = False
 
     def exists(self, values: Mapping[str, Any], matrix: bool = True) -> bool:
         """Whether the state exists with these hyperparameters, for a weight of two dimensions."""
@@ -58,6 +60,8 @@ class State:
             "gradient": "a copy of the first gradient",
             "number": f"{self.value}, one number a parameter",
         }[self.start]
+        if self.shared:
+            start = f"{self.value}, one number for all parameters"
         if self.shape != "weight":
             start += f", one number a {self.shape}"
         if self.only == "vector":
@@ -107,6 +111,17 @@ def number(value: float | str, when: str | None = None) -> Any:
     Starts with a constant, or with the value of the hyperparameter of that name, or of ``"lr"``.
     """
     return State("number", value, when)
+
+
+def shared(value: float | str, when: str | None = None) -> Any:
+    """A state that is one number for all parameters of the optimizer, kept as float64.
+
+    Starts with a constant, or with the value of the hyperparameter of that name. Its new value is
+    made of sums over all parameters, of other shared states, and of hyperparameters that all groups
+    have alike; what each parameter has for itself (its step count, a sum of its own) goes into a
+    sum over all first. A parameter whose first gradient comes late takes up the present value.
+    """
+    return State("number", value, when, shared=True)
 
 
 def copy_of_weight(when: str | None = None) -> Any:

@@ -40,7 +40,12 @@ def refuse(problem: str, remedy: str) -> NoReturn:
 
 
 class Recorder(Protocol):
-    """What a symbol needs of the trace that it belongs to."""
+    """What a symbol needs of the trace that it belongs to.
+
+    ``stage`` counts the rules of a chain: the one that is being run.
+    """
+
+    stage: int
 
     def record(self, operation: str, *arguments: Any) -> Any:
         """The node of an operation on nodes and plain numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import FrameType
 from typing import Any
 
@@ -23,6 +23,7 @@ class Trace:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
         self.questions: dict[str, bool] = {}
+        self.stage = 0
         self._known: dict[tuple[Any, ...], Symbol] = {}
 
     def input(self, name: str, extent: str = "number") -> Symbol:
@@ -154,7 +155,7 @@ class Trace:
         if symbol is None:
             frame = calling_frame()
             line = frame.f_lineno if frame is not None else 0
-            symbol = Symbol(operation, nodes, extent, boolean, value, None, line)
+            symbol = Symbol(operation, nodes, extent, boolean, value, None, line, self.stage)
             symbol.recorder = self
             self._known[key] = symbol
         return symbol
@@ -197,13 +198,16 @@ def trace(
     weight = recorder.input("w", "element")
     active = {n: s for n, s in rule.states.items() if s.exists(values, matrix)}
     states = {n: recorder.input(n, s.extent()) for n, s in active.items()}
+    for position, (_, names) in enumerate(rule.stages):
+        for name in names.values():
+            if name in states:
+                states[name].stage = position
     for state in rule.states.values():
         if state.when is not None:  # a state that comes or goes makes another kernel too
             recorder.questions[state.when] = bool(values[state.when] != 0)
-    inputs: dict[str, Any] = {
-        n: recorder.input(n) for n in ("step", "lr", "first", "machine_epsilon")
-    }
-    inputs["w"] = weight
+    made = {"w", "is_matrix", "gradient", "next_w"}  # the last two by Rule.run, from the others
+    inputs: dict[str, Any] = {n: recorder.input(n) for n in rule.inputs if n not in made}
+    inputs |= {"lr": recorder.input("lr"), "w": weight, "is_matrix": matrix}
     for name, default in rule.hyperparameters.items():
         number = is_number(default)
         inputs[name] = recorder.input(name) if number else values[name]
@@ -232,7 +236,7 @@ def trace(
     else:
         direction = _tensor(rule, "direction", direction)
         new_weight = weight - inputs["lr"] * direction
-        new_weight.name = "w"
+        new_weight.name, new_weight.stage = "w", len(rule.stages)
     tensors = [n for n, s in active.items() if s.start != "number"]
     after = tuple(
         (n, states[n], _tensor(rule, n, new_states[n], active[n].extent())) for n in tensors
@@ -242,6 +246,11 @@ def trace(
         for n in states
         if n not in tensors
     )
+    shared = tuple(n for n in states if active[n].shared)
+    alike: dict[str, None] = {}
+    for name, _, node in numbers:
+        if name in shared:
+            alike |= dict.fromkeys(_given_to(rule, name, node, shared))
     return Graph(
         rule_name=rule.name,
         gradient=gradient,
@@ -251,7 +260,10 @@ def trace(
         states=after,
         numbers=numbers,
         questions=tuple(recorder.questions.items()),
+        shared=shared,
+        alike=tuple(alike),
         order=in_order([new_weight, *(a for _, _, a in after)]),
+        stages=(*rule.stage_names(), "step") if rule.stages else (),
     )
 
 
@@ -296,3 +308,28 @@ def _number(rule: Rule, name: str, recorder: Trace, value: Any) -> Any:
         f"rule {rule.name} returned {value!r} for its state {name}, which is one number for the "
         "whole parameter. Make it a tensor state, or return a number."
     )
+
+
+def _given_to(rule: Rule, state: str, after: Node, shared: Collection[str]) -> list[str]:
+    """The numbers that a shared state is made of, beside sums over all parameters."""
+    found: list[str] = []
+    seen: set[int] = set()
+    pending = [after]
+    while pending:
+        node = pending.pop()
+        if id(node) in seen or node.operation == "global_sum":
+            continue
+        seen.add(id(node))
+        pending += node.arguments
+        name = str(node.value)
+        own = node.gathers or (node.operation == "input" and name not in shared)
+        if own and not (name in ("lr", "loss") or name in rule.hyperparameters):
+            what = f"a {node.operation} of one parameter" if node.gathers else name
+            raise RuleError(
+                f"rule {rule.name} makes its shared state {state} from {what}, which each "
+                "parameter has for itself. Take it into global_sum(…), or let the state be "
+                "number(…), one for each."
+            )
+        if own:
+            found.append(name)
+    return found

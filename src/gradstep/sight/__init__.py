@@ -6,5 +6,8 @@
 - ``digits``: so many digits that each printed equation holds
 - ``explanation``: the rule's formula, line by line, with the numbers put in
 - ``catalogue``, ``description``: the rules by name, and what each says of itself
+- ``watch``, ``statistics``, ``histograms``, ``records``, ``sinks``, ``watch_pictures``: what every
+  n-th step of a training does to each parameter, and where that is kept
+- ``lr_find``, ``restored``: a learning rate, found by trial and without a trace
 - ``ink``: colours on a terminal, plain text elsewhere
 """

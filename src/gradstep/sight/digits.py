@@ -11,7 +11,7 @@ that was kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy
 
 from gradstep.rule.graph import Node
+from gradstep.rule.latex import latex_number, write_latex
 from gradstep.rule.notation import write
 from gradstep.rule.operations import OPERATIONS
 
@@ -49,11 +50,13 @@ class Equation:
         paper: what the numbers give, exactly worked out and rounded to the digits shown.
         kept: the machine's own result, where no digits can hide that it was rounded; None where
             ``paper`` shows it as well.
+        latex: ``numbers`` as LaTeX.
     """
 
     numbers: str
     paper: str
     kept: str | None = None
+    latex: str = field(default="", compare=False, repr=False)
 
 
 def decimal(value: Any) -> Decimal:
@@ -85,6 +88,14 @@ def digits_text(value: Any, digits: int) -> str:
         place = Decimal(1).scaleb(rounded.adjusted() - digits + 1)
         rounded = rounded.quantize(place, context=_PAPER)
     return _written(rounded, fixed=rounded.adjusted() < digits)
+
+
+def shortest_text(value: Any) -> str:
+    """A number with as few digits as tell it from every other of its NumPy type."""
+    number = float(value)
+    if number != number or number in (float("inf"), -float("inf")):
+        return digits_text(number, FEWEST)
+    return _written(Decimal(str(value)).normalize(_PAPER))
 
 
 def _written(value: Decimal, fixed: bool = True) -> str:
@@ -125,15 +136,21 @@ def equation(
     value = values[id(node)]
     most = 17 if isinstance(value, Fraction) else _MOST[real]
     known: dict[int, tuple[str, Decimal]] = {}
+    printed: dict[int, dict[int, str]] = {}
 
     def put_in(digits: int) -> tuple[str, Decimal]:
         if digits not in known:
-            texts = {key: digits_text(values[key], digits) for key in leaves}
+            texts = printed[digits] = {k: digits_text(values[k], digits) for k in leaves}
             text = write(node, lambda n: texts.get(id(n)), product=" · ")
             with localcontext(_PAPER):
                 paper = _work_out(node, {k: read_back(t) for k, t in texts.items()})
             known[digits] = text, paper
         return known[digits]
+
+    def made(digits: int, paper: str, kept: str | None = None) -> Equation:
+        texts = {key: latex_number(text) for key, text in printed[digits].items()}
+        latex = write_latex(node, lambda n: texts.get(id(n)))
+        return Equation(known[digits][0], paper, kept, latex)
 
     def tells_apart(digits: int) -> bool:
         same = unlike is None or float(unlike) == float(value)
@@ -144,15 +161,14 @@ def equation(
         if shown < FEWEST and not tells_apart(shown):
             continue
         for digits in range(max(FEWEST, shown), most + 1):
-            text, paper = put_in(digits)
-            if _agree(paper, decimal(value), shown):
-                return Equation(text, digits_text(value, shown))
-    text, paper = put_in(most)
+            if _agree(put_in(digits)[1], decimal(value), shown):
+                return made(digits, digits_text(value, shown))
+    paper = put_in(most)[1]
     for shown in range(fewest, most + 4):
         on_paper, kept = digits_text(paper, shown), digits_text(value, shown)
         if _differ(on_paper, kept):
-            return Equation(text, on_paper, kept)
-    return Equation(text, digits_text(paper, most), digits_text(value, most))
+            return made(most, on_paper, kept)
+    return made(most, digits_text(paper, most), digits_text(value, most))
 
 
 def _differ(a: str, b: str) -> bool:

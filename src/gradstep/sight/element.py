@@ -16,7 +16,7 @@ from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.reductions import facts_of
 from gradstep.rule.trace import trace
-from gradstep.sight.surroundings import outcomes_at
+from gradstep.states import shared_states
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,14 @@ class Element:
             column or parameter, the one that goes with this weight.
         step: the number of the step to come, 1 for the first.
         first: whether the states are new.
-        settings: ``lr`` and every hyperparameter, by the rule's names; and ``grad_scale``, where
-            the gradient is to be divided by it.
+        settings: ``lr`` and every hyperparameter, by the rule's names; ``grad_scale``, where the
+            gradient is to be divided by it; and ``loss``, where the rule asks for it.
         graph: the rule, traced with these settings.
         shape, place: of the parameter, and the weight's place in it.
         facts: the numbers that a rule may ask of the parameter's shape and dtype, by name.
         outcomes: for a rule that looks beyond one weight, what its reductions and functions give
             at this place, in the order of :meth:`gradstep.rule.graph.Graph.gathered`.
+        everything: how many parameters, and weights in them, a sum over all parameters is over.
     """
 
     rule: Rule
@@ -53,6 +54,7 @@ class Element:
     place: tuple[int, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
     outcomes: tuple[float, ...] = ()
+    everything: tuple[int, int] = (0, 0)
 
     def numbers(self) -> dict[str, float]:
         """``step``, ``first``, ``lr``, the numeric hyperparameters and the facts."""
@@ -60,24 +62,37 @@ class Element:
         return {**numeric, **self.facts, "step": self.step, "first": float(self.first)}
 
 
-def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) -> Element:
+def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """The group that holds a parameter.
+
+    Raises:
+        ValueError: none does.
+    """
+    for group in optimizer.param_groups:
+        if any(p is parameter for p in group["params"]):
+            return group
+    raise ValueError("the optimizer does not hold this parameter")
+
+
+def element_of(
+    optimizer: Optimizer, parameter: Tensor, index: Sequence[int], graph: Graph | None = None
+) -> Element:
     """Read what the next step of one weight starts from. Changes nothing.
+
+    What the rule takes from other weights is not known before the step: :func:`gradstep.explain`
+    adds it.
 
     Args:
         optimizer: holds the parameter.
-        parameter: real and dense, with a gradient.
+        parameter: real, with a gradient, which may be sparse.
         index: the place of the weight in it: one number a dimension.
+        graph: of another weight of the parameter, read for the same step; None to trace the rule.
 
     Raises:
-        ValueError: the parameter is not in the optimizer, has no gradient, or has no rows and
-            columns along which the rule works.
+        ValueError: the parameter is not in the optimizer, or has no gradient.
         TypeError: a complex parameter.
     """
-    group = next(
-        (g for g in optimizer.param_groups if any(p is parameter for p in g["params"])), None
-    )
-    if group is None:
-        raise ValueError("the optimizer does not hold this parameter")
+    group = group_of(optimizer, parameter)
     if parameter.grad is None:
         raise ValueError("the parameter has no gradient: call backward() first")
     if parameter.is_complex():
@@ -86,20 +101,20 @@ def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) ->
     settings = {n: _plain(optimizer.hyperparameter(group, n)) for n in rule.hyperparameters}
     settings["lr"] = _plain(group["lr"])
     held = optimizer.state.get(parameter, {})
-    gradient = float(parameter.grad[place].item())
     weight = float(parameter[place].item())
     place = tuple(range(n)[i] for i, n in zip(place, parameter.shape, strict=True))
+    gradient = gradient_at(parameter.grad, place)
+    existing = {n: s for n, s in rule.states.items() if s.exists(settings, is_matrix(parameter))}
+    began = [n for n, s in existing.items() if not s.shared] + ["step"] * ("step" in rule.inputs)
     states: dict[str, float] = {}
-    first = True
-    for name, state in rule.states.items():
-        if not state.exists(settings, is_matrix(parameter)):
-            continue
+    for name, state in existing.items():
         value = settings[state.value] if isinstance(state.value, str) else state.value
         if state.start == "number":
             kept = held.get(name)
+            if kept is None and state.shared:  # for a parameter whose first gradient comes late
+                kept = shared_states(rule, optimizer.state.values(), settings, {})[name]
             states[name] = float(torch.tensor(value) if kept is None else kept)
         elif held.get(name) is not None:
-            first = False
             kept = held[name]
             own = tuple(min(i, n - 1) for i, n in zip(place, kept.shape, strict=True))
             states[name] = float(kept[own].item())
@@ -107,14 +122,14 @@ def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) ->
             states[name] = weight if state.start == "weight" else gradient
         else:
             states[name] = float(torch.tensor(float(value), dtype=parameter.dtype).item())
-    maximize = bool(group.get("maximize", False))
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         settings["grad_scale"] = float(scale)
-    graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
-    outcomes: tuple[float, ...] = ()
-    if graph.gathered():
-        outcomes = outcomes_at(place, optimizer, group, parameter, graph, settings)
+    maximize = bool(group.get("maximize", False))
+    if "loss" in rule.inputs:
+        settings["loss"] = (-1.0 if maximize else 1.0) * optimizer._loss_for_all
+    if graph is None:
+        graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
     return Element(
         rule=rule,
         dtype=parameter.dtype,
@@ -122,14 +137,30 @@ def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) ->
         gradient=gradient,
         states=states,
         step=float(held.get("step", 0.0)) + 1.0,
-        first=first,
+        first=bool(began) and all(held.get(n) is None for n in began),
         settings=settings,
         graph=graph,
         shape=tuple(parameter.shape),
         place=place,
         facts=facts_of(parameter),
-        outcomes=outcomes,
     )
+
+
+def gradient_at(gradient: Tensor, place: Sequence[int]) -> float:
+    """The gradient's number at a place; of a sparse one the sum of its entries, 0 for none."""
+    if not gradient.is_sparse:
+        return float(gradient[tuple(place)].item())
+    entries = sparse_entries(gradient, place)
+    return float(entries.sum().item()) if len(entries) else 0.0
+
+
+def sparse_entries(gradient: Tensor, place: Sequence[int]) -> Tensor:
+    """What a sparse gradient has for a place: one number for each time that it names its row."""
+    named = gradient.sparse_dim()
+    row = torch.tensor(tuple(place[:named]), device=gradient.device).unsqueeze(1)
+    found = (gradient._indices() == row).all(0)
+    rest: Any = (slice(None), *place[named:])
+    return gradient._values()[found][rest]
 
 
 def _plain(value: Any) -> Any:

@@ -11,15 +11,15 @@ import torch
 
 from gradstep.rule.formula import Line, formula
 from gradstep.rule.graph import Graph, Node
+from gradstep.rule.latex import latex_name, latex_number, text
 from gradstep.rule.notation import write
 from gradstep.sight.arithmetic import Arithmetic, Evaluation
 from gradstep.sight.digits import FEWEST, Equation, digits_text, equation
 from gradstep.sight.element import Element
 from gradstep.sight.ink import Ink
+from gradstep.sight.page import Row, Section, sections
 from gradstep.sight.surroundings import over_what
-
-#: Columns that a line should not exceed.
-_WIDTH = 92
+from gradstep.sight.text import section_rows
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class ExplainedLine:
         per_element: False for a number that is worked out once for the whole tensor.
         value: the result as the machine has it.
         stored: the result as it is stored, where the storage type is narrower and changes it.
+        stage: of a chain, the name of the rule that the line is of; else empty.
+        latex: ``formula`` as LaTeX.
     """
 
     name: str
@@ -44,6 +46,36 @@ class ExplainedLine:
     per_element: bool
     value: float
     stored: float | None = None
+    stage: str = ""
+    latex: str = ""
+
+    def row(self, dtype: torch.dtype) -> Row:
+        """The line as it is to be printed.
+
+        Args:
+            dtype: of the weight.
+        """
+        found = self.equation
+        parts = [found.numbers, found.paper]
+        parts = [p for i, p in enumerate(parts) if p and p not in parts[:i]]
+        latex = [found.latex] if found.numbers and len(parts) > 1 else []
+        latex.append(_latex_of(found.paper))
+        if found.kept is not None:
+            parts[-1] += f", rounded to {found.kept}"
+            latex[-1] += rf" \approx {latex_number(found.kept)}"
+        if self.stored is not None:
+            kept, kind = _unlike(self.stored, self.value), str(dtype).removeprefix("torch.")
+            parts[-1] += f", stored as {kind}: {kept}"
+            latex[-1] += text(f", stored as {kind}: ") + latex_number(kept)
+        return Row(
+            name=self.name,
+            formula=self.formula,
+            latex_name=latex_name(self.name),
+            latex_formula=self.latex,
+            parts=tuple(parts),
+            latex_parts=tuple(latex),
+            because=self.because,
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +96,12 @@ class Explanation:
 
     def text(self, ink: Ink | None = None, indent: str = "") -> str:
         """The lines, as text of at most about 100 columns."""
-        return "\n".join(indent + row for row in _rows(self, ink or Ink()))
+        rows = (row for each in self.sections() for row in section_rows(each, ink or Ink()))
+        return "\n".join(indent + row for row in rows)
+
+    def sections(self) -> tuple[Section, ...]:
+        """The lines as they are to be printed: those of a chain under its rules' names."""
+        return sections((line.stage, line.row(self.element.dtype)) for line in self.lines)
 
     def __str__(self) -> str:
         return self.text()
@@ -98,7 +135,7 @@ def _explained(
     reasons: list[str] = []
     chosen = node
     if not line.copies:
-        chosen = _with_choices_made(node, node, values, names, reasons)
+        chosen = _with_choices_made(node, values, names, reasons)
         values[id(chosen)] = value
         reasons += _over_what(chosen, names, element)
     if node.boolean:
@@ -125,6 +162,8 @@ def _explained(
         per_element=line.per_element,
         value=number,
         stored=kept if changed else None,
+        stage=line.stage,
+        latex=line.latex,
     )
 
 
@@ -137,11 +176,7 @@ def _before(name: str, graph: Graph, values: Mapping[int, Any]) -> Any:
 
 
 def _with_choices_made(
-    node: Node,
-    root: Node,
-    values: Mapping[int, Any],
-    names: Mapping[int, str],
-    reasons: list[str],
+    root: Node, values: Mapping[int, Any], names: Mapping[int, str], reasons: list[str]
 ) -> Node:
     """The expression without ``where``, and with ``lerp`` as what it means.
 
@@ -184,7 +219,7 @@ def _over_what(root: Node, names: Mapping[int, str], element: Element) -> list[s
         if node is not root and id(node) in names:
             continue
         if node.gathers:
-            found.append(over_what(node, element.shape, element.place))
+            found.append(over_what(node, element.shape, element.place, element.everything))
         else:
             pending += reversed(node.arguments)
     return list(dict.fromkeys(found))
@@ -193,36 +228,12 @@ def _over_what(root: Node, names: Mapping[int, str], element: Element) -> list[s
 def _reason(condition: Node, holds: bool, names: Mapping[int, str]) -> str:
     if condition.operation == "input" and condition.value == "first":
         return "this is the first step" if holds else "this is not the first step"
-    text = write(condition, lambda n: None if n is condition else names.get(id(n)))
-    return text if holds else f"not: {text}"
+    said = write(condition, lambda n: None if n is condition else names.get(id(n)))
+    return said if holds else f"not: {said}"
 
 
-def _rows(explanation: Explanation, ink: Ink) -> list[str]:
-    rows: list[str] = []
-    dtype = str(explanation.element.dtype).removeprefix("torch.")
-    for line in explanation.lines:
-        start = f"{line.name} ← "
-        edge = " " * (len(start) - 2)
-        rows.append(start + line.formula)
-        parts = [line.equation.numbers, line.equation.paper]
-        parts = [p for i, p in enumerate(parts) if p and p not in parts[:i]]
-        if line.equation.kept is not None:
-            parts[-1] += f", rounded to {line.equation.kept}"
-        if line.stored is not None:
-            parts[-1] += f", stored as {dtype}: {_unlike(line.stored, line.value)}"
-        if line.name == "w":
-            parts[-1] = ink.result(parts[-1])
-        new_rows = [edge + " ".join(f"= {part}" for part in parts)]
-        if len(new_rows[0]) > _WIDTH:
-            new_rows = [f"{edge}= {part}" for part in parts]
-        if line.because:
-            aside = f"({line.because})"
-            if len(new_rows[0]) + 3 + len(aside) <= _WIDTH:
-                new_rows[0] += ink.aside(f"   {aside}")
-            else:
-                new_rows.append(edge + ink.aside(aside))
-        rows += new_rows
-    return rows
+def _latex_of(result: str) -> str:
+    return text(result) if result in ("true", "false") else latex_number(result)
 
 
 def _unlike(stored: float, value: float) -> str:

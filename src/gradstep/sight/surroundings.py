@@ -6,105 +6,66 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gradstep.engine.update import Update, is_matrix
+from gradstep.engine.update import Update
 from gradstep.optimizer import Optimizer
 from gradstep.rule.graph import Graph, Node
-from gradstep.rule.hyperparameter import is_number
-from gradstep.states import begin_states, number_states
+from gradstep.states import begin_states, number_states, shared_states
 
 
-def outcomes_at(
-    place: Sequence[int],
-    optimizer: Optimizer,
-    group: Mapping[str, Any],
-    parameter: Tensor,
-    graph: Graph,
-    settings: Mapping[str, Any],
-) -> tuple[float, ...]:
-    """What the reductions and opaque functions of the next step give at a place of a parameter.
-
-    The step is made on copies, by the kernel. The parameter, its gradient and its states stay as
-    they are.
-
-    Raises:
-        ValueError: the rule works along rows and columns, and the parameter has none; or it looks
-            at all parameters at once.
-    """
-    from gradstep.engine.observed import observe  # takes the compiler with it
-
-    rule = optimizer.rule
-    if any(node.operation == "global_sum" for node in graph.gathered()):
-        raise ValueError(
-            f"{rule.name} looks at all parameters at once. The step of one weight of it cannot be "
-            "explained yet."
-        )
-    if graph.needs_matrix() and not is_matrix(parameter):
-        raise ValueError(
-            f"{rule.name} works along rows and columns, and the parameter has {parameter.dim()} "
-            "dimension(s). Give it to another rule."
-        )
-    numbers = {n: float(v) for n, v in settings.items() if is_number(v)}
-    update = _copies(optimizer, group, parameter, graph, settings)
-    outcomes = []
-    for outcome in observe(graph, update, list(numbers), list(numbers.values())):
-        at = tuple(min(i, n - 1) for i, n in zip(place, outcome.shape, strict=False))
-        outcomes.append(float(outcome[at].item()))
-    return tuple(outcomes)
-
-
-def _copies(
+def live_update(
     optimizer: Optimizer,
     group: Mapping[str, Any],
     parameter: Tensor,
     graph: Graph,
     settings: Mapping[str, Any],
 ) -> Update:
-    """A step of copies. States that are not there yet are begun."""
+    """The step of a parameter itself, for looking only. States that are not there yet are begun.
+
+    The optimizer does not get those.
+    """
     rule = optimizer.rule
-    weight = parameter.detach().clone(
-        memory_format=torch.contiguous_format if graph.needs_matrix() else torch.preserve_format
-    )
     assert parameter.grad is not None
-    gradient = parameter.grad.detach().clone()  # in its own layout, which opaque functions see
-    entry: dict[str, Any] = {
-        name: held.detach().clone() if isinstance(held, Tensor) else held
-        for name, held in optimizer.state.get(parameter, {}).items()
+    entry: dict[str, Any] = dict(optimizer.state.get(parameter, {}))
+
+    def name_of() -> str:
+        return optimizer.name_of(parameter)
+
+    shared = shared_states(rule, optimizer.state.values(), settings, {})
+    first = begin_states(rule, parameter, entry, group, settings, parameter.grad, name_of, shared)
+    shapes = {
+        name: state.shape_for(tuple(parameter.shape))
+        for name, state in rule.states.items()
+        if state.shape != "weight" and any(name == own for own, _, _ in graph.states)
     }
-    first = begin_states(
-        rule, weight, entry, group, settings, gradient, lambda: optimizer.name_of(parameter)
-    )
-    states = {}
-    for name, _, _ in graph.states:
-        state = rule.states[name]
-        like = (
-            weight if state.shape == "weight" else weight.new_empty(state.shape_for(weight.shape))
-        )
-        states[name] = torch.empty_like(like).copy_(entry[name])
     return Update(
-        weight,
-        gradient,
-        states,
+        parameter.detach(),
+        parameter.grad,
+        {name: entry[name] for name, _, _ in graph.states},
         {name: entry[name] for name in number_states(rule, settings)},
         first,
-        lambda: optimizer.name_of(parameter),
-        {
-            n: s.shape_for(weight.shape)
-            for n, s in rule.states.items()
-            if s.shape != "weight" and n in states
-        },
+        name_of,
+        shapes,
     )
 
 
-def over_what(node: Node, shape: Sequence[int], place: Sequence[int]) -> str:
+def over_what(
+    node: Node,
+    shape: Sequence[int],
+    place: Sequence[int],
+    everything: tuple[int, int] = (0, 0),
+) -> str:
     """What a reduction gathers, or where an opaque function's outcome is looked at, in words.
 
     Args:
         node: one that gathers.
         shape, place: of the parameter, and of the weight in it.
+        everything: how many parameters have a gradient, and how many weights these have together.
     """
+    if node.operation == "global_sum":
+        parameters, weights = everything
+        return f"sum over all {_counted(weights, 'element')} of {_counted(parameters, 'parameter')}"
     if node.operation == "opaque":
         return f"entry {list(place)} of {node.value.name}"
     noun = "largest" if node.operation == "max" else "sum"

@@ -1,0 +1,63 @@
+"""MADGRAD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    copy_of_weight,
+    lerp,
+    new_weight,
+    nonzero,
+    rule,
+    sqrt,
+    where,
+)
+
+
+@rule(lr=1e-2, class_name="MADGRAD")
+def madgrad(
+    g: Any,
+    grad_sum_sq: Any,
+    s: Any,
+    x0: Any = copy_of_weight(),
+    *,
+    w: Any,
+    step: Any,
+    lr: Any,
+    momentum: Decay = 0.9,
+    eps: NonNegative = 1e-6,
+    weight_decay: NonNegative = 0.0,
+) -> Any:
+    """MADGRAD: one long step from the starting weight, along the sum of all gradients.
+
+    Later gradients count more, by the root of their step; the sum is divided by the cube root of
+    the squares' sum, and the weight is an average of the points that this gives.
+
+    States:
+        grad_sum_sq: the weighted sum of the squared gradients.
+        s: the weighted sum of the gradients.
+        x0: the weight at the start.
+
+    Hyperparameters:
+        momentum: how much of the weight is kept at each step, in its average.
+        eps: keeps the division from blowing up where gradients are tiny.
+        weight_decay: adds this share of the weight to its gradient (an L2 penalty).
+
+    Paper:
+        Defazio & Jelassi 2021, "Adaptivity without compromise: a momentumized, adaptive, dual
+        averaged gradient method for stochastic optimization", arXiv:2101.11075.
+
+    Agrees with the authors' madgrad, timm, optax, pytorch_optimizer and torch-optimizer: as in all
+    of them, a learning rate other than 0 has eps added. They may decay decoupled too, each in its
+    own way. Without momentum the authors keep no x0 but work it out anew.
+    """
+    if nonzero(weight_decay):
+        g = g + weight_decay * w
+    rate = where(lr > 0, lr + eps, 0.0) * sqrt(step)
+    s = s + rate * g
+    grad_sum_sq = grad_sum_sq + rate * (g * g)
+    z = x0 - s / (grad_sum_sq ** (1 / 3) + eps)
+    return new_weight(lerp(w, z, 1 - momentum)), grad_sum_sq, s, x0

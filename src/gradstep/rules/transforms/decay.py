@@ -1,0 +1,59 @@
+"""Weight decay, in the ways in which the name is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradstep.rule import NonNegative, new_weight, rule, where
+
+
+@rule
+def decay_weights(g: Any, *, w: Any, weight_decay: NonNegative = 0.01) -> Any:
+    """Adds a share of the weight to the direction.
+
+    Before another rule it is an L2 penalty; behind it, the decoupled decay of AdamW, scaled by the
+    learning rate.
+
+    Hyperparameters:
+        weight_decay: the share of the weight that is added.
+
+    Paper:
+        Loshchilov & Hutter 2017, "Decoupled weight decay regularization", arXiv:1711.05101.
+
+    Agrees with optax's add_decayed_weights. The paper's decay follows the schedule of the learning
+    rate but not its size; for that see independent_decay.
+    """
+    return g + weight_decay * w
+
+
+@rule
+def independent_decay(g: Any, *, w: Any, lr: Any, weight_decay: NonNegative = 1e-4) -> Any:
+    """Shrinks the weight by a share of it at each step, whatever the learning rate.
+
+    Stands behind the other rules. A step with a learning rate of 0 changes nothing.
+
+    Hyperparameters:
+        weight_decay: the share of the weight that each step takes away; it may be a schedule.
+
+    Paper:
+        Loshchilov & Hutter 2017, "Decoupled weight decay regularization", arXiv:1711.05101.
+
+    Agrees with the paper where weight_decay follows the same schedule as the learning rate.
+    AdamW, as most libraries have it, takes lr · weight_decay: that is decay_weights.
+    """
+    return new_weight(w * (1 - where(lr == 0, 0, weight_decay)) - lr * g)
+
+
+@rule
+def cautious_decay(g: Any, *, w: Any, weight_decay: NonNegative = 0.01) -> Any:
+    """Cautious weight decay: only where the direction shrinks the weight as well.
+
+    Stands behind another rule, as decoupled decay does.
+
+    Hyperparameters:
+        weight_decay: the share of the weight that is added to the direction.
+
+    Paper:
+        Chen et al. 2025, "Cautious weight decay", arXiv:2510.12402.
+    """
+    return g + weight_decay * where(g * w >= 0, w, 0)
