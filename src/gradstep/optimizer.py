@@ -281,6 +281,9 @@ class Optimizer(torch.optim.Optimizer):
         # Looking up each parameter's states costs more than seeing that none was exchanged.
         entries, known = self.state.values(), self._entries
         self._shared = {}
+        if not self._runs:  # after a checkpoint was loaded: which processes take part?
+            for run in map(self._run, range(len(self.param_groups))):
+                self._resolve(run)
         if self._mesh is not None:
             self._check_agreement()
         if "loss" in self._number_names:
