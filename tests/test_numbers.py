@@ -536,4 +536,4 @@ def test_compile_engine(reference: Reference) -> None:
     # makes a second for a number that is nan, as one of RAdam's is at first.
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     # A rule that tells vectors from matrices has one for each.
-    assert graphs == (2 if reference.name == "RAdam" or reference.by_rows else 1)
+    assert graphs == (2 if reference.name == "RAdam" or reference.rule.tells_vectors_apart else 1)
