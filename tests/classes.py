@@ -40,6 +40,7 @@ class Row:
         takes_complex: complex parameters are allowed.
         takes_groups: groups with options of their own are allowed.
         schedulers: what torch's own tests schedule it with: functions of the optimizer, in sets.
+        coupled: a weight's step depends on the other weights too.
         later_flags: arguments that the class's first version did not have.
     """
 
@@ -53,6 +54,7 @@ class Row:
     takes_complex: bool = False
     takes_groups: bool = True
     schedulers: Sequence[Sequence[Callable[[Any], Any]]] = ()
+    coupled: bool = False
     later_flags: Sequence[str] = ()
 
     @property
@@ -89,7 +91,8 @@ def _row(name: str) -> Row:
                 later_flags=info.not_og_supported_flags,
             )
     reference = next(r for r in REFERENCES if r.name == name)
-    return Row(name, ours, None, reference.extra, schedulers=optim_db[0].scheduler_inputs)
+    schedulers = optim_db[0].scheduler_inputs
+    return Row(name, ours, None, reference.extra, schedulers=schedulers, coupled=reference.coupled)
 
 
 ROWS = [_row(name) for name in (*torch_optim.__all__, *rule_classes.load())]

@@ -71,3 +71,37 @@ def holds(numbers: str, result: str) -> bool:
         return str(found) == str(shown) or (found.is_nan() and shown.is_nan())
     unit = Decimal(1).scaleb(int(shown.as_tuple().exponent))
     return abs(found - shown) <= unit / 2
+
+
+def latex_as_text(latex: str) -> str:
+    """Numbers in LaTeX as :func:`holds` reads them."""
+    text = latex
+    for command, sign in (
+        (r"\left(", "("), (r"\right)", ")"), (r"\left|", "|"), (r"\right|", "|"),
+        (r"\cdot", "*"), (r"\max", "max"), (r"\min", "min"), (r"\exp", "exp"), (r"\log", "log"),
+        (r"\infty", "inf"), (r"\mathrm{nan}", "nan"),
+    ):  # fmt: skip
+        text = text.replace(command, sign)
+    text = re.sub(r"\\operatorname\{(\w+)\}", r"\1", text)
+    text = text.replace(r"\frac", "FRAC").replace(r"\sqrt", "sqrt")
+    assert "\\" not in text, latex
+    for function, template in (("FRAC", "(({})/({}))"), ("sqrt", "sqrt({})"), ("^", "**({})")):
+        while function + "{" in text:
+            start = text.index(function + "{")
+            end, parts = start + len(function), []
+            for _ in range(template.count("{}")):
+                part, end = _braced(text, end)
+                parts.append(part)
+            text = text[:start] + template.format(*parts) + text[end:]
+    return text.replace("-", "−")
+
+
+def _braced(text: str, start: int) -> tuple[str, int]:
+    """What stands in the braces that begin at ``start``, and where they have ended."""
+    assert text[start] == "{", text[start:]
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] == "{") - (text[place] == "}")
+        if depth == 0:
+            return text[start + 1 : place], place + 1
+    raise AssertionError(f"not balanced: {text}")

@@ -32,6 +32,8 @@ class Reference:
         by_rows: whether it works along rows. Then weights whose rows do not lie one after the other
             in memory are updated by the eager engine.
         shrinks: whether weights shrink at every step, also where all gradients are 0.
+        coupled: whether a weight's step depends on the other weights too, by sums over all. Its
+            formula is given all of them as one vector.
         bound: how far two ways of making its steps may differ, in eps of the largest weight.
         oracle: another library's optimizer for the same parameters and arguments, as
             ``(parameters, options) -> optimizer``, which imports its library by itself; for a rule
@@ -49,6 +51,7 @@ class Reference:
     takes_complex: bool = True
     elementwise: bool = True
     shrinks: bool = False
+    coupled: bool = False
     bound: float = 8.0
     oracle: Callable[[Any, dict[str, Any]], torch.optim.Optimizer] | None = None
 
@@ -60,6 +63,11 @@ class Reference:
         """The options of a group that was given none."""
         weight = torch.zeros((1,) * (1 if self.dimensions is None else self.dimensions))
         return self.ours([weight]).defaults
+
+
+def loss_at(step: int) -> float:
+    """The loss that the closures of tests return at a step, for rules that ask for it."""
+    return 2.0 + 0.5 ** (step % 7)
 
 
 def f64(value: float) -> torch.Tensor:

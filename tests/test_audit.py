@@ -13,6 +13,8 @@ import torch
 
 import gradstep
 from gradstep.cli import main
+from gradstep.lab.audit_pairs import PAIRS, Pair
+from gradstep.lab.audit_table import audit_table
 from gradstep.sight.audit import CASES, Audit
 
 NAMES = [case.name for case in CASES]
@@ -175,3 +177,31 @@ def test_bad_arguments(arguments: tuple[str, ...], words: str, capsys: Any) -> N
     assert main(["audit", *arguments]) == 2
     out, error = capsys.readouterr()
     assert out == "" and error.count("\n") == 1 and words in error
+
+
+# The table.
+
+
+def test_the_table_says_who_agrees_and_who_is_not_installed() -> None:
+    pairs = [
+        Pair("torch.optim.Adam", "Adam"),
+        Pair("torch.optim.AdamW", "Adam", {"weight_decay": 0.0}),
+        Pair("torch.optim.NAdam", "Adam", {}, {"betas": (0.8, 0.9)}, "another rule"),
+        Pair("no_such_library.Adam", "Adam"),
+    ]
+    said: list[str] = []
+    text = audit_table(3, said.append, pairs)
+    rows = [line.split(" | ") for line in text.splitlines()[2:5]]
+    assert [row[2] for row in rows] == ["agrees", "differs", "differs"]
+    assert rows[1][3].startswith("weight decay (1: ")
+    assert rows[1][4] == "another kind of weight decay"
+    assert rows[2][1] == "`Adam` (betas=(0.8, 0.9))" and rows[2][4] == "another rule"
+    assert text.endswith("Not installed, so not audited: no_such_library.Adam.")
+    assert said == [pair.theirs for pair in pairs]
+
+
+def test_every_row_of_the_table_names_a_class_of_ours() -> None:
+    assert len(PAIRS) > 60
+    for pair in PAIRS:
+        assert issubclass(getattr(gradstep, pair.ours), gradstep.Optimizer)
+    assert len({pair.theirs for pair in PAIRS}) == len(PAIRS)

@@ -220,7 +220,7 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     said = {
         ("explain", "adm"): "unknown rule 'adm': did you mean adam",
         ("explain", "momentun"): "did you mean momentum",
-        ("explain", "xyzzy"): "there are adadelta, adafactor, adagrad",
+        ("explain", "xyzzy"): "there are adabelief, adabound, adadelta",
         ("explain", "math:pi"): "math:pi is no rule (it is of type float)",
         ("explain", "adam", "--set", "beta1"): "--set beta1: write NAME=VALUE",
         ("explain", "adam", "--set", "beta=1"): "adam has no setting 'beta': did you mean beta",

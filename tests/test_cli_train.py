@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import gradstep.cli
+from gradstep import rule_classes
 from gradstep.lab.errors import RunError
 from gradstep.lab.lenet import LeNet
 from gradstep.lab.optimizers import CHOICES, TRAINABLE
@@ -37,7 +38,10 @@ def test_the_help_names_every_optimizer_option_and_file(
         gradstep.cli.main(["train", "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert re.search(r"side by side:\s+" + r",\s+".join(TRAINABLE), text)
+    made = {cls.__name__.lower() for cls in rule_classes.load().values()}
+    by_hand = [n for n in TRAINABLE if n == "lion" or n.replace("_", "") not in made]
+    assert re.search(r"side by side:\s+" + r",\s+".join(map(re.escape, by_hand)), text)
+    assert re.search(r"another\s+rule\s+that\s+'gradstep\s+rules'\s+lists", text)
     for word in (
         *("--optimizer", "--epochs", "--batch-size", "--lr", "--lr-decay", "--shift", "--seed"),
         *("--threads", "--data", "--train-limit", "--out", "--resume", "--quiet"),

@@ -183,6 +183,7 @@ def test_forgetting_zero_grad(capsys: pytest.CaptureFixture[str]) -> None:
         *(n for n in CHOICES if n != "sgd"),
         "clip_by_value",
         "adafactor",
+        "clip_by_global_norm",
     ],
 )
 def test_any_optimizer(name: str, capsys: pytest.CaptureFixture[str]) -> None:

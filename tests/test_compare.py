@@ -28,13 +28,15 @@ from gradstep.lab.lenet import LeNet
 from gradstep.lab.optimizers import TRAINABLE
 from gradstep.lab.race import Course, Entry, RaceFolder, entries, read_sweep, usual_folder
 from gradstep.lab.race_report import best_of, final_standings, final_table, standings
+from gradstep.lab.race_session import check_course
 from gradstep.lab.race_worker import Worker, point_steps, race_data, race_run
 from gradstep.lab.training import batches
+from test_lab_idx import write_folder
 
 SMALL = Course(None, None, None, 8, 16, 0.95, 3, 64)
 RACE = [
     *("compare", "--optimizer", "sgd,adam", "--sweep", "lr=0.002,0.1", "--seeds", "2"),
-    *("--steps", "8", "--batch-size", "16", "--train-limit", "64", "--workers", "2"),
+    *("--steps", "8", "--batch-size", "16", "--train-limit", "64", "--workers", "1"),
 ]
 
 
@@ -157,6 +159,16 @@ def test_a_run_that_diverges_ends_there_and_counts_last() -> None:
     assert "diverged" in text and "One seed: no intervals" in text
 
 
+def test_data_in_mnists_format_are_raced_the_same_from_every_seed(tmp_path: Path) -> None:
+    course = Course(None, str(write_folder(tmp_path)), 2, None, 5, 0.95, 1, None)
+    data, _, facts = check_course(course)
+    assert race_data(course, 7).fingerprint() == data.fingerprint() == facts["data"]["fingerprint"]
+    result = race_run(course, Entry("adam", 0.002, 7), data, lambda done: None)
+    assert result["steps"] == list(range(7)) and result["steps_an_epoch"] == 3
+    limited = race_data(Course(**{**vars(course), "train_limit": 10}), 0)
+    assert len(limited.train_labels) == 10 and len(limited.test_labels) == 5
+
+
 # A race.
 
 
@@ -221,9 +233,9 @@ def test_the_same_race_again_makes_what_is_missing_to_the_same_numbers(
     gone.unlink()
     spoilt.write_text(spoilt.read_text()[:100])
     (raced / "index.html").unlink()
-    assert gradstep.cli.main([*RACE[:-1], "1", "--out", str(raced)]) == 0
+    assert gradstep.cli.main([*RACE[:-1], "2", "--out", str(raced)]) == 0
     captured = capsys.readouterr()
-    assert "8 runs of 8 steps, 6 of them done before; 1 at a time" in captured.out
+    assert "8 runs of 8 steps, 6 of them done before; 2 at a time" in captured.out
     assert captured.err == "" and "\x1b" not in captured.out
     assert [numbers(gone), numbers(spoilt)] == expected
     after = times(raced)
@@ -321,6 +333,22 @@ def test_a_worker_ends_with_the_race_that_started_it(tmp_path: Path) -> None:
     assert worker.wait(timeout=10) == 1
     worker.stdout.close()
     assert not list((tmp_path / "results").iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script stands for the process")
+def test_a_process_that_dies_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\nread line\nexit 3\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    out = tmp_path / "race"
+    assert gradstep.cli.main([*RACE, "--quiet", "--out", str(out)]) == 1
+    assert capsys.readouterr().err == (
+        "gradstep compare: a process of the race has ended with exit code 3; the runs that are "
+        f"done are in {out}, and the same command goes on from there\n"
+    )
 
 
 def _children(process: int) -> list[int]:
@@ -473,7 +501,7 @@ def test_a_network_that_has_changed_is_noticed(
     own_net: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick_pictures(monkeypatch)
-    monkeypatch.setattr("gradstep.lab.race_session.make_runs", _no_runs)
+    monkeypatch.setattr("gradstep.lab.race_pool.Pool.make", _no_runs)
     command = ["compare", "--model", "own_net:Net", "--out", "race"]
     assert gradstep.cli.main(command) == 2
     assert "has gone from race" in capsys.readouterr().err
@@ -487,11 +515,16 @@ def _no_runs(*args: object) -> None:
     """In place of the processes, which these tests do not need."""
 
 
-def test_the_help_names_every_rule_and_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_names_rules_that_there_are_and_every_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         gradstep.cli.main(["compare", "--help"])
     text = capsys.readouterr().out
-    assert re.search(r"the rules:\s+" + r",\s+".join(TRAINABLE), text)
+    named = re.search(r"takes them:\s+([\w\s,]+?) and\s+so", text)
+    assert named is not None
+    names = re.split(r",?\s+", named.group(1))
+    assert len(names) > 10 and set(names) <= set(TRAINABLE)
     for word in ("--sweep", "--seeds", "--model", "--workers", "index.html", "results.json"):
         assert word in text
 

@@ -32,7 +32,7 @@ from gradstep.lab import surface
 from gradstep.lab.dataset import Dataset
 from gradstep.lab.race import FORMAT, Entry, Result
 from gradstep.lab.race_page import page
-from gradstep.lab.race_report import final_standings
+from gradstep.lab.race_report import at_the_edge, final_standings
 from gradstep.lab.surface import (
     FORMULAS,
     Surface,
@@ -138,6 +138,12 @@ def test_the_policy_allows_this_script_and_style_and_nothing_else(content: bytes
         digest = hashlib.sha256(found.texts[name].encode()).digest()
         hashes[f"{name}-src"] = f"'sha256-{base64.b64encode(digest).decode()}'"
     assert rules == {"default-src": "'none'", "img-src": "data:", **hashes}
+
+
+def test_a_best_rate_at_the_edge_of_the_sweep_is_told() -> None:
+    results = made_up_race()
+    assert at_the_edge(results) == ["adam"]
+    assert at_the_edge({entry: r for entry, r in results.items() if entry.lr == 0.1}) == []
 
 
 def test_the_numbers_on_the_page_are_those_of_the_runs(content: bytes) -> None:
@@ -451,7 +457,7 @@ def test_the_animation_plays_pauses_and_is_scrubbed(opened: Browser) -> None:
     assert start != end
     opened.value("document.getElementById('play').click()")
     assert opened.value("document.getElementById('play').textContent") == "Pause"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while opened.value(where) == "step 0 of 200, loss:" and time.monotonic() < deadline:
         time.sleep(0.05)
     opened.value("document.getElementById('play').click()")

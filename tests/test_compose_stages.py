@@ -201,6 +201,21 @@ def test_the_cautious_mask_climbs_where_it_is_told_to() -> None:
     assert torch.equal(up, down) and not torch.equal(up, torch.ones(3))
 
 
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+def test_grafting_takes_the_size_of_the_gradient(engine: str) -> None:
+    rule = chain(gradstep.scale(7.0), gradstep.scale_by_sign(), gradstep.graft_to_gradient())
+    weights = [nn.Parameter(w) for w in random(1)]
+    optimizer = gradstep.Optimizer(weights, rule, lr=LR, engine=engine)
+    for gradients in (random(2), [torch.zeros(s, dtype=torch.float64) for s in SHAPES]):
+        before = [w.detach().clone() for w in weights]
+        for w, g in zip(weights, gradients, strict=True):
+            w.grad = g
+        optimizer.step()
+        for w, old, g in zip(weights, before, gradients, strict=True):
+            wanted = old - LR * g.sign() * g.norm() / max(1, g.numel()) ** 0.5
+            torch.testing.assert_close(w.detach(), wanted, rtol=1e-12, atol=1e-13)
+
+
 def test_orthogonalize_behind_nesterov_is_muon() -> None:
     ours, theirs = (nn.Parameter(random(1, [(8, 5)])[0].float()) for _ in range(2))
     rule = chain(gradstep.trace(0.95, nesterov=True), gradstep.orthogonalize())
@@ -292,6 +307,15 @@ def test_what_stands_behind_a_rule_that_sets_the_weight() -> None:
         gradstep.Optimizer([torch.zeros(3)], chain(decoupled, gradstep.decay_weights()))
 
 
+def test_what_takes_the_weight_after_the_step_stands_last() -> None:
+    for last in (gradstep.average_weights, gradstep.lookahead, gradstep.keep_in_range):
+        with pytest.raises(
+            ValueError, match=f"adam stands behind {last.name}, .* Put {last.name} l"
+        ):
+            chain(last, gradstep.adam())
+    chain(gradstep.adam(), gradstep.lookahead(), gradstep.average_weights())
+
+
 # Chains of all kinds.
 
 BEFORE = {
@@ -361,6 +385,59 @@ def test_any_chain_is_the_same_fused_and_eager(
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
         for name, state in optimizer.state[a].items():
             torch.testing.assert_close(state, twin.state[b][name], rtol=1e-10, atol=1e-10)
+
+
+EVERYTHING = chain(
+    gradstep.clip_by_global_norm(2.0),
+    gradstep.adaptive_grad_clip(0.3),
+    gradstep.centralize(),
+    gradstep.adam(),
+    gradstep.cautious(),
+    gradstep.cautious_decay(0.1),
+    gradstep.scale_by_trust_ratio(),
+    gradstep.lookahead(2),
+    gradstep.average_weights(0.9),
+    gradstep.keep_in_range(-2.0, 2.0),
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_in_other_dtypes_too(dtype: torch.dtype) -> None:
+    """No stage leaves a wider number behind that the next cannot take."""
+    reached = []
+    for engine in ("fused", "eager"):
+        weights = [nn.Parameter(w.to(dtype)) for w in random(3, SHAPES[1:])]
+        optimizer = gradstep.Optimizer(weights, EVERYTHING, lr=0.05, engine=engine)
+        for step in range(4):
+            give(weights, step)
+            optimizer.step()
+        assert set(optimizer.engines_used().values()) == {engine}
+        reached.append(weights)
+    for a, b in zip(*reached, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=64 * torch.finfo(dtype).eps)
+
+
+def test_the_engine_of_torch_compile_agrees() -> None:
+    rule = chain(
+        gradstep.clip_by_norm(1.0),
+        gradstep.adam(),
+        gradstep.cautious(),
+        gradstep.cautious_decay(0.1),
+        gradstep.lookahead(2),
+        gradstep.average_weights(0.9),
+    )
+    reached = []
+    for engine in ("fused", "compile"):
+        weights = [nn.Parameter(w.float()) for w in random(3, [(6, 5), (7,)])]
+        optimizer = gradstep.Optimizer(weights, rule, lr=0.05, engine=engine)
+        for step in range(3):
+            for w, g in zip(weights, random(20 + step, [(6, 5), (7,)]), strict=True):
+                w.grad = g.float()
+            optimizer.step()
+        assert set(optimizer.engines_used().values()) == {engine}
+        reached.append([t for w in weights for t in (w, optimizer.state[w]["average"])])
+    for a, b in zip(*reached, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_a_chain_of_elementwise_stages_is_one_pass() -> None:

@@ -100,7 +100,7 @@ def test_a_weight_decay_of_a_groups_own(row: Row, options: dict[str, Any]) -> No
     assert finals[0] == pytest.approx(finals[1], rel=1e-4, abs=1e-6)
 
 
-@each_configuration(WITH_GROUPS)
+@each_configuration([row for row in WITH_GROUPS if not row.coupled])
 def test_a_learning_rate_of_a_groups_own(row: Row, options: dict[str, Any]) -> None:
     task = Task(row)
     before = task.loss().item()

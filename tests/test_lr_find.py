@@ -161,13 +161,19 @@ def test_a_scheduler_notices_nothing() -> None:
             schedule.step()  # before the optimizer's first step: still a mistake that torch sees
 
 
-def test_a_watch_does_not_see_the_steps() -> None:
-    model, optimizer, data = warmed("gradstep.AdamW")
-    watch = gradstep.watch(model, optimizer, every=1)
-    gradstep.lr_find(model, optimizer, nn.functional.cross_entropy, data, steps=5)
-    assert watch.steps == 0 and not watch.records
+def test_a_watch_and_its_diagnoses_do_not_see_the_steps_but_own_hooks_work() -> None:
+    model, data = net(), loader()
+    optimizer = gradstep.AdamW(model.parameters(), lr=1e-3)
+    watch = gradstep.watch(model, optimizer, every=1, on_mistake="raise")
+    own = []
+    optimizer.register_step_pre_hook(lambda *_: own.append(1))
     train(model, optimizer, data)
-    assert watch.steps == 6
+    gradstep.lr_find(model, optimizer, nn.functional.cross_entropy, data, steps=30)
+    assert watch.steps == 6 and len(watch.records) == 6 < len(own)
+    train(model, optimizer, data)
+    assert watch.steps == 12
+    watch.close()
+    assert [f for f in watch.findings if f.severity == "mistake"] == []
 
 
 def quadratic(curvature: float) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[], Tensor]]:

@@ -234,9 +234,10 @@ def test_what_works_along_rows_refuses_vectors_and_changes_nothing() -> None:
         return g - mean(g, -1)
 
     ws = [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(5))]
-    optimizer = gradstep.Optimizer(
-        [("matrix", ws[0]), ("bias", ws[1])], centred, lr=0.1, engine="fused"
-    )
+    with pytest.raises(ValueError, match="bias has 1 dimension"):
+        gradstep.Optimizer([("matrix", ws[0]), ("bias", ws[1])], centred, lr=0.1)
+    optimizer = gradstep.Optimizer([("matrix", ws[0])], centred, lr=0.1, engine="fused")
+    optimizer.add_param_group({"params": [("bias", ws[1])]})
     for w in ws:
         w.grad = torch.randn_like(w)
     with pytest.raises(ValueError, match="bias has 1 dimension"):
@@ -350,6 +351,29 @@ def test_sums_over_all_parameters(dtype: torch.dtype) -> None:
     assert used == ["fused"] * 5 + ["eager"]
 
 
+def test_a_function_beside_a_sum_over_all_parameters() -> None:
+    """All tensors wait for each other then, and those of one shape still go to it together."""
+
+    @gradstep.opaque
+    def from_the_left(x: Tensor) -> Tensor:
+        return x.cumsum(-1)
+
+    @gradstep.rule
+    def both(g: Any) -> Any:
+        return from_the_left(g / gradstep.global_norm(g))
+
+    weights = [torch.randn(shape) for shape in [(4, 6), (3, 5), (7, 2), (4, 6)]]
+    gradients = [torch.randn_like(w) for w in weights]
+    ours = [torch.nn.Parameter(w.clone()) for w in weights]
+    for p, g in zip(ours, gradients, strict=True):
+        p.grad = g
+    gradstep.Optimizer(ours, both, lr=0.5, engine="fused").step()
+    norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
+    for p, w, g in zip(ours, weights, gradients, strict=True):
+        expected = w - 0.5 * (g.double() / norm).cumsum(-1)
+        torch.testing.assert_close(p.detach(), expected.float())
+
+
 @pytest.mark.parametrize("max_norm", [0.5, 100.0])
 def test_clipping_is_torchs(max_norm: float) -> None:
     """A chain that clips, against torch's function before torch's optimizer."""
@@ -382,7 +406,10 @@ def test_a_sum_over_all_parameters_of_one_tensor_is_refused() -> None:
 
 def test_a_function_for_matrices_refuses_others_before_anything_is_written() -> None:
     ws = [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(5))]
-    optimizer = gradstep.Optimizer([("matrix", ws[0]), ("bias", ws[1])], gradstep.muon)
+    with pytest.raises(ValueError, match=r"bias has 1\. Give it to another rule, as gradstep"):
+        gradstep.Optimizer([("matrix", ws[0]), ("bias", ws[1])], gradstep.muon)
+    optimizer = gradstep.Optimizer([("matrix", ws[0])], gradstep.muon)
+    optimizer.add_param_group({"params": [("bias", ws[1])]})
     for w in ws:
         w.grad = torch.ones_like(w)
     with pytest.raises(ValueError, match=r"newton_schulz.*2 dimensions, and bias has 1"):

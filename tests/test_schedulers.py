@@ -220,7 +220,7 @@ def test_a_scheduler_and_its_optimizer_copied_together() -> None:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@each(ROWS)
+@each(IN_TORCH)
 def test_initial_rates_are_not_the_rate_itself(row: Row, scheduler: str) -> None:
     lr = torch.tensor(0.1)
     task = Task(row)

@@ -50,8 +50,9 @@ def test_every_line_holds_and_the_last_is_what_was_written(
     rest = gradients(dtype, (2, 2), seed=2)
     for _ in range(3):
         weight.grad = next(rest)
-        explanations = [explain_element(element_of(optimizer, weight, p)) for p in PLACES]
+        armed = gradstep.explain(optimizer, weight, PLACES)
         optimizer.step()
+        explanations = [account.explanation for account in armed.accounts]
         for place, explanation in zip(PLACES, explanations, strict=True):
             check(explanation)
             assert bits(explanation.weight, dtype) == bits(weight[place].item(), dtype)
@@ -68,6 +69,13 @@ def explained(optimizer: gradstep.Optimizer) -> Explanation:
     """The next step of the only weight that the optimizer has."""
     (weight,) = optimizer.param_groups[0]["params"]
     return explain_element(element_of(optimizer, weight, (0,)))
+
+
+def stepped(optimizer: gradstep.Optimizer, index: Any) -> Explanation:
+    """The same of a step that is made."""
+    armed = gradstep.explain(optimizer, None, index)
+    optimizer.step()
+    return armed.accounts[0].explanation
 
 
 def parameter(weight: float, gradient: float, dtype: torch.dtype = torch.float32) -> Any:
@@ -110,8 +118,7 @@ def test_sums_say_over_what_and_functions_at_which_entry() -> None:
 
     p = torch.nn.Parameter(torch.tensor([[1.0, 2.0, -4.0], [0.5, 0.25, 3.0]]))
     p.grad = torch.tensor([[1.0, 2.0, 3.0], [6.0, 5.0, 1.0]])
-    element = element_of(gradstep.Optimizer([p], around, lr=0.5), p, (1, 0))
-    assert str(explain_element(element)) == (
+    assert str(stepped(gradstep.Optimizer([p], around, lr=0.5), (1, 0))) == (
         "rows ← rows + mean(g, −1)\n"
         "     = 0 + 12 / 3 = 4   (sum of the 3 elements of row 1)\n"
         "trust ← max(|w|) / sum(rows, −2)\n"
@@ -124,13 +131,12 @@ def test_sums_say_over_what_and_functions_at_which_entry() -> None:
     )
     deep = torch.nn.Parameter(torch.ones(2, 2, 1, 3))
     deep.grad = torch.ones_like(deep)
-    element = element_of(gradstep.Optimizer([deep], around, lr=0.5), deep, (1, 0, 0, 2))
-    text = str(explain_element(element))
+    text = str(stepped(gradstep.Optimizer([deep], around, lr=0.5), (1, 0, 0, 2)))
     assert "(sum of the 3 elements of row 0 of matrix [1, 0])" in text
     assert "(largest of all 12 elements; sum over the 1 row of matrix [1, 0])" in text
     assert "(entry [1, 0, 0, 2] of turned; largest of the 1 element of column 2 of" in text
     flat = parameter(3.0, 1.0)
-    text = str(explained(gradstep.Optimizer([flat], around, lr=0.5)))
+    text = str(stepped(gradstep.Optimizer([flat], around, lr=0.5), 0))
     assert "= 1 / √9 = 0.3333   (sum of 1 element)" in text
 
 
@@ -138,7 +144,7 @@ def test_only_the_last_weight_is_stored() -> None:
     """Muon shrinks the weight first, under the same name."""
     p = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.bfloat16))
     p.grad = torch.ones_like(p)
-    lines = explain_element(element_of(gradstep.Muon([p]), p, (0, 0))).lines
+    lines = stepped(gradstep.Muon([p]), (0, 0)).lines
     shrunk, last = [line for line in lines if line.name == "w"]
     assert shrunk.stored is None
     assert shrunk.value == pytest.approx(0.9999)

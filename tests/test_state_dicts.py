@@ -198,8 +198,8 @@ def test_parameters_and_states_swapped_in(row: Row, options: dict[str, Any]) -> 
     with swap_in_optimizer_params_and_state(optimizer, swapped, saved):
         for p, q in zip(swapped.values(), other, strict=True):
             p.grad = q.grad
-        optimizer.step()
-    away.step()
+        optimizer.step(lambda: torch.tensor(1.0))
+    away.step(lambda: torch.tensor(1.0))
     assert_same_bits(swapped.values(), other)
     assert optimizer.state is state
     assert all(g["params"] is p for g, p in zip(optimizer.param_groups, params, strict=True))
@@ -222,7 +222,7 @@ def test_make_fx_records_the_operations_of_the_eager_engine(row: Row) -> None:
     optimizer = row.make(given(task, True), row.fullest, engine="eager")
     task.train(optimizer, 2)
     saved = copy.deepcopy(optimizer.state_dict())
-    if not saved["state"] or any("step" in entry for entry in saved["state"].values()):
+    if row.coupled or not saved["state"] or any("step" in e for e in saved["state"].values()):
         pytest.skip("a step count is read as a number, which no graph can hold: nor with torch's")
 
     def step(params: dict[str, Tensor], state: Any) -> list[Tensor]:
@@ -279,12 +279,12 @@ def trained(row: Row, make: Any) -> tuple[Any, Any]:
 SAME_FORMAT = [{"Adam", "AdamW"}]
 
 
+# Of the classes that torch has not, many have the same options and states as another, so that
+# nothing in a checkpoint tells them apart.
 @pytest.mark.parametrize("maker", ["ours", "torch"])
-@pytest.mark.parametrize("into", ROWS, ids=lambda row: f"into {row.name}")
-@pytest.mark.parametrize("of", ROWS, ids=lambda row: f"of {row.name}")
+@pytest.mark.parametrize("into", IN_TORCH, ids=lambda row: f"into {row.name}")
+@pytest.mark.parametrize("of", IN_TORCH, ids=lambda row: f"of {row.name}")
 def test_a_checkpoint_of_the_wrong_class_names_both(of: Row, into: Row, maker: str) -> None:
-    if maker == "torch" and of.theirs is None:
-        pytest.skip("torch has no such class")
     saved, _ = trained(of, of.make if maker == "ours" else of.make_theirs)
     own, optimizer = trained(into, into.make)
     if of is into or {of.name, into.name} in SAME_FORMAT:

@@ -506,7 +506,7 @@ def train(optimizer: gradstep.Optimizer, steps: int = 3) -> None:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 p.grad = torch.randn_like(p)
-        optimizer.step()
+        optimizer.step(lambda: torch.tensor(2.0))
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda r: r.name)
@@ -550,7 +550,8 @@ def test_numbers_never_compile_anew(reference: Reference) -> None:
     for name, factor in itertools.product(numbers, (0.5, 0.75)):
         both(scaled(name, factor))
     shape = (7,) if reference.by_rows else (3, 4)  # matrices have passes of their own there
-    fused.add_param_group({"params": [torch.zeros(shape, dtype=torch.float64)], "lr": 0.123})
+    added = {**{n: group[n] for n in numbers}, "lr": 0.123}
+    fused.add_param_group({"params": [torch.zeros(shape, dtype=torch.float64)], **added})
     train(fused)
     assert set(compiler._functions) == before
 

@@ -468,6 +468,51 @@ def test_a_skipped_step_of_grad_scaler_is_no_step() -> None:
     assert [record.step for record in watch.records] == [1, 2]
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, gradstep.Adam])
+def test_gradients_have_their_own_size_where_the_step_unscales_them(kind: Any) -> None:
+    norms = []
+    for scale in (1.0, 1024.0):
+        model = net()
+        optimizer = kind(model.parameters(), fused=True)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        watch = gradstep.watch(model, optimizer, every=1)
+        inputs, targets = batch(0)
+        scaler.scale(nn.functional.cross_entropy(model(inputs), targets)).backward()
+        scaler.step(optimizer)
+        assert watch.latest is not None
+        norms.append((watch.latest.gradient_norm, watch.latest["0.weight"]["gradient_max"]))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+
+
+def test_a_dtensors_own_part_is_measured() -> None:
+    script = """
+        import os, torch, gradstep
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+        import torch.distributed as dist
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor import distribute_tensor, Shard
+        store = dist.HashStore()
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        mesh = init_device_mesh("cpu", (1,))
+        whole = torch.arange(12.0).reshape(4, 3)
+        p = torch.nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)]))
+        p.grad = distribute_tensor(torch.full((4, 3), 2.0), mesh, [Shard(0)])
+        for kind in (gradstep.SGD, torch.optim.SGD):
+            optimizer = kind([p], lr=0.25)
+            watch = gradstep.watch(None, optimizer, every=1, histograms=True)
+            optimizer.step()
+            own = watch.latest[watch.latest.names[0]]
+            assert (own["gradient_rms"], own["update_rms"]) == (2.0, 0.5), own
+        dist.destroy_process_group()
+        print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout == "done\n", done.stderr[-2000:]
+
+
 def test_closing_ends_it_and_paused_steps_do_not_count() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -531,6 +576,38 @@ def test_a_step_under_torch_compile_is_recorded() -> None:
     assert done.stdout == "done\n", done.stderr[-2000:]
 
 
+# Mistakes.
+
+
+def test_mistakes_are_found_on_request() -> None:
+    model = net()
+    optimizer = gradstep.SGD(model.parameters(), lr=0.1)
+    with gradstep.watch(model, optimizer, every=2, on_mistake="list") as watch:
+        for number in range(3):  # without zero_grad()
+            inputs, targets = batch(number)
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+    assert any("zero_grad" in finding.write for finding in watch.findings)
+    assert [record.step for record in watch.records] == [1, 2]
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_a_mistake_stops_the_training_where_that_is_asked_for() -> None:
+    from gradstep.sight.mistakes import MistakeError
+
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pytest.raises(MistakeError),
+        gradstep.watch(model, optimizer, every=1, on_mistake="raise"),
+    ):
+        for number in range(3):
+            inputs, targets = batch(number)
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+    assert not optimizer._optimizer_step_pre_hooks
+
+
 # Bad input.
 
 
@@ -543,6 +620,8 @@ def test_a_step_under_torch_compile_is_recorded() -> None:
         ({"every": 2.5}, ValueError, "every=2.5; expected a whole number"),
         ({"every": True}, ValueError, "every=True"),
         ({"start": -1}, ValueError, "start=-1; expected how many steps were made before"),
+        ({"on_mistake": "shout"}, ValueError, "on_mistake='shout'; expected None, 'warn', 'list'"),
+        ({"on_mistake": "list", "model": None}, ValueError, "on_mistake= needs the model"),
         ({"to": 5}, TypeError, "to= is a int. Expected None"),
         ({"to": []}, ValueError, r"to=\[\] names no place"),
         ({"to": ""}, ValueError, "no name of a file or folder"),

@@ -22,6 +22,7 @@ from gradstep.rule import (
     Interval,
     NonNegative,
     Opaque,
+    Positive,
     Rule,
     RuleError,
     Share,
@@ -81,42 +82,67 @@ from gradstep.torch_optim import (
 )
 
 if TYPE_CHECKING:
+    from gradstep.compose import schedule
+    from gradstep.compose.accumulate import Accumulate
+    from gradstep.compose.average import EMA, AveragedWeights
+    from gradstep.compose.freeze import Freeze
+    from gradstep.compose.noise import GradientNoise
+    from gradstep.compose.nonfinite import SkipNonFinite
+    from gradstep.compose.partition import Partition, for_model, partition
+    from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
-    from gradstep.sight.mistakes.diagnosis import Diagnosis, diagnose
-    from gradstep.sight.mistakes.finding import Finding
+    from gradstep.sight.mistakes import (
+        Diagnosis,
+        Finding,
+        MistakeError,
+        MistakeWarning,
+        diagnose,
+    )
     from gradstep.sight.rule_formula import formula
     from gradstep.sight.watch import Watch, watch
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASAM",
     "ASGD",
+    "EMA",
     "LBFGS",
+    "SAM",
     "SGD",
+    "Accumulate",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "AveragedWeights",
     "Decay",
     "Diagnosis",
     "Finding",
+    "Freeze",
+    "GradientNoise",
     "Interval",
     "LrFind",
+    "MistakeError",
+    "MistakeWarning",
     "Muon",
     "NAdam",
     "NonNegative",
     "Opaque",
     "Optimizer",
+    "Partition",
+    "Positive",
     "RAdam",
     "RMSprop",
     "Rprop",
     "Rule",
     "RuleError",
     "Share",
+    "SkipNonFinite",
     "SparseAdam",
     "Watch",
     "abs",
@@ -129,6 +155,7 @@ __all__ = [
     "dot",
     "exp",
     "explain",
+    "for_model",
     "formula",
     "full",
     "global_dot",
@@ -146,12 +173,14 @@ __all__ = [
     "norm",
     "number",
     "opaque",
+    "partition",
     "per_column",
     "per_row",
     "pow",
     "rms",
     "rsqrt",
     "rule",
+    "schedule",
     "shared",
     "sign",
     "size",
@@ -165,6 +194,18 @@ __all__ = [
 
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
+    "schedule": "gradstep.compose",
+    "Accumulate": "gradstep.compose.accumulate",
+    "EMA": "gradstep.compose.average",
+    "AveragedWeights": "gradstep.compose.average",
+    "Freeze": "gradstep.compose.freeze",
+    "GradientNoise": "gradstep.compose.noise",
+    "SkipNonFinite": "gradstep.compose.nonfinite",
+    "ASAM": "gradstep.compose.sharpness",
+    "SAM": "gradstep.compose.sharpness",
+    "Partition": "gradstep.compose.partition",
+    "for_model": "gradstep.compose.partition",
+    "partition": "gradstep.compose.partition",
     "audit": "gradstep.sight.audit",
     "explain": "gradstep.sight.armed",
     "formula": "gradstep.sight.rule_formula",
@@ -172,9 +213,11 @@ _LATER = {
     "LrFind": "gradstep.sight.lr_find",
     "watch": "gradstep.sight.watch",
     "Watch": "gradstep.sight.watch",
-    "diagnose": "gradstep.sight.mistakes.diagnosis",
-    "Diagnosis": "gradstep.sight.mistakes.diagnosis",
-    "Finding": "gradstep.sight.mistakes.finding",
+    "diagnose": "gradstep.sight.mistakes",
+    "Diagnosis": "gradstep.sight.mistakes",
+    "Finding": "gradstep.sight.mistakes",
+    "MistakeError": "gradstep.sight.mistakes",
+    "MistakeWarning": "gradstep.sight.mistakes",
 }
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of

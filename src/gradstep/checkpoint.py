@@ -40,7 +40,7 @@ class Holder(Defaults, Protocol):
 #: Keys of a group that belong to nobody's rule.
 _BOOKKEEPING = {
     "params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable",
-    "maximize", "lr", "rule",
+    "maximize", "lr", "part", "schedule_step", "rule",
 }  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain as each_of
 from itertools import repeat
 from operator import is_, itemgetter
 from typing import Any, ClassVar
@@ -19,12 +20,14 @@ from gradstep.checkpoint import check_outline, checked_state
 from gradstep.engine import together
 from gradstep.engine.agreement import check_agreement, mean_over
 from gradstep.engine.fit import is_sharded
-from gradstep.engine.plan import ENGINES, Launch, Plan
+from gradstep.engine.plan import ENGINES, Launch, Plan, check_dimensions
 from gradstep.engine.update import Update, describe, is_matrix, layout
-from gradstep.rule.definition import Rule
+from gradstep.rule.definition import Rule, chain
 from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
+from gradstep.rule.schedule import as_schedule, at_start
 from gradstep.rule.trace import trace
+from gradstep.schedules import Schedules
 from gradstep.states import begin_states, follow_layout, number_states, shared_states
 
 #: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
@@ -75,8 +78,9 @@ class Optimizer(torch.optim.Optimizer):
         params: tensors, ``(name, tensor)`` pairs, or dicts that define parameter groups, as
             torch.optim takes them. Floating-point or complex, of any shape.
         rule: what :func:`gradstep.rule` or :func:`gradstep.chain` returned.
-        lr: the learning rate, a number of 0 or more, or a tensor of one element. Default: the
-            rule's own, which is 1e-3 where it names none.
+        lr: the learning rate, a number of 0 or more, or a tensor of one element; or, as every
+            number of a rule, a schedule or a function of the steps made so far
+            (``gradstep.schedule``). Default: the rule's own, which is 1e-3 where it names none.
         engine: ``"fused"`` is one generated kernel a group, for dense tensors on the CPU;
             ``"eager"`` runs the rule as it is written, anywhere; ``"compile"`` hands it to
             torch.compile; ``"auto"``, the default, takes the fused engine on the CPU and
@@ -140,8 +144,11 @@ class Optimizer(torch.optim.Optimizer):
         """Set up; for subclasses with an argument list of their own."""
         if engine not in ENGINES:
             raise ValueError(f"Invalid engine: {engine!r}; choose one of {', '.join(ENGINES)}")
-        self.rule = rule
+        numbers = {n: at_start(v) for n, v in rule.hyperparameters.items()}
+        self.rule = replace(rule, hyperparameters=numbers)
         self.engine = engine
+        self._schedules = Schedules(defaults)
+        defaults = {n: at_start(as_schedule(v)) for n, v in defaults.items()}
         # As in torch's own: GradScaler then leaves scale and verdict to the step, which has both in
         # its one pass. Gradients stay scaled; torch's fused step writes over them.
         if defaults.get("fused"):
@@ -151,6 +158,8 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         for run in map(self._run, range(len(self.param_groups))):
             self._resolve(run)  # a rule that cannot be traced is found here
+            for p in run.group["params"]:
+                check_dimensions(rule, run.graphs[is_matrix(p)], p, self._namer(p))
 
     _given: Mapping[str, Any] | None = None
 
@@ -190,19 +199,45 @@ class Optimizer(torch.optim.Optimizer):
         """
         if _is_compiling():
             return self._step_outside_of_graph(closure)
+        if _profiler_enabled():
+            return self._step_with_hooks(*(() if closure is None else (closure,)))
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
-            or _profiler_enabled()
         ):
-            return self._step_with_hooks(*(() if closure is None else (closure,)))
+            return self._step_between_hooks(closure)
         return self._step(closure)
 
     # torch wraps every step() that has no such mark, in a profiler's record that costs 7 µs a step
-    # even while no profiler runs. The wrapper is used here when there is something for it to do.
+    # even while no profiler runs, and more in a cold cache. The wrapper is used while one runs.
     step.hooked = True  # type: ignore[attr-defined]
+
+    def _step_between_hooks(self, closure: Callable[[], Any] | None) -> Any:
+        """What torch's wrapper does, without the profiler's record."""
+        arguments: Any = (self,) if closure is None else (self, closure)
+        keywords: Any = {}
+        hooks = each_of(
+            _global_optimizer_pre_hooks.values(), self._optimizer_step_pre_hooks.values()
+        )
+        for before in hooks:
+            changed = before(self, arguments, keywords)
+            if changed is not None:
+                if not (isinstance(changed, tuple) and len(changed) == 2):
+                    raise RuntimeError(
+                        f"{Optimizer._step} must return None or a tuple of (new_args, new_kwargs), "
+                        f"but got {changed}."
+                    )
+                arguments, keywords = changed
+        loss = Optimizer._step(*arguments, **keywords)
+        self._optimizer_step_code()
+        hooks = each_of(
+            self._optimizer_step_post_hooks.values(), _global_optimizer_post_hooks.values()
+        )
+        for after in hooks:
+            after(self, arguments, keywords)
+        return loss
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
@@ -213,29 +248,42 @@ class Optimizer(torch.optim.Optimizer):
         found_inf = self.__dict__.get("found_inf")
         if found_inf is not None and float(found_inf):
             return loss
-        if "loss" in self.rule.inputs:
-            self._loss = None if loss is None else _number(loss)
-            try:
-                launches = self.plan()
-            finally:
-                self._loss = None
-        else:
-            launches = self.plan()
+        self.launch(self.prepare(loss))
+        return loss
+
+    def prepare(self, loss: Any) -> list[Launch]:
+        """:meth:`plan`, for a step whose closure returned this loss, or None."""
+        if "loss" not in self.rule.inputs:
+            return self.plan()
+        self._loss = None if loss is None else _number(loss)
+        try:
+            return self.plan()
+        finally:
+            self._loss = None
+
+    def launch(self, launches: Sequence[Launch]) -> None:
+        """Make the step that :meth:`prepare` has prepared."""
         if self._waits:
             together.run(launches)
         else:
-            for launch in launches:
-                launch()
-        return loss
+            for each in launches:
+                each()
+        if self._schedules:
+            self._schedules.advance(self.param_groups)
 
     def plan(self) -> list[Launch]:
         """All of a step that reads: check everything, and return what will write, in order.
 
         For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
         """
+        if self._schedules:
+            self._schedules.set_numbers(self.param_groups)
         # Looking up each parameter's states costs more than seeing that none was exchanged.
         entries, known = self.state.values(), self._entries
         self._shared = {}
+        if not self._runs:  # after a checkpoint was loaded: which processes take part?
+            for run in map(self._run, range(len(self.param_groups))):
+                self._resolve(run)
         if self._mesh is not None:
             self._check_agreement()
         if "loss" in self._number_names:
@@ -498,6 +546,13 @@ class Optimizer(torch.optim.Optimizer):
                 option out of range. The optimizer is as it was.
         """
         before = [p for group in self.param_groups for p in group["params"]]
+        own = {n: v for n, v in param_group.items() if n in self.group_keys}
+        found = {n: as_schedule(v) for n, v in own.items()}
+        numbers = {n: at_start(v) for n, v in found.items()}
+        if any(
+            numbers[n] is not v for n, v in own.items()
+        ):  # torch keeps the very dict that it was given
+            param_group = {**param_group, **numbers}
         try:
             super().add_param_group(param_group)
         except ValueError as error:
@@ -524,11 +579,41 @@ class Optimizer(torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+        self._schedules.add_group(group, found)
         if self._states_at_construction:
             numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
             numbers["lr"] = group["lr"]
             for p in group["params"]:
                 begin_states(self.rule, p, self.state[p], group, numbers, None, self._namer(p))
+
+    def extend(self, stage: Rule) -> None:
+        """Put a stage behind the rule, with its numbers in the defaults and in every group.
+
+        Raises:
+            ValueError: steps have been made already, which would have been other ones with it; or
+                the rule has a hyperparameter of the same name.
+            RuleError: a stage that cannot stand behind this rule. The optimizer is as it was.
+        """
+        if self.state:
+            raise ValueError(
+                f"{stage.name} cannot be added behind {self.rule.name} any more: the optimizer has "
+                "states already. Add it before the first step, and before a checkpoint is loaded."
+            )
+        taken = [n for n in stage.hyperparameters if n in self.defaults or n in self._places]
+        taken += [n for n in stage.states if n in self.rule.states]
+        if taken:
+            raise ValueError(
+                f"{self.rule.name} has its own {taken[0]!r}: is {stage.name} part of it already?"
+            )
+        rule, whole = self.rule, chain(self.rule, stage)
+        values = {n: v for n, v in self.defaults.items() if n in rule.hyperparameters}
+        trace(whole, {**whole.hyperparameters, **values, "lr": 0.0})
+        self.rule = whole
+        for number, group in enumerate((*self.param_groups, self.defaults)):
+            group.update({n: at_start(v) for n, v in stage.hyperparameters.items()})
+            if group is not self.defaults:
+                self._schedules.add_to_group(number, group, stage.hyperparameters)
+        self.begin_anew()
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""
@@ -566,7 +651,8 @@ class Optimizer(torch.optim.Optimizer):
     # Checkpoints.
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rule": self.rule, "engine": self.engine}
+        own = {"rule": self.rule, "engine": self.engine, "_schedules": self._schedules}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = "defaults" not in state
@@ -578,10 +664,16 @@ class Optimizer(torch.optim.Optimizer):
             del self.defaults[added]
         self._prepare_reading(self.defaults)
         if loading:
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if p.layout is torch.strided:
-                        self._layouts[p] = layout(p)
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was known of earlier steps: groups and states have been exchanged."""
+        self._prepare_reading(self.defaults)
+        self._schedules.begin_anew(self.param_groups)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.layout is torch.strided:
+                    self._layouts[p] = layout(p)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint: of this class, or of torch.optim's class of the same name.

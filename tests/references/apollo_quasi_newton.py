@@ -58,6 +58,7 @@ REFERENCES = [
         ],
         takes_complex=False,
         elementwise=False,
+        bound=32.0,  # a guess is corrected by differences
         oracle=pytorch_optimizer_apollo,
     ),
 ]

@@ -36,6 +36,7 @@ REFERENCES = [
         extra=[{}, {"lr": 0.1, "maximize": True}, {"lr": f64(0.05)}],
         takes_complex=False,
         elementwise=False,
+        bound=16.0,  # each step rounds the whole weight
         shrinks=True,
         oracle=pytorch_optimizer_fromage,
     ),

@@ -35,11 +35,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "theirs",
         metavar="LIB.CLASS",
+        nargs="?",
         help="an optimizer, by its import path, or one of optax",
     )
     parser.add_argument(
         "--rule",
-        required=True,
         help="a rule or class of gradstep, such as lion or AdamW, or module:name for a rule of "
         "your own",
     )
@@ -62,6 +62,12 @@ def add_parser(subparsers: Any) -> None:
             help=f"an argument of {whose}; may be given several times",
         )
     parser.add_argument("--json", action="store_true", help="the same for programs, as JSON")
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="audit every optimizer that we know to bear the name of a rule, of the libraries that "
+        "are installed, and print a table in Markdown; some minutes",
+    )
     parser.set_defaults(run=run)
 
 
@@ -70,6 +76,14 @@ def run(args: argparse.Namespace) -> int:
     from gradstep.sight.audit import audit
     from gradstep.sight.ink import tell
 
+    if args.table:
+        from gradstep.lab.audit_table import audit_table
+
+        text = audit_table(args.steps, lambda name: print(name, file=sys.stderr))
+        return tell("gradstep audit", text)
+    if args.theirs is None or args.rule is None:
+        print("gradstep audit: needs LIB.CLASS and --rule, or --table", file=sys.stderr)
+        return 2
     try:
         both = _settings("--set", args.set_settings)
         found = audit(

@@ -30,6 +30,7 @@ examples:
   gradstep bench --rules all --sizes all            every rule and flag: some minutes
   gradstep bench --rules nadam,radam,rprop          these
   gradstep bench --rules all --peers optax,timm     beside libraries that you have installed
+  gradstep bench --diagnose                         what gradstep.diagnose costs a training
 """
 
 
@@ -67,6 +68,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--threads", type=int, help="torch's threads (default: as torch has it)")
     parser.add_argument("--seed", type=int, default=0, help="of the order within a round")
     parser.add_argument("--load", action="store_true", help="also time AdamW while a core is busy")
+    parser.add_argument(
+        "--diagnose",
+        action="store_true",
+        help="instead: a training step of LeNet alone, watched for a forgotten zero_grad(), and "
+        "with all diagnoses, in CPU time of one thread",
+    )
     parser.add_argument("--out", type=Path, help="folder for bench.json and bench.png")
     parser.set_defaults(run=run)
 
@@ -125,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, option)
         if value is not None and value < 1:
             return _fail(f"argument --{option}: must be at least 1, got {value}")
+    if args.diagnose:
+        return _diagnose(args.rounds or 20, args.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
@@ -172,4 +181,18 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         for path in bench_report.write(args.out, rows, host):
             print(f"wrote {path}")
+    return 0
+
+
+def _diagnose(rounds: int, seed: int) -> int:
+    """What it costs a training to be watched."""
+    import torch
+
+    import gradstep
+    from gradstep.lab.bench_diagnose import lines, measure_cost
+
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, 1 thread, float32, CPU time", flush=True)
+    for make in (torch.optim.SGD, torch.optim.Adam, gradstep.SGD, gradstep.Adam):
+        print("\n".join(lines(measure_cost(make, 64, rounds, seed))), flush=True)
     return 0

@@ -64,8 +64,8 @@ def add_parser(subparsers: Any) -> None:
         "--optimizer",
         default=OPTIMIZERS,
         metavar="NAME[,NAME…]",
-        help="the rules: sgd, momentum, nesterov, adam, adamw, rmsprop, adagrad, lion, adafactor, "
-        "nadam, radam, adamax, adadelta, asgd, rprop, lbfgs, or all "
+        help="the rules, as 'gradstep train' takes them: sgd, momentum, nesterov, adam, adamw, "
+        "rmsprop, adagrad, lion, adafactor, nadam, radam, lamb, lbfgs and so on, or all of them "
         f"(default: {OPTIMIZERS})",
     )
     what.add_argument(

@@ -110,7 +110,7 @@ def _paragraph(finding: Finding, ink: Ink) -> list[str]:
     lines = [f"{mark(f'{finding.severity}: {finding.name}')}"]
     if place is not None:
         inside = "" if place.function == "<module>" else f", in {place.function}"
-        lines[0] += f"  {place}{inside}"
+        lines[0] += f"  {_short(place.file)}:{place.line}{inside}"
         if place.text:
             lines.append("    " + ink.code(place.text))
     for label, text in (("seen", finding.seen), ("why", finding.why), ("write", finding.write)):
@@ -123,6 +123,14 @@ def _paragraph(finding: Finding, ink: Ink) -> list[str]:
             break_on_hyphens=False,
         )
     return lines
+
+
+def _short(file: str) -> str:
+    """A path from the working directory, if it lies in there."""
+    try:
+        return str(Path(file).relative_to(Path.cwd()))
+    except (OSError, ValueError):
+        return file
 
 
 def _write_json(path: Path, outcome: ScriptRun) -> None:

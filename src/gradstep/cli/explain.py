@@ -24,6 +24,7 @@ examples:
   gradstep explain sgd                          the rule that all others grew from
   gradstep explain sgd --set momentum=0.9       its formula with momentum
   gradstep explain adam --set amsgrad=true      with a flag turned on
+  gradstep explain adam --latex                 its formula for a paper
   gradstep explain my_rules:heavy_ball          a rule of your own, in my_rules.py
 """
 
@@ -51,6 +52,7 @@ _ALONG = {
     "−1": "With −1 behind it, each row has a value of its own: {}(a, −1).",
     "−2": "With −2 behind it, each column has a value of its own: {}(a, −2).",
 }
+_FORMS = ("Markdown", "HTML", "LaTeX")
 #: What has a value of its own -> the heading above its lines.
 _HEADINGS = {
     "number": "once a step:",
@@ -97,6 +99,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--greek", action="store_true", help="write beta1 as β₁, eps as ε and so on"
     )
+    forms = parser.add_mutually_exclusive_group()
+    for form in _FORMS:
+        forms.add_argument(
+            f"--{form.lower()}",
+            action="store_const",
+            const=form.lower(),
+            dest="form",
+            help=f"print the formula alone, as {form}",
+        )
     parser.set_defaults(run=run)
 
 
@@ -105,9 +116,13 @@ def run(args: argparse.Namespace) -> int:
     from gradstep.rule.formula import formula
     from gradstep.sight.catalogue import graph_with, shaping_settings
     from gradstep.sight.ink import ink_for, tell
+    from gradstep.sight.rule_formula import formula as rule_formula
 
     try:
         rule, changed = _rule_and_settings(args.rule, args.settings)
+        if args.form is not None:
+            shown = rule_formula(rule, greek=args.greek, **changed)
+            return tell("gradstep explain", getattr(shown, args.form)().rstrip("\n"))
         lines = formula(graph_with(rule, changed), args.greek).lines
         shaping = shaping_settings(rule)
     except (TypeError, ValueError) as error:  # also UnknownName and RuleError
@@ -201,7 +216,7 @@ def _text(
     rows += _formula(lines, ink)
     rows += _legend(lines)
     if others:
-        rows += ["", f"  Other formulas: {_hint(rule, others)}"]
+        rows += ["", *_wrapped(f"Other formulas: {_hint(rule, others)}", "  ")]
 
     if rule.states:
         for_each = all(state.extent() in ("element", "number") for state in rule.states.values())
@@ -233,7 +248,18 @@ def _state(name: str, state: State, meaning: str) -> str:
 
 
 def _formula(lines: Sequence[Line], ink: Ink) -> list[str]:
-    """The lines, with a heading before those of another kind: once a step, or for each weight."""
+    """The lines, with a heading before those of another kind: once a step, or for each weight.
+
+    Those of a chain under the names of its rules, which say enough.
+    """
+    if lines[0].stage:
+        named = zip(["", *(line.stage for line in lines)], lines, strict=False)
+        return [
+            row
+            for before, line in named
+            for row in ([f"  {line.stage}:"] if line.stage != before else [])
+            + [f"    {ink.code(str(line))}"]
+        ]
     if all(line.per_element and line.node.extent == "element" for line in lines):
         return [f"  {ink.code(str(line))}" for line in lines]
     rows = []

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
-#: The extent of a state -> what has one of it, in the words of a user.
-_WHOSE = {"element": "weight", "row": "row", "column": "column", "number": "parameter"}
+#: Columns of the table: all together, and to which width the first three are padded.
+_WIDTH = 100
+_MOST_PADDING = (20, 14, 32)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,7 +24,23 @@ def add_parser(subparsers: Any) -> None:
         ),
         epilog="'gradstep explain RULE' tells more about one of them.",
     )
-    parser.add_argument("--json", action="store_true", help="the same for programs, as JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the same for programs, as JSON")
+    form.add_argument("--markdown", action="store_true", help="the same as tables in Markdown")
+    form.add_argument(
+        "--pages",
+        type=Path,
+        metavar="DIR",
+        help="write a page a rule into this folder, with its paths on two surfaces and a training "
+        "of LeNet on the digits, and a README.md with the table; some minutes",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=None,
+        metavar="N",
+        help="for --pages: how long to train with each rule (default: 8; 0 draws no curves)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -30,73 +48,49 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from gradstep.sight.ink import ink_for, tell
 
+    if args.epochs is not None and (args.pages is None or args.epochs < 0):
+        what = "belongs to --pages" if args.pages is None else f"is {args.epochs}; give 0 or more"
+        print(f"gradstep rules: --epochs {what}", file=sys.stderr)
+        return 2
+    if args.pages is not None:
+        return _write_pages(args.pages, 8 if args.epochs is None else args.epochs)
     if args.json:
         import json
 
-        text = json.dumps([_record(name) for name in _names()], indent=2)
+        from gradstep.sight.catalogue import rule_names
+        from gradstep.sight.rule_record import rule_record
+
+        text = json.dumps([rule_record(name) for name in rule_names()], indent=2)
+    elif args.markdown:
+        from gradstep.sight.rule_page import index_markdown
+
+        text = index_markdown()
     else:
         text = "\n".join(_table(ink_for(sys.stdout)))
     return tell("gradstep rules", text)
 
 
-def _names() -> list[str]:
-    from gradstep.sight.catalogue import rule_names
+def _write_pages(folder: Path, epochs: int) -> int:
+    from gradstep.lab.rule_pages import write_pages
 
-    return rule_names()
-
-
-def _record(name: str) -> dict[str, Any]:
-    """All that is known of a rule."""
-    from gradstep.rule.formula import formula, short_formula
-    from gradstep.sight.catalogue import (
-        find_rule,
-        graph_with,
-        is_stage,
-        shaping_settings,
-        state_bytes,
-        states_along,
-    )
-    from gradstep.sight.description import describe_rule
-
-    rule = find_rule(name)
-    graph, description = graph_with(rule), describe_rule(rule)
-    least, most = state_bytes(rule)
-    return {
-        "name": name,
-        "kind": "stage" if is_stage(rule) else "rule",
-        "summary": description.summary,
-        "formula": short_formula(graph),
-        "formula_lines": [str(line) for line in formula(graph).lines],
-        "papers": list(description.papers),
-        "state_bytes_float32": {"default": least, "most": most},
-        "states_along": states_along(rule),
-        "states": {
-            n: {
-                "one_for_each": _WHOSE[s.extent()],
-                "starts_as": s.words(),
-                "meaning": description.states.get(n, ""),
-            }
-            for n, s in rule.states.items()
-        },
-        "hyperparameters": {
-            n: {
-                "default": default,
-                "allowed": str(rule.intervals[n]) if n in rule.intervals else None,
-                "meaning": description.hyperparameters.get(n, ""),
-            }
-            for n, default in rule.hyperparameters.items()
-        },
-        "changes_formula": shaping_settings(rule),
-    }
+    try:
+        write_pages(folder, epochs, lambda line: print(line, file=sys.stderr))
+    except OSError as error:
+        print(f"gradstep rules: --pages {folder}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _table(ink: Any) -> list[str]:
-    records = [_record(name) for name in _names()]
+    from gradstep.sight.catalogue import rule_names
+    from gradstep.sight.rule_record import rule_record, state_text
+
+    records = [rule_record(name) for name in rule_names()]
     header = ("rule", "state", "settings that change the formula", "paper")
     rows = [
         (
             record["name"],
-            _state(record),
+            state_text(record),
             ", ".join(record["changes_formula"]) or "none",
             _short_papers(record["papers"]),
         )
@@ -106,7 +100,9 @@ def _table(ink: Any) -> list[str]:
     for kind in ("rule", "stage"):
         own = [(r, row) for r, row in zip(records, rows, strict=True) if r["kind"] == kind]
         shown = [row for _, row in own] + [header] * (kind == "rule")
-        widths = [max(len(row[i]) for row in shown) for i in range(len(header) - 1)]
+        widths = [
+            min(most, max(len(row[i]) for row in shown)) for i, most in enumerate(_MOST_PADDING)
+        ]
         if kind == "rule":
             lines.append(ink.heading(_in_columns(header, widths)))
         else:
@@ -124,14 +120,13 @@ def _table(ink: Any) -> list[str]:
 
 
 def _in_columns(row: tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join([*(c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)), row[-1]])
-
-
-def _state(record: dict[str, Any]) -> str:
-    found = record["state_bytes_float32"]
-    least, most, along = found["default"], found["most"], record["states_along"]
-    text = [f"{least} B" if least == most else f"{least} to {most} B"]
-    return "+".join([*(text if most or not along else []), *along])
+    """The row in columns; one that would be too wide, without them."""
+    columns = [c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)]
+    for parts in ([*columns, row[-1]], [*columns[:1], *row[1:]], row):
+        text = "  ".join(parts)
+        if len(text) <= _WIDTH:
+            break
+    return text
 
 
 def _short_papers(papers: list[str]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gradstep.lab.dataset import Dataset
     from gradstep.lab.processes import Processes
     from gradstep.lab.settings import Settings
+    from gradstep.lab.watching import Watching
 
 EPOCHS = 40
 EPOCHS_OF_A_FOLDER = 10
@@ -33,6 +34,7 @@ examples:
   gradstep train --optimizer sgd,adam,lion    three side by side, from the same weights
   gradstep train --optimizer sgd --lr 0.01    smaller steps
   gradstep train --data FOLDER                MNIST, Fashion-MNIST or the like
+  gradstep train --watch                      see what each step does to each layer
   gradstep train --resume runs/001            go on after Ctrl-C or a crash
   torchrun --nproc-per-node 2 -m gradstep train
                                               two processes share each batch
@@ -64,8 +66,8 @@ def add_parser(subparsers: Any) -> None:
         "--optimizer",
         metavar="NAME[,NAME…]",
         help="one or several, side by side: sgd, momentum, nesterov, adam, adamw, rmsprop, "
-        "adagrad, lion, adafactor, nadam, radam, adamax, adadelta, asgd, rprop, lbfgs "
-        "(default: adamw)",
+        "adagrad, lion, adafactor, nadam, radam, adamax, adadelta, asgd, rprop, muon+adamw, "
+        "lbfgs, or another rule that 'gradstep rules' lists (default: adamw)",
     )
     what.add_argument(
         "--data",
@@ -144,6 +146,24 @@ def add_parser(subparsers: Any) -> None:
         "never stopped. A larger --epochs makes it longer",
     )
     where.add_argument(
+        "--watch",
+        action="store_true",
+        help="show what steps do to each parameter while it learns, and draw it: watch.png",
+    )
+    where.add_argument(
+        "--watch-to",
+        type=_place,
+        metavar="FILE",
+        help="also keep that: a name that ends in .jsonl is for lines of JSON, a folder for "
+        "TensorBoard",
+    )
+    where.add_argument(
+        "--watch-every",
+        type=_positive_int,
+        metavar="N",
+        help="watch the first step and each whose number N divides (default: 10)",
+    )
+    where.add_argument(
         "--quiet", action="store_true", help="print nothing but the table at the end"
     )
 
@@ -178,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
                     data = _load(settings)
                     directory = make_directory(args.out)
                     with held(directory):
-                        return _begin(directory, settings, data, processes, args.quiet)
+                        return _begin(directory, settings, data, processes, args)
             with held(directory):
                 settings, facts = read_settings(directory)
                 processes.check(settings.batch_size)
@@ -197,7 +217,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _begin(
-    directory: Path, settings: Settings, data: Dataset, processes: Processes, quiet: bool
+    directory: Path,
+    settings: Settings,
+    data: Dataset,
+    processes: Processes,
+    args: argparse.Namespace,
 ) -> int:
     from gradstep.lab.followers import hand_out
     from gradstep.lab.run import begin_run
@@ -205,7 +229,7 @@ def _begin(
 
     run = begin_run(directory, settings, data, processes)
     hand_out(run, data)
-    finish(run, data, quiet)
+    finish(run, data, args.quiet, _watching(args))
     return 0
 
 
@@ -234,8 +258,17 @@ def _resume(
         write(f"{directory} is finished: {done}; a larger --epochs would make it longer")
     elif not args.quiet:
         write(f"Going on with {directory}: {done}.")
-    finish(run, data, args.quiet)
+    finish(run, data, args.quiet, _watching(args))
     return 0
+
+
+def _watching(args: argparse.Namespace) -> Watching | None:
+    """What to watch; None if nothing of it was asked for."""
+    if not (args.watch or args.watch_to or args.watch_every):
+        return None
+    from gradstep.lab.watching import EVERY, Watching
+
+    return Watching(args.watch_every or EVERY, args.watch_to)
 
 
 def _load(settings: Settings) -> Dataset:
@@ -406,3 +439,13 @@ def _path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("an empty name is no folder")
     return Path(text)
+
+
+def _place(text: str) -> Path:
+    path = _path(text)
+    if path.suffix not in ("", ".jsonl") and not path.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"{text}: cannot tell what to write there; a name that ends in .jsonl is for lines of "
+            "JSON, a folder, without an ending, for TensorBoard"
+        )
+    return path

@@ -1,8 +1,8 @@
-"""What the reductions and opaque functions of a step give, read off the kernel's own passes.
+"""What the reductions and opaque functions of a step give, looked at while the step is made.
 
-For explanations. The passes that make a step make these values too, so that an explanation has
-them bit for bit, whatever order they were added up in. :func:`observe` runs them on copies;
-:class:`Lookout` looks at them while the step itself runs.
+For explanations. A kernel's passes leave these values in their memory, where a :class:`Lookout`
+reads them: so an explanation has them bit for bit, whatever order they were added up in. Beside
+the eager engine, which keeps nothing, :func:`gathered_eagerly` works them out.
 """
 
 from __future__ import annotations
@@ -16,47 +16,13 @@ import torch
 from torch import Tensor
 
 from gradstep.engine.eager_rounds import EagerRounds
-from gradstep.engine.fit import STORAGE
 from gradstep.engine.kernel import ITEM_BYTES
 from gradstep.engine.pass_kernel import kept_storage
 from gradstep.engine.passes import passes
-from gradstep.engine.staged import StagedKernel, StagedLaunch, StagedPart, Wave
+from gradstep.engine.staged import StagedLaunch, StagedPart, Wave
 from gradstep.engine.update import Update
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.settle import settle
-
-
-def observe(
-    graph: Graph, update: Update, number_names: Sequence[str], values: Sequence[float]
-) -> list[Tensor]:
-    """Make one weight's step and return what its reductions and opaque functions gave.
-
-    Args:
-        graph: the rule's, as traced, and not elementwise.
-        update: copies, laid out as the kernel wants them: weight and states are written.
-        number_names, values: lr and the numeric hyperparameters.
-
-    Returns:
-        for each node of ``graph.gathered()`` a tensor: one number, or of the weight's shape with
-        one element in each dimension that was summed away. Sums are float64.
-    """
-    kernel = StagedKernel(
-        _numbered(graph), STORAGE[update.weight.dtype][0], [str(n) for n in number_names]
-    )
-    part = StagedPart(kernel, [update])
-    found: dict[str, Tensor] = {}
-
-    def watch(wave: Wave, memory: Tensor, totals: list[list[float]]) -> None:
-        for node, total in zip(kernel.totals, totals[0], strict=True):
-            found[str(node.name)] = torch.tensor(total, dtype=torch.float64)
-        for place, owner in enumerate(kernel.places.owners):
-            if owner.gathers and owner.extent != "tensor":
-                start = wave.places[place]
-                found[str(owner.name)] = _kept(memory[start:], owner, update.weight, kernel.working)
-
-    part.watch = watch
-    part.launch(*part.located(), values, [update.first])()
-    return [found[str(position)] for position in range(len(graph.gathered()))]
 
 
 class Lookout:
@@ -221,13 +187,8 @@ def _numbered(graph: Graph) -> Graph:
     )
 
 
-def _kept(memory: Tensor, owner: Node, weight: Tensor, working: str) -> Tensor:
-    """A copy of what lies at the start of ``memory``, in the shape that goes with the weight."""
-    return _lying(memory, owner, weight, working).clone()
-
-
 def _lying(memory: Tensor, owner: Node, weight: Tensor, working: str) -> Tensor:
-    """The same where it lies."""
+    """What lies at the start of ``memory``, in the shape that goes with the weight."""
     storage = kept_storage(owner, working)
     shape = list(weight.shape)
     if owner.extent in ("row", "matrix"):

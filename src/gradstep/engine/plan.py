@@ -24,6 +24,27 @@ _log = logging.getLogger("gradstep")
 Launch = Callable[[], None]
 
 
+def check_dimensions(rule: Rule, graph: Graph, weight: Tensor, name: Callable[[], str]) -> None:
+    """Raise unless the rule can update weights of so many dimensions.
+
+    Raises:
+        ValueError: names the weight, and says what the rule takes.
+    """
+    for node in graph.gathered():
+        wanted = node.value.dimensions if node.operation == "opaque" else None
+        if wanted not in (None, weight.dim()):
+            raise ValueError(
+                f"{rule.name} calls {node.value.name}, which takes weights of {wanted} "
+                f"dimensions, and {name()} has {weight.dim()}. Give it to another rule, as "
+                "gradstep.partition does."
+            )
+    if graph.needs_matrix() and not is_matrix(weight):
+        raise ValueError(
+            f"{rule.name} works along rows and columns, and {name()} has {weight.dim()} "
+            "dimension(s). Give it to another rule."
+        )
+
+
 class Plan:
     """How one group's tensors are updated.
 
@@ -152,22 +173,11 @@ class Plan:
                 "beyond single elements. Give it to a rule that works on each element alone, such "
                 "as adam."
             )
-        for node in graph.gathered():
-            wanted = node.value.dimensions if node.operation == "opaque" else None
-            if wanted not in (None, weight.dim()):
-                raise ValueError(
-                    f"{self.rule.name} calls {node.value.name}, which takes weights of {wanted} "
-                    f"dimensions, and {update.name()} has {weight.dim()}. Give it to another rule."
-                )
+        check_dimensions(self.rule, graph, weight, update.name)
         if self.differentiable and graph.sums_over_all():
             raise RuntimeError(
                 f"`differentiable` is not supported by {self.rule.name}, which sums over all "
                 f"parameters, {update.name()} among them. Set differentiable=False."
-            )
-        if graph.needs_matrix() and not is_matrix(weight):
-            raise ValueError(
-                f"{self.rule.name} works along rows and columns, and {update.name()} has "
-                f"{weight.dim()} dimension(s). Give it to another rule."
             )
 
     def _eager_launch(

@@ -7,7 +7,6 @@ the next pass reads them. Tensors that an opaque function is to take together ha
 
 from __future__ import annotations
 
-import itertools
 import math
 from array import array
 from collections.abc import Callable, Generator, Sequence
@@ -106,7 +105,8 @@ class Wave:
         bytes: the arena's length.
         totals: for each whole reduction, and each tensor: where its partial outcomes lie.
         joins: for each pass what is to be put together: place, count and length of partial sums.
-        batches: opaque function's node -> where the batch lies.
+        batches: opaque function's node -> where each tensor's share lies.
+        alike: the tensors by shape and layout, as ranges of neighbours: each range is a batch.
     """
 
     tensors: list[int]
@@ -115,7 +115,8 @@ class Wave:
     bytes: int = 0
     totals: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     joins: list[list[tuple[str, int, int, int]]] = field(default_factory=list)
-    batches: dict[int, int] = field(default_factory=dict)
+    batches: dict[int, list[int]] = field(default_factory=dict)
+    alike: list[range] = field(default_factory=list)
 
 
 class StagedPart(Table):
@@ -181,7 +182,8 @@ class StagedPart(Table):
                 item = ITEM_BYTES[kept_storage(owner, kernel.working)]
                 place(owner, [item * _length(w, node.extent) for w in weights])
                 if owner.operation == "opaque":
-                    wave.batches[id(owner)] = offsets[position[id(owner)], 0]
+                    own = [offsets[position[id(owner)], row] for row in range(len(weights))]
+                    wave.batches[id(owner)] = own
             joins: list[tuple[str, int, int, int]] = []
             for node in each.sums:
                 if node.extent == "tensor":
@@ -204,6 +206,14 @@ class StagedPart(Table):
                         if count > 1:
                             joins.append((node.operation, start, count, length))
             wave.joins.append(joins)
+        keys = [
+            (w.shape, w.stride(), self.strides[i]) for w, i in zip(weights, tensors, strict=True)
+        ]
+        for row, key in enumerate(keys):
+            if row and key == keys[row - 1]:
+                wave.alike[-1] = range(wave.alike[-1].start, row + 1)
+            else:
+                wave.alike.append(range(row, row + 1))
         for row in range(len(tensors)):
             wave.places.extend(offsets.get((p, row), 0) for p in range(len(kernel.places.owners)))
         return wave
@@ -248,7 +258,7 @@ def _length(weight: Tensor, extent: str) -> int:
 class StagedLaunch:
     """One step of a :class:`StagedPart`, with everything checked."""
 
-    __slots__ = ("_flat", "_part", "_pointers", "_rows", "rounds")
+    __slots__ = ("_flat", "_part", "_pointers", "_rows")
 
     def __init__(
         self,
@@ -261,8 +271,12 @@ class StagedLaunch:
         self._flat = flat
         self._pointers = pointers
         self._rows = rows
-        if part.kernel.sums_over_all:
-            self.rounds = self._make
+
+    @property
+    def rounds(self) -> Callable[[], together.Rounds] | None:
+        """What makes the step together with others, where the rule sums over all parameters."""
+        # Not an attribute: a launch that held a method of its own would be a cycle.
+        return self._make if self._part.kernel.sums_over_all else None
 
     def __call__(self) -> None:
         """Make the step: weights, states and step counts."""
@@ -377,26 +391,27 @@ class StagedLaunch:
             work_out(*self._padded(tensor, own))
             for tensor, own in zip(wave.tensors, totals, strict=True)
         ]
-        storage = kept_storage(node, self._part.kernel.working)
-        item, start, first = ITEM_BYTES[storage], wave.batches[id(node)], 0
-        weights, strides = self._part.weights, self._part.strides
-        # A wave has tensors of several shapes if all wait for a sum; those of one stand together.
-        kinds = [(weights[i].shape, weights[i].stride(), strides[i]) for i in wave.tensors]
-        for kind, alike in itertools.groupby(kinds):
-            count = len(list(alike))
-            length = item * weights[wave.tensors[first]].numel() * count
-            whole = memory[start : start + length].view(getattr(torch, storage))
-            self._call_batch(node, whole, kind, rows[first : first + count])
-            start, first = start + length, first + count
+        for alike in wave.alike:
+            self._call_batch(wave, node, memory, alike, rows[alike.start : alike.stop])
 
     def _call_batch(
-        self, node: Node, whole: Tensor, kind: tuple[Any, ...], rows: list[tuple[float, ...]]
+        self,
+        wave: Wave,
+        node: Node,
+        memory: Tensor,
+        alike: range,
+        rows: Sequence[tuple[float, ...]],
     ) -> None:
-        shape, own_strides, strides = kind
-        size = math.prod(shape)
-        batch = whole.as_strided((len(rows), *shape), (size, *own_strides))
+        first = wave.tensors[alike.start]
+        weight = self._part.weights[first]
+        size, count = weight.numel(), len(alike)
+        storage = kept_storage(node, self._part.kernel.working)
+        start, item = wave.batches[id(node)][alike.start], ITEM_BYTES[storage]
+        whole = memory[start : start + item * size * count].view(getattr(torch, storage))
+        batch = whole.as_strided((count, *weight.shape), (size, *weight.stride()))
+        strides = self._part.strides[first]
         given = batch
-        if strides != own_strides:
+        if strides != weight.stride():
             given = torch.empty_strided(batch.shape, (size, *strides), dtype=batch.dtype)
             given.copy_(batch)
         function = node.value

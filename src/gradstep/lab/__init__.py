@@ -13,4 +13,8 @@ Open ``training`` first: it is the loop. Each of the other files is about one th
 - ``progress``, ``report``, ``plots``: what a person sees
 - ``errors``: what can go wrong
 - ``bench``: how long a step takes, ours and torch's
+- ``race``: a race of several rules, and its folder; ``race_worker``: one run of it;
+  ``race_pool``: the processes that make runs; ``race_session``: from where it stands to its end
+- ``race_report``, ``race_page``: its table and its page; ``intervals``: how sure a mean is
+- ``surface``: losses over two weights, and the paths on them; ``model``: a user's own network
 """

@@ -23,10 +23,10 @@ from gradstep.lab.rounding import Comparison, all_weights, compare, gradient_of,
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.notation import number_text
 from gradstep.rule.trace import trace
+from gradstep.sight.armed import explain
 from gradstep.sight.catalogue import UnknownName, find_rule, nearest, rule_names
 from gradstep.sight.digits import Equation, equation
-from gradstep.sight.element import element_of
-from gradstep.sight.explanation import Explanation, explain_element
+from gradstep.sight.explanation import Explanation
 
 Index = tuple[int, ...]
 
@@ -50,7 +50,7 @@ class Chosen:
 class Step:
     """One step of the optimizer at the weight that the lesson looks at.
 
-    ``explanation`` was made before the step; ``written`` is what the step then wrote.
+    ``explanation`` was made of what it started from; ``written`` is what it wrote.
     """
 
     gradient: float
@@ -295,8 +295,14 @@ def _in_numbers(
 
 
 def take_step(optimizer: gradstep.Optimizer, parameter: Tensor, place: Index) -> Step:
-    """Explain the next step at one weight, then make it."""
-    element = element_of(optimizer, parameter, place)
-    explanation = explain_element(element)
+    """Make a step that explains itself at one weight.
+
+    Raises:
+        ValueError: it cannot be explained.
+    """
+    armed = explain(optimizer, parameter, place)
     optimizer.step()
-    return Step(element.gradient, explanation, float(parameter[place].item()))
+    if not armed.accounts:
+        raise ValueError(armed.note)
+    (account,) = armed.accounts
+    return Step(account.element.gradient, account.explanation, account.written)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import gradstep
 from gradstep import rules
@@ -25,12 +25,14 @@ class Choice:
     """An optimizer by its name on the command line.
 
     ``make(params, lr=…)`` returns the optimizer; ``lr`` is the learning rate to begin with, found
-    by trial on the digits; ``meaning`` says in a sentence what it does.
+    by trial on the digits; ``meaning`` says in a sentence what it does. With ``whole``, ``make``
+    would rather have the model itself than its parameters.
     """
 
     make: Callable[..., Any]
     lr: float
     meaning: str
+    whole: bool = False
 
 
 def _meaning(rule: gradstep.Rule) -> str:
@@ -69,6 +71,14 @@ CHOICES: dict[str, Choice] = {
     ),
 }
 
+#: Rules that find their own learning rate, and on the digits at first too large a one.
+CHOICES |= {
+    "dadapt_adam": Choice(gradstep.DAdaptAdam, 0.3, "Adam that finds its own learning rate"),
+    "dadapt_sgd": Choice(
+        partial(gradstep.DAdaptSGD, d0=0.03), 0.1, "SGD that finds its own learning rate"
+    ),
+}
+
 #: The classes that are made from their rules, with the learning rates of those.
 CHOICES |= {
     rule.name: Choice(getattr(gradstep, str(rule.class_name)), rule.lr, _meaning(rule))
@@ -76,10 +86,18 @@ CHOICES |= {
     if rule.class_name is not None and rule.name not in CHOICES
 }
 
-#: All that ``gradstep train`` takes. LBFGS has no rule: it searches along a line, and asks for the
-#: loss anew at each place that it tries.
+_MUON = partial(gradstep.Muon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+
+#: All that ``gradstep train`` takes. Two rules share a network by partition. LBFGS has no rule: it
+#: searches along a line, and asks for the loss anew at each place that it tries.
 TRAINABLE: dict[str, Choice] = {
     **CHOICES,
+    "muon+adamw": Choice(
+        partial(gradstep.partition, {"matrices": _MUON, "rest": gradstep.AdamW}),
+        0.002,
+        "Muon for the matrices inside, AdamW for all else",
+        whole=True,
+    ),
     "lbfgs": Choice(
         partial(gradstep.LBFGS, max_iter=8, history_size=3, line_search_fn="strong_wolfe"),
         1.0,
@@ -103,7 +121,8 @@ def check_name(name: str) -> str:
         )
     if name == "muon":
         raise UnknownOptimizer(
-            "muon updates matrices only, and LeNet also has convolutions and biases. Take adamw"
+            "muon updates matrices only, and LeNet also has convolutions and biases. Take "
+            "muon+adamw"
         )
     near = difflib.get_close_matches(name.lower(), TRAINABLE, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TRAINABLE)}"
@@ -111,13 +130,25 @@ def check_name(name: str) -> str:
 
 
 def make_optimizer(
-    name: str, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float | None = None
+    name: str,
+    params: nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]],
+    lr: float | None = None,
 ) -> Any:
-    """Make the optimizer ``name`` for ``params``; ``lr`` as in :data:`TRAINABLE` if None."""
+    """Make the optimizer ``name`` for a model or parameters.
+
+    ``lr`` is that of :data:`TRAINABLE` if None.
+    """
     choice = TRAINABLE[check_name(name)]
+    if isinstance(params, nn.Module) and not choice.whole:
+        params = params.parameters()
     return choice.make(params, lr=choice.lr if lr is None else lr)
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Whether ``step`` must be given a function that works out loss and gradients anew."""
     return isinstance(optimizer, torch.optim.LBFGS)
+
+
+def asks_for_loss(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether ``step`` must be given a function that returns the loss."""
+    return isinstance(optimizer, gradstep.Optimizer) and "loss" in optimizer.rule.inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -71,7 +71,7 @@ class ProgressBar(Progress):
             for name in names
         ]
         self._batch, self._next = 0, 0.0
-        self._bars.start()
+        self._start()
 
     def after_batch(self, learners: Sequence[Learner]) -> None:
         self._batch += 1
@@ -81,12 +81,21 @@ class ProgressBar(Progress):
         self._next = now + self.interval
         for task, learner in zip(self._tasks, learners, strict=True):
             self._bars.update(task, completed=self._batch, state=_state(learner))
-        self._bars.refresh()
+        self._refresh()
 
     def end_epoch(self) -> None:
         if self._bars is not None:
-            self._bars.stop()
+            self._stop()
             self._bars = None
+
+    def _start(self) -> None:
+        self._bars.start()
+
+    def _refresh(self) -> None:
+        self._bars.refresh()
+
+    def _stop(self) -> None:
+        self._bars.stop()
 
 
 def _state(learner: Learner) -> str:
@@ -97,12 +106,17 @@ def _state(learner: Learner) -> str:
     )
 
 
-def choose_progress(quiet: bool) -> Progress:
-    """A bar where one can be drawn, nothing elsewhere."""
+def choose_progress(quiet: bool, bar: Callable[[], Progress] | None = None) -> Progress:
+    """A bar where one can be drawn, nothing elsewhere.
+
+    Args:
+        quiet: nothing is wanted.
+        bar: makes another view in place of the plain bar.
+    """
     if quiet or sys.stdout is None or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return Progress()
     try:
         import rich  # noqa: F401
     except ImportError:
         return Progress()
-    return ProgressBar()
+    return ProgressBar() if bar is None else bar()

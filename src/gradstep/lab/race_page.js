@@ -6,16 +6,16 @@ const SVG = document.getElementById("blank").namespaceURI;
 const HIDDEN = new Set();
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 // Okabe and Ito's colours, which people who do not see red and green apart can tell; the second
-// row is for a dark page. A ninth rule has the first colour again, and a dashed line.
+// row is for a dark page. A ninth rule has the first colour again, and a line of dashes, and so on.
 const COLOURS = [
   ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#56B4E9", "#333333", "#8C6BB1"],
   ["#4DA3E0", "#FF8A3D", "#2CC79A", "#E79CC6", "#F0B93A", "#8FD3FF", "#E0E0E0", "#B79BE0"],
 ];
-const DASHES = ["", "6 4"];
+const DASHES = ["", "6 4", "2 3", "10 3 2 3", "14 4", "1 5", "8 3 2 3 2 3"];
 
 const place = (name) => DATA.rules.findIndex((rule) => rule.name === name);
 const colour = (name) => COLOURS[DARK.matches ? 1 : 0][place(name) % 8];
-const dash = (name) => DASHES[Math.floor(place(name) / 8) % 2];
+const dash = (name) => DASHES[Math.floor(place(name) / 8) % DASHES.length];
 const shown = () => DATA.rules.filter((rule) => !HIDDEN.has(rule.name));
 
 function element(name, attributes, text) {
@@ -39,6 +39,11 @@ function tidy(value, digits) {
   const size = Math.abs(value);
   const rounded = Number(value.toPrecision(digits || 3));
   return size >= 1e-3 && size < 1e5 ? String(rounded) : rounded.toExponential().replace("e+", "e");
+}
+
+function duration(microseconds) {
+  if (microseconds < 1000) return `${tidy(microseconds)} µs`;
+  return microseconds < 1e6 ? `${tidy(microseconds / 1e3)} ms` : `${tidy(microseconds / 1e6)} s`;
 }
 
 // An axis: from numbers to the place on the paper, with its marks.
@@ -302,27 +307,32 @@ function drawTimes() {
   const figure = element("figure");
   const svg = shape(figure, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Time of a step" });
   box.append(figure);
-  const x = axis(log ? least / 1.5 : 0, most * (log ? 1.6 : 1.12), log, left, width - 20);
+  const x = axis(log ? least / 1.5 : 0, most, log, left, width - 90);
   const floor = top + row * rules.length;
   for (const value of x.marks) {
     shape(svg, "line", { class: "grid", x1: x.at(value), x2: x.at(value), y1: top, y2: floor });
-    shape(svg, "text", { x: x.at(value), y: floor + 16, "text-anchor": "middle" }, tidy(value));
+    shape(svg, "text", { x: x.at(value), y: floor + 16, "text-anchor": "middle" }, duration(value));
   }
   rules.forEach((rule, i) => {
     const [median, low, high] = times[i];
     const middle = top + row * (i + 0.5);
     shape(svg, "text", { class: "title", x: left - 8, y: middle + 4, "text-anchor": "end" }, rule.name);
-    shape(svg, "rect", {
-      class: "bar", x: left, y: middle - 8, width: Math.max(1, x.at(median) - left), height: 16,
-      fill: colour(rule.name), opacity: 0.75,
-    });
+    const [at, fill] = [x.at(median), colour(rule.name)];
+    if (log) { // where no bar could begin at 0
+      shape(svg, "circle", { class: "bar", cx: at, cy: middle, r: 6, fill });
+    } else {
+      shape(svg, "rect", {
+        class: "bar", x: left, y: middle - 8, width: Math.max(1, at - left), height: 16, fill,
+        opacity: 0.75,
+      });
+    }
     shape(svg, "path", {
       class: "axis", d: `M${x.at(low)} ${middle}H${x.at(high)}m0 -5v10M${x.at(low)} ${middle - 5}v10`,
     });
-    shape(svg, "text", { class: "title", x: x.at(high) + 6, y: middle + 4 }, `${tidy(median)} µs`);
+    shape(svg, "text", { class: "title", x: Math.max(x.at(high), x.at(median) + 6) + 6, y: middle + 4 }, duration(median));
   });
   shape(svg, "path", { class: "axis", d: `M${left} ${top}V${floor}H${width - 20}` });
-  const label = `microseconds a step${log ? ", log scale" : ""}`;
+  const label = `time of a step${log ? ", log scale" : ""}`;
   shape(svg, "text", { class: "title", x: (left + width - 20) / 2, y: floor + 36, "text-anchor": "middle" }, label);
 }
 

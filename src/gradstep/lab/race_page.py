@@ -48,7 +48,7 @@ def page(
         ),
         "style": style,
         "script": script,
-        "title": html.escape("Race: " + ", ".join(row.optimizer for row in rows)),
+        "title": html.escape(_title([row.optimizer for row in rows])),
         "facts": "".join(
             f"<div><dt>{html.escape(word)}</dt><dd>{html.escape(text)}</dd></div>"
             for word, text in facts
@@ -110,6 +110,10 @@ def _band(values: Sequence[float | None]) -> list[float] | None:
         return None
     three = (math.fsum(finite) / len(finite), min(finite), max(finite))
     return [float(f"{value:.5g}") for value in three]
+
+
+def _title(names: Sequence[str]) -> str:
+    return f"Race of {len(names)} rules" if len(names) > 6 else "Race: " + ", ".join(names)
 
 
 def _table(rows: Sequence[Standing]) -> str:

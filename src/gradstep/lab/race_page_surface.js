@@ -166,7 +166,9 @@ function moveScenes() {
   const frame = (time) => {
     if (!playing) return;
     const speed = Number(document.getElementById("speed").value);
-    if (before !== null) moment = Math.min(1, moment + ((time - before) / 1000 / SECONDS) * speed);
+    // A frame that came late, from a busy machine or a hidden page, is no leap.
+    const elapsed = before === null ? 0 : Math.min(time - before, 100) / 1000;
+    moment = Math.min(1, moment + (elapsed / SECONDS) * speed);
     before = time;
     drawScenes();
     if (moment >= 1) stop();

@@ -34,48 +34,54 @@ class _Process:
     steps: int = 0
 
 
-def make_runs(
-    folder: RaceFolder,
-    course: Course,
-    jobs: Sequence[Job],
-    workers: int,
-    progress: Callable[[int, dict[str, int]], None],
-) -> None:
-    """Make all runs in up to ``workers`` processes, each on one thread.
+class Pool:
+    """Up to ``workers`` processes, each on one thread, for the runs of one race.
 
-    ``progress(done, under_way)`` is called with the number of runs done, and with the steps of
-    each run that is under way. Whatever ends the call, Ctrl-C included, ends the processes; the
-    runs that are done are on the disk.
-
-    Raises RunError if a run fails, ProcessLost if a process dies.
+    A context: its end, whatever brings it about, Ctrl-C included, is the end of the processes. The
+    runs that are done by then are on the disk.
     """
-    waiting = list(reversed(jobs))
-    messages: queue.Queue[tuple[_Process, str]] = queue.Queue()
-    processes: list[_Process] = []
-    done = 0
-    try:
-        for _ in range(min(workers, len(jobs))):
-            process = _start(folder, course, messages)
-            processes.append(process)
+
+    def __init__(self, folder: RaceFolder, course: Course, workers: int) -> None:
+        self.folder = folder
+        self.course = course
+        self.workers = workers
+        self._processes: list[_Process] = []
+        self._messages: queue.Queue[tuple[_Process, str]] = queue.Queue()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        for process in self._processes:
+            if kind is None:
+                _send(process, "end")
+            else:
+                process.popen.kill()
+        for process in self._processes:
+            _end(process)
+
+    def make(self, jobs: Sequence[Job], progress: Callable[[int, dict[str, int]], None]) -> None:
+        """Make runs.
+
+        ``progress(done, under_way)`` is called with the number of runs done, and with the steps of
+        each run that is under way. Raises RunError if a run fails, ProcessLost if a process dies.
+        """
+        waiting = list(reversed(jobs))
+        while len(self._processes) < min(self.workers, len(jobs)):
+            self._processes.append(_start(self.folder, self.course, self._messages))
+        for process in self._processes:
             _hand_out(process, waiting)
+        done = 0
         while done < len(jobs):
-            process, line = messages.get()
+            process, line = self._messages.get()
             message = _message(process, line)
             if "steps" in message:
                 process.steps = message["steps"]
             else:
                 done += 1
                 _hand_out(process, waiting)
-            progress(done, {p.job.entry.name: p.steps for p in processes if p.job is not None})
-        for process in processes:
-            _send(process, "end")
-    except BaseException:
-        for process in processes:
-            process.popen.kill()
-        raise
-    finally:
-        for process in processes:
-            _end(process)
+            under_way = {p.job.entry.name: p.steps for p in self._processes if p.job is not None}
+            progress(done, under_way)
 
 
 def _start(

@@ -78,6 +78,16 @@ def best_of(rates: Sequence[Standing]) -> Standing:
     return min(rates, key=order)
 
 
+def at_the_edge(results: Mapping[Entry, Result]) -> list[str]:
+    """The rules whose best learning rate is the smallest or the largest of several that they ran
+    at: a still smaller or larger one may be better."""
+    return [
+        optimizer
+        for optimizer, rates in standings(results).items()
+        if len(rates) > 1 and best_of(rates).lr in (rates[0].lr, rates[-1].lr)
+    ]
+
+
 def final_standings(results: Mapping[Entry, Result]) -> list[Standing]:
     """Each rule at its best learning rate; the highest test accuracy first."""
     chosen = [best_of(rates) for rates in standings(results).values()]
@@ -123,7 +133,7 @@ def cells(row: Standing) -> list[str]:
         _loss(row.final["test_loss"], row),
         f"{_plus_minus(accuracy, 100, '.2f')} %",
         "–" if row.behind is None else f"{_plus_minus(row.behind, 100, '.2f')} %",
-        f"{row.step_microseconds[0]:.0f} µs",
+        _duration(row.step_microseconds[0]),
     ]
 
 
@@ -133,8 +143,8 @@ def notes(rows: Sequence[Standing]) -> list[str]:
     if seeds == 1:
         return ["One seed: no intervals; take --seeds 5"]
     lines = [
-        f"Mean over {seeds} seeds ± half of the 95 % confidence interval (Student's t); "
-        "'behind the first' is of the differences seed by seed"
+        f"Mean over {seeds} seeds ± half of the 95 % confidence interval (Student's t).",
+        "'Behind the first' is of the differences in test accuracy, seed by seed.",
     ]
     lost = {row.optimizer: row.diverged for row in rows if row.diverged}
     if lost:
@@ -175,6 +185,12 @@ def _loss(interval: Interval | None, row: Standing) -> str:
         return "diverged"
     half = "" if interval.half is None else f" ± {number(interval.half)}"
     return number(interval.mean) + half
+
+
+def _duration(microseconds: float) -> str:
+    if microseconds < 10_000:
+        return f"{microseconds:.0f} µs"
+    return f"{microseconds / 1e3:.0f} ms"
 
 
 def _plus_minus(interval: Interval, times: float, digits: str) -> str:

@@ -24,8 +24,8 @@ from gradstep.lab.race import (
     Result,
 )
 from gradstep.lab.race_page import page
-from gradstep.lab.race_pool import Job, make_runs
-from gradstep.lab.race_report import Standing, final_standings, final_table, results_json
+from gradstep.lab.race_pool import Job, Pool
+from gradstep.lab.race_report import at_the_edge, final_standings, final_table, results_json
 from gradstep.lab.race_worker import race_data, weights_path
 from gradstep.lab.repeatable import made_with, repeatable
 from gradstep.lab.surface import (
@@ -36,6 +36,9 @@ from gradstep.lab.surface import (
     why_no_plane,
 )
 from gradstep.lab.training import batch_count
+
+#: So many rules are shown on the loss surfaces: more paths hide each other.
+PICTURED = 12
 
 
 def check_course(course: Course) -> tuple[Dataset, torch.nn.Module, dict[str, Any]]:
@@ -79,18 +82,39 @@ def finish_race(
     ]
     if not quiet:
         write(_introduction(course, wanted, len(done), total, min(workers, len(jobs)), facts))
-    with _progress(quiet, len(jobs), total) as progress:
-        if jobs:
-            make_runs(folder, course, jobs, workers, progress)
-    results = _all(folder, wanted)
-    rows = final_standings(results)
-    surfaces = [formula_surface(formula, [row.optimizer for row in rows]) for formula in FORMULAS]
+    with Pool(folder, course, workers) as pool:
+        with _progress(quiet, len(jobs), total) as progress:
+            pool.make(jobs, progress)
+        results = _all(folder, wanted)
+        rows = final_standings(results)
+        first = rows[:PICTURED]
+        if no_plane is None:
+            shown = {row.optimizer: Entry(row.optimizer, row.lr, 0) for row in first}
+            missing = [e for e in shown.values() if not weights_path(folder, e).exists()]
+            # Made once more, to the same bits, now that it is known which ones the page shows.
+            with _progress(quiet, len(missing), total) as progress:
+                pool.make([Job(entry, keep=True) for entry in missing], progress)
+    if not quiet:
+        write("Drawing the loss surfaces …")
+    surfaces = [formula_surface(formula, [row.optimizer for row in first]) for formula in FORMULAS]
     remarks = []
+    if len(first) < len(rows):
+        remarks.append(f"The loss surfaces show the first {len(first)} rules of the table.")
     if no_plane is None:
-        with _progress(quiet, len(rows), total) as progress:
-            surfaces.insert(0, _plane(folder, course, rows, workers, data, model, progress))
+        surfaces.insert(0, _plane(folder, shown, results, data, model))
     else:
         remarks.append(f"No picture of the network's own loss: {no_plane}.")
+    if edge := at_the_edge(results):
+        remarks.append(
+            f"The best learning rate of {', '.join(edge)} lies at the edge of those that were "
+            "tried: one beyond may be better."
+        )
+    if any(row.optimizer == "lbfgs" for row in rows):
+        remarks.append("A step of lbfgs works out loss and gradients several times.")
+    if any(row.optimizer.endswith("schedule_free") for row in rows):
+        remarks.append(
+            "Schedule-Free rules are tested at the weights that they train, not at their average."
+        )
     folder.write(RESULTS_FILE, results_json(course, facts, results, rows))
     content = page(_facts(course, results, facts, data), results, rows, surfaces, remarks)
     folder.write(PAGE_FILE, content)
@@ -99,6 +123,8 @@ def finish_race(
     for line in final_table(rows):
         write(line)
     if not quiet:
+        for line in remarks:
+            write(line)
         write()
         write(f"In {folder.directory}: {PAGE_FILE} (open it in a browser), {RESULTS_FILE}.")
 
@@ -119,26 +145,14 @@ def _all(folder: RaceFolder, wanted: Sequence[Entry]) -> dict[Entry, Result]:
 
 def _plane(
     folder: RaceFolder,
-    course: Course,
-    rows: Sequence[Standing],
-    workers: int,
+    shown: Mapping[str, Entry],
+    results: Mapping[Entry, Result],
     data: Dataset,
     model: torch.nn.Module,
-    progress: Any,
 ) -> Surface:
-    """The network's own loss. A run whose weights were not kept is made once more, to the same
-    bits."""
-    chosen = {row.optimizer: Entry(row.optimizer, row.lr, 0) for row in rows}
-    jobs = [
-        Job(entry, keep=True)
-        for entry in chosen.values()
-        if not weights_path(folder, entry).exists()
-    ]
-    if jobs:
-        make_runs(folder, course, jobs, workers, progress)
-    results = folder.results(list(chosen.values()))
+    """The network's own loss, with the way of the run that each rule shows."""
     weights = {}
-    for name, entry in chosen.items():
+    for name, entry in shown.items():
         path = weights_path(folder, entry)
         try:
             weights[name] = torch.from_numpy(numpy.load(path, allow_pickle=False))
@@ -149,8 +163,8 @@ def _plane(
             model,
             data,
             weights,
-            {name: results[entry]["steps"] for name, entry in chosen.items()},
-            {name: entry.lr for name, entry in chosen.items()},
+            {name: results[entry]["steps"] for name, entry in shown.items()},
+            {name: entry.lr for name, entry in shown.items()},
         )
 
 

@@ -86,7 +86,7 @@ def race_run(
     model = seeded_model(course.model, entry.seed)
     # `learn` asks of a model that it is called; that it is LeNet matters to train's pictures alone.
     network = cast(LeNet, model)
-    optimizer = make_optimizer(entry.optimizer, model.parameters(), entry.lr)
+    optimizer = make_optimizer(entry.optimizer, model, entry.lr)
     learner = Learner(entry.optimizer, entry.lr, network, optimizer)
     random = torch.Generator().manual_seed(entry.seed)
     torch.manual_seed(entry.seed)  # for dropout, in a model of the user's own
@@ -213,7 +213,7 @@ class Worker:
             return
         self._warm.add(entry.optimizer)
         model = seeded_model(self.course.model, entry.seed)
-        optimizer = make_optimizer(entry.optimizer, model.parameters(), entry.lr)
+        optimizer = make_optimizer(entry.optimizer, model, entry.lr)
         learner = Learner(entry.optimizer, entry.lr, cast(LeNet, model), optimizer)
         for _ in range(2):
             learn(learner, torch.zeros(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from time import perf_counter
 
 from gradstep.lab import plots, report
@@ -10,24 +11,35 @@ from gradstep.lab.dataset import Dataset
 from gradstep.lab.progress import Progress, choose_progress, write
 from gradstep.lab.run import Run
 from gradstep.lab.training import batch_count, initial_model, predict, train_epoch, warm_up
+from gradstep.lab.watching import Watching, WatchView, said
+from gradstep.lab.watching import draw as draw_watches
 
 
-def finish(run: Run, data: Dataset, quiet: bool) -> None:
+def finish(run: Run, data: Dataset, quiet: bool, watching: Watching | None = None) -> None:
     """Train until all epochs are done, keeping each, then draw the pictures and print the table.
 
-    ``quiet`` prints the table alone. Raises DiskError if the disk does not take a file.
+    ``quiet`` prints the table alone. Raises DiskError if the disk does not take a file, and
+    SettingsError if records of the watch cannot go where they should.
     """
     seconds = 0.0
+    seen: Sequence[str] = ()
+    watch_pictures: list[str] = []
     if not run.finished:
         if not quiet:
             write(introduction(run, data))
             for line in report.epoch_header(run.settings.optimizers):
                 write(line)
         start = perf_counter()
-        train_to_the_end(run, data, choose_progress(quiet), quiet)
+        if watching is None:
+            train_to_the_end(run, data, choose_progress(quiet), quiet)
+        else:
+            with watching.of(run, data) as watches:
+                progress = choose_progress(quiet, lambda: WatchView(watches))
+                train_to_the_end(run, data, progress, quiet)
+            seen, watch_pictures = said(watches), draw_watches(run, watches)
         seconds = perf_counter() - start
 
-    pictures = draw(run, data)
+    pictures = draw(run, data) + watch_pictures
     lrs = dict(zip(run.settings.optimizers, run.settings.lrs, strict=True))
     if not quiet:
         write()
@@ -35,6 +47,10 @@ def finish(run: Run, data: Dataset, quiet: bool) -> None:
         write(line)
     if not quiet:
         write()
+        for line in seen:
+            write(line)
+        if seen:
+            write()
         took = f"Trained in {seconds:.0f} s. " if seconds else ""
         write(f"{took}In {run.directory}: {', '.join(pictures)}, metrics.jsonl, checkpoints.")
 

@@ -150,7 +150,10 @@ def formula_surface(formula: Formula, optimizers: Sequence[str]) -> Surface:
 
 
 def best_path(formula: Formula, optimizer: str) -> Path:
-    """The path with the lowest mean loss, of those at :data:`RATES` that stay in the picture."""
+    """The path with the lowest mean loss, of those at :data:`RATES` that stay in the picture.
+
+    A rule that leaves it at all of them is shown as it does so at the smallest.
+    """
 
     def order(path: Path) -> float:
         return math.fsum(path.losses) / len(path.losses) if len(path.steps) > STEPS else math.inf
@@ -161,8 +164,9 @@ def best_path(formula: Formula, optimizer: str) -> Path:
 def formula_path(formula: Formula, optimizer: str, lr: float, steps: int = STEPS) -> Path:
     """The path of a rule from the formula's start, in float64. It ends where it leaves the
     picture."""
-    weights = nn.Parameter(torch.tensor(formula.start, dtype=torch.float64))
-    made = make_optimizer(optimizer, [weights], lr)
+    place = nn.ParameterList([torch.tensor(formula.start, dtype=torch.float64)])
+    weights = place[0]
+    made = make_optimizer(optimizer, place, lr)
     (left, right), (bottom, top) = formula.x_range, formula.y_range
 
     def loss_anew() -> Tensor:

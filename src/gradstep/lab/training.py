@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from gradstep.lab.dataset import Dataset, shifted
 from gradstep.lab.lenet import LeNet
-from gradstep.lab.optimizers import make_optimizer, needs_closure
+from gradstep.lab.optimizers import asks_for_loss, make_optimizer, needs_closure
 from gradstep.lab.processes import ALONE, Processes
 from gradstep.lab.settings import Settings
 
@@ -109,6 +109,8 @@ def learn(learner: Learner, images: Tensor, labels: Tensor, processes: Processes
     before_step = perf_counter()
     if needs_closure(learner.optimizer):  # one that tries several places, with a gradient at each
         learner.optimizer.step(lambda: loss_anew(learner, images, labels))
+    elif asks_for_loss(learner.optimizer):  # one that goes as far as the loss is high
+        learner.optimizer.step(lambda: processes.totals([loss.item()])[0])
     else:
         learner.optimizer.step()  # weight -= lr * gradient, or what the optimizer has in its place
     end = perf_counter()
@@ -244,7 +246,7 @@ def begin_training(settings: Settings) -> Training:
     learners = []
     for name, lr in zip(settings.optimizers, settings.lrs, strict=True):
         model = initial_model(settings.seed)
-        learners.append(Learner(name, lr, model, make_optimizer(name, model.parameters(), lr)))
+        learners.append(Learner(name, lr, model, make_optimizer(name, model, lr)))
     torch.manual_seed(settings.seed)
     return Training(learners, torch.Generator().manual_seed(settings.seed))
 
@@ -257,5 +259,5 @@ def warm_up(settings: Settings) -> None:
     """
     for name, lr in zip(settings.optimizers, settings.lrs, strict=True):
         model = initial_model(0)
-        learner = Learner(name, lr, model, make_optimizer(name, model.parameters(), lr))
+        learner = Learner(name, lr, model, make_optimizer(name, model, lr))
         learn(learner, torch.zeros(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))

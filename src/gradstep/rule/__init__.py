@@ -1,7 +1,7 @@
 """What a rule is: the decorator, chains, the little language and its trace."""
 
 from gradstep.rule.definition import Rule, chain, rule
-from gradstep.rule.hyperparameter import Decay, Interval, NonNegative, Share
+from gradstep.rule.hyperparameter import Decay, Interval, NonNegative, Positive, Share
 from gradstep.rule.language import (
     abs,
     clamp,
@@ -50,6 +50,7 @@ __all__ = [
     "Interval",
     "NonNegative",
     "Opaque",
+    "Positive",
     "Rule",
     "RuleError",
     "Share",

@@ -12,6 +12,7 @@ from typing import Any, overload
 
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.language import NewWeight
+from gradstep.rule.schedule import as_schedule, is_schedule
 from gradstep.rule.state import State
 from gradstep.rule.symbol import RuleError, Symbol
 
@@ -91,7 +92,10 @@ class Rule:
             TypeError: a keyword that is no hyperparameter of the rule, or more numbers than it has.
             ValueError: a number outside of its interval.
         """
-        if arguments and isinstance(arguments[0], bool | int | float | str):
+        keywords = {name: as_schedule(value) for name, value in keywords.items()}
+        if arguments and (
+            isinstance(arguments[0], bool | int | float | str) or is_schedule(arguments[0])
+        ):
             if len(arguments) > len(self.hyperparameters):
                 raise TypeError(
                     f"{self.name} has {len(self.hyperparameters)} hyperparameter(s); got "
@@ -100,7 +104,7 @@ class Rule:
             for name, value in zip(self.hyperparameters, arguments, strict=False):
                 if name in keywords:
                     raise TypeError(f"{self.name} got {name} twice: by its place and by its name")
-                keywords[name] = value
+                keywords[name] = as_schedule(value)
         elif arguments:
             if self.function is None:
                 raise TypeError(f"{self.name} is a chain: call run(), or give it to an optimizer")
@@ -361,7 +365,7 @@ def chain(*rules: Rule) -> Rule:
 
     Raises:
         TypeError: something that is no rule.
-        ValueError: no rules at all.
+        ValueError: no rules at all; or a rule behind one that takes the weight after the step.
     """
     if not rules:
         raise ValueError("chain() needs at least one rule")
@@ -371,6 +375,12 @@ def chain(*rules: Rule) -> Rule:
                 f"chain() takes rules; got {r!r}. Is a decorator @gradstep.rule missing?"
             )
     rules = tuple(part for r in rules for part in r._parts())
+    for before, behind in itertools.pairwise(rules):
+        if "next_w" in before.inputs and "next_w" not in behind.inputs:
+            raise ValueError(
+                f"{behind.name} stands behind {before.name}, which takes the weight after the step "
+                f"(next_w) and would see one that {behind.name} changes. Put {before.name} last"
+            )
     owned = [[*r.states, *r.hyperparameters] for r in rules]
     count = Counter(n for own in owned for n in own)
     labels: list[str] = []

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from torch import Tensor
+
+from gradstep.rule.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Interval:
 
     def __str__(self) -> str:
         ends = [f"at least {self.low:g}"] if self.low > -math.inf else []
+        if self.low == sys.float_info.min:
+            ends = ["above 0"]
         if self.high < math.inf:
             ends.append(f"{'at most' if self.closed else 'below'} {self.high:g}")
         return " and ".join(ends) or "a number"
@@ -35,12 +40,13 @@ class Interval:
 #: Annotations for hyperparameters: ``beta1: Decay = 0.9``.
 Decay = Annotated[float, Interval(0, 1)]
 NonNegative = Annotated[float, Interval(0)]
+Positive = Annotated[float, Interval(sys.float_info.min)]
 Share = Annotated[float, Interval(0, 1, closed=True)]
 
 
 def is_number(value: Any) -> bool:
-    """True for what is dynamic: int, float or a tensor, but no bool."""
-    return isinstance(value, int | float | Tensor) and not isinstance(value, bool)
+    """True for what is dynamic: int, float, a tensor or a schedule, but no bool."""
+    return isinstance(value, int | float | Tensor | Schedule) and not isinstance(value, bool)
 
 
 #: How torch.optim begins its messages about these; kept, since people search for them.
@@ -52,8 +58,11 @@ def check_number(name: str, value: Any, interval: Interval, spoken: str | None =
 
     Raises:
         TypeError: not a number.
-        ValueError: a tensor of several elements, nan, or outside of the interval.
+        ValueError: a tensor of several elements, nan, or outside of the interval; of a schedule,
+            its first number.
     """
+    if isinstance(value, Schedule):
+        value = value(0)
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"Tensor {name} must be 1-element; got shape {tuple(value.shape)}")

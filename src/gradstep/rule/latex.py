@@ -42,6 +42,11 @@ _GREEK = {
     "eps": r"\varepsilon", "epsilon": r"\varepsilon", "lam": r"\lambda", "lambd": r"\lambda",
     "sigma": r"\sigma", "tau": r"\tau", "phi": r"\varphi", "psi": r"\psi", "omega": r"\omega",
 }  # fmt: skip
+#: For words, where signs of mathematics have no place.
+_PLAIN = {
+    "\\": "/", "~": "-", "^": "**", "−": "-", "·": "*", "√": "sqrt ", "²": "**2", "′": "'",
+    "≤": "<=", "≥": ">=", "≠": "!=",
+}  # fmt: skip
 _NUMBER = re.compile(r"(−?[\d.]+)e(-?\d+)")
 _CALL = re.compile(r"(\w+)\((\w+)(?:, (−?\d))?\)")
 
@@ -79,12 +84,13 @@ def latex_number(text: str) -> str:
 
 def text(prose: str) -> str:
     """Words within a formula."""
-    return rf"\text{{{escaped(prose.replace('−', '-'))}}}"
+    return rf"\text{{{escaped(prose)}}}"
 
 
 def escaped(prose: str) -> str:
     """Words with the signs that LaTeX would take for something else turned into plain ones."""
-    prose = prose.replace("\\", "/").replace("~", "-").replace("^", "**")
+    for sign, plain in _PLAIN.items():
+        prose = prose.replace(sign, plain)
     return re.sub(r"([_#$%&{}])", r"\\\1", prose)
 
 

@@ -59,6 +59,9 @@ _sqrt = _ieee(math.sqrt, lambda x: math.nan)
 
 def _lerp_tensor(start: Any, end: Any, weight: Any) -> Tensor:
     if isinstance(start, Tensor) and isinstance(end, Tensor):
+        if start.dtype != end.dtype:  # of no dimensions, beside a reduction, which is in float64
+            wide = torch.promote_types(start.dtype, end.dtype)
+            start, end = start.to(wide), end.to(wide)
         if isinstance(weight, Tensor):
             weight = weight.to(start.dtype)
         return torch.lerp(start, end, weight)

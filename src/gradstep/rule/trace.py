@@ -235,9 +235,8 @@ def trace(
         direction = None
     else:
         direction = _tensor(rule, "direction", direction)
-        recorder.stage = len(rule.stages)
         new_weight = weight - inputs["lr"] * direction
-        new_weight.name = "w"
+        new_weight.name, new_weight.stage = "w", len(rule.stages)
     tensors = [n for n, s in active.items() if s.start != "number"]
     after = tuple(
         (n, states[n], _tensor(rule, n, new_states[n], active[n].extent())) for n in tensors

@@ -97,7 +97,7 @@ def sgdp(
     along the weights is taken out.
 
     States:
-        momentum_buffer: the velocity.
+        momentum_buffer: the velocity, a decaying sum of past directions.
 
     Hyperparameters:
         momentum: how much of the velocity is kept at each step.

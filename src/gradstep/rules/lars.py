@@ -25,7 +25,7 @@ def lars(
     makes the learning rate smaller.
 
     States:
-        momentum_buffer: the velocity.
+        momentum_buffer: the velocity, a decaying sum of past directions.
 
     Hyperparameters:
         momentum: how much of the velocity is kept at each step.

@@ -8,7 +8,6 @@ said in the explanation; the training never hears of it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,19 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradstep.compose.partition import Partition
+from gradstep.compose.wrapper import Wrapper
 from gradstep.engine import together
 from gradstep.engine.fit import is_sharded
 from gradstep.optimizer import Optimizer
 from gradstep.sight.account import Account, class_name
-from gradstep.sight.element import Element, group_of, read_element, sparse_entries
-from gradstep.sight.ink import ink_for
+from gradstep.sight.element import Element, element_of, group_of, sparse_entries
+from gradstep.sight.page import Page
 from gradstep.sight.places import Choice, choose_places, find_parameter
 from gradstep.sight.show import Shown
 from gradstep.sight.surroundings import live_update
 
 
 def explain(
-    optimizer: Optimizer,
+    optimizer: Optimizer | Wrapper | Partition,
     param: Tensor | str | None = None,
     index: Any = None,
     *,
@@ -47,7 +48,7 @@ def explain(
     The step itself is not changed, and steps after it are not looked at.
 
     Args:
-        optimizer: of this package, for any rule or chain.
+        optimizer: of this package, for any rule or chain; also a partition, or a wrapper.
         param: the parameter's name, as ``named_parameters()`` gave it to the optimizer or as
             ``model`` has it; or the tensor itself. Default: the only one that the optimizer has.
         index: the weight's place, a tuple of one number a dimension, or a number for a vector; a
@@ -70,7 +71,11 @@ def explain(
             "LBFGS moves all weights together along a direction that it searches: there is no "
             "formula for one weight. Explain a step of another optimizer."
         )
-    if not isinstance(optimizer, Optimizer):
+    inside: Any = optimizer
+    while isinstance(inside, Wrapper):
+        inside = inside.optimizer
+    optimizer = inside
+    if not isinstance(optimizer, Optimizer | Partition):
         kind = type(optimizer)
         theirs = isinstance(optimizer, torch.optim.Optimizer)
         way_out = f"Make it with gradstep.{kind.__name__}, which takes the same arguments"
@@ -79,7 +84,8 @@ def explain(
             + (way_out if theirs else "Give the optimizer first")
             + "."
         )
-    name, parameter = find_parameter(optimizer, param, model)
+    parts = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer.parts.values())
+    name, parameter, part = find_parameter(parts, param, model)
     if parameter.is_complex():
         raise TypeError(
             f"{name} is complex: its weights are pairs of numbers, and each is updated as a real "
@@ -90,7 +96,7 @@ def explain(
             f"{name} is split among processes (a DTensor); explain() takes whole tensors alone"
         )
     choice = choose_places(name, parameter.shape, index, count, seed)
-    return StepExplanation(optimizer, name, parameter, choice)
+    return StepExplanation(optimizer, part, name, parameter, choice)
 
 
 class StepExplanation(Shown):
@@ -106,7 +112,12 @@ class StepExplanation(Shown):
     """
 
     def __init__(
-        self, optimizer: Optimizer, parameter: str, tensor: Tensor, choice: Choice
+        self,
+        stepped: torch.optim.Optimizer,
+        optimizer: Optimizer,
+        parameter: str,
+        tensor: Tensor,
+        choice: Choice,
     ) -> None:
         self.parameter = parameter
         self.accounts: tuple[Account, ...] = ()
@@ -116,7 +127,8 @@ class StepExplanation(Shown):
         self._armed: tuple[Optimizer, Tensor] | None = (optimizer, tensor)
         self._reading: _Reading | None = None
         self._note = ""
-        self._hook = optimizer.register_step_pre_hook(self._begin)
+        # A partition makes the step of its parts, which have no step of their own.
+        self._hook = stepped.register_step_pre_hook(self._begin)
 
     @property
     def note(self) -> str:
@@ -148,7 +160,8 @@ class StepExplanation(Shown):
             self._reading = None
         found_inf = optimizer.__dict__.get("found_inf")
         if found_inf is None or not float(found_inf):
-            _Planning.of(optimizer).add(self)
+            assert self._armed is not None
+            _Planning.of(self._armed[0]).add(self)
             return None
         # The step will do nothing, and then nothing will be called but its closure. GradScaler
         # gives none. (Within the loop over hooks, none can be removed.)
@@ -197,8 +210,9 @@ class StepExplanation(Shown):
 
     # Shown.
 
-    def _pages(self) -> list[Any]:
-        return [account.page() for account in self.accounts]
+    def _pages(self) -> list[Page]:
+        pages = (account.page() for account in self.accounts)
+        return [page for page in pages if page is not None]
 
     def _notes(self) -> list[str]:
         return [note for note in (self.note, *(a.note for a in self.accounts)) if note]
@@ -206,10 +220,6 @@ class StepExplanation(Shown):
     def __repr__(self) -> str:
         weights = ", ".join(account.title for account in self.accounts)
         return f"<explanation of {weights or self.note}>"
-
-    def __str__(self) -> str:
-        """The text, in colours if the standard output is a terminal."""
-        return self.text(ink_for(sys.stdout))
 
 
 class _Planning:
@@ -286,7 +296,8 @@ class _Reading:
             self.note = f"{name}: it had no gradient in this step, which left it as it was"
             return
         for place in choice.of(gradient):
-            element = read_element(optimizer, tensor, place)
+            known = self._elements[0].graph if self._elements else None
+            element = element_of(optimizer, tensor, place, known)
             untouched = (
                 gradient.is_sparse
                 and optimizer.rule.sparse is not None

@@ -241,7 +241,10 @@ def _maker(factory: Factory, lr: float, own: Mapping[str, Any]) -> Maker:
             warnings.simplefilter("ignore")
             if is_optax(factory):
                 return OptaxOptimizer(params, factory, lr, {**own, **options})
-            return factory(params, lr=lr, **{**own, **options})
+            optimizer = factory(params, lr=lr, **{**own, **options})
+            if hasattr(optimizer, "train"):  # Schedule-Free asks for it
+                optimizer.train()
+            return optimizer
 
     return make
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.reductions import facts_of
 from gradstep.rule.trace import trace
-from gradstep.sight.surroundings import outcomes_at
+from gradstep.states import common_number
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Element:
             column or parameter, the one that goes with this weight.
         step: the number of the step to come, 1 for the first.
         first: whether the states are new.
-        settings: ``lr`` and every hyperparameter, by the rule's names; and ``grad_scale``, where
-            the gradient is to be divided by it.
+        settings: ``lr`` and every hyperparameter, by the rule's names; ``grad_scale``, where the
+            gradient is to be divided by it; and ``loss``, where the rule asks for it.
         graph: the rule, traced with these settings.
         shape, place: of the parameter, and the weight's place in it.
         facts: the numbers that a rule may ask of the parameter's shape and dtype, by name.
@@ -62,34 +62,6 @@ class Element:
         return {**numeric, **self.facts, "step": self.step, "first": float(self.first)}
 
 
-def element_of(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) -> Element:
-    """Read what the next step of one weight starts from. Changes nothing.
-
-    What the rule takes from other weights is found out by a step of copies.
-
-    Args:
-        optimizer: holds the parameter.
-        parameter: real and dense, with a gradient.
-        index: the place of the weight in it: one number a dimension.
-
-    Raises:
-        ValueError: the parameter is not in the optimizer, has no gradient, or has no rows and
-            columns along which the rule works; or the rule sums over all parameters, which only
-            the step itself can show: see :func:`gradstep.explain`.
-        TypeError: a complex parameter.
-    """
-    if parameter.grad is None:
-        raise ValueError("the parameter has no gradient: call backward() first")
-    element = read_element(optimizer, parameter, index)
-    if not element.graph.gathered():
-        return element
-    group = group_of(optimizer, parameter)
-    outcomes = outcomes_at(
-        element.place, optimizer, group, parameter, element.graph, element.settings
-    )
-    return replace(element, outcomes=outcomes)
-
-
 def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
     """The group that holds a parameter.
 
@@ -102,35 +74,51 @@ def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
     raise ValueError("the optimizer does not hold this parameter")
 
 
-def read_element(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) -> Element:
-    """The same without what the rule takes from other weights; also for sparse gradients.
+def element_of(
+    optimizer: Optimizer, parameter: Tensor, index: Sequence[int], graph: Graph | None = None
+) -> Element:
+    """Read what the next step of one weight starts from. Changes nothing.
+
+    What the rule takes from other weights is not known before the step: :func:`gradstep.explain`
+    adds it.
+
+    Args:
+        optimizer: holds the parameter.
+        parameter: real, with a gradient, which may be sparse.
+        index: the place of the weight in it: one number a dimension.
+        graph: of another weight of the parameter, read for the same step; None to trace the rule.
 
     Raises:
-        ValueError: the parameter is not in the optimizer.
+        ValueError: the parameter is not in the optimizer, or has no gradient.
         TypeError: a complex parameter.
     """
     group = group_of(optimizer, parameter)
+    if parameter.grad is None:
+        raise ValueError("the parameter has no gradient: call backward() first")
     if parameter.is_complex():
         raise TypeError("a complex weight is two real ones; look at view_as_real(parameter)")
     rule, place = optimizer.rule, tuple(index)
     settings = {n: _plain(optimizer.hyperparameter(group, n)) for n in rule.hyperparameters}
     settings["lr"] = _plain(group["lr"])
+    maximize = bool(group.get("maximize", False))
+    if "loss" in rule.inputs:  # known within a step only
+        settings["loss"] = (-1.0 if maximize else 1.0) * optimizer._loss_for_all
     held = optimizer.state.get(parameter, {})
     weight = float(parameter[place].item())
     place = tuple(range(n)[i] for i, n in zip(place, parameter.shape, strict=True))
-    assert parameter.grad is not None
     gradient = gradient_at(parameter.grad, place)
+    existing = {n: s for n, s in rule.states.items() if s.exists(settings, is_matrix(parameter))}
+    began = [n for n, s in existing.items() if not s.shared] + ["step"] * ("step" in rule.inputs)
     states: dict[str, float] = {}
-    first = True
-    for name, state in rule.states.items():
-        if not state.exists(settings, is_matrix(parameter)):
-            continue
+    for name, state in existing.items():
         value = settings[state.value] if isinstance(state.value, str) else state.value
-        if state.start == "number":
+        if state.shared:
+            kept = common_number(name, optimizer.state.values())
+            states[name] = float(value if kept is None else kept)
+        elif state.start == "number":
             kept = held.get(name)
             states[name] = float(torch.tensor(value) if kept is None else kept)
         elif held.get(name) is not None:
-            first = False
             kept = held[name]
             own = tuple(min(i, n - 1) for i, n in zip(place, kept.shape, strict=True))
             states[name] = float(kept[own].item())
@@ -141,7 +129,8 @@ def read_element(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) 
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         settings["grad_scale"] = float(scale)
-    maximize = bool(group.get("maximize", False))
+    if graph is None:
+        graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
     return Element(
         rule=rule,
         dtype=parameter.dtype,
@@ -149,9 +138,9 @@ def read_element(optimizer: Optimizer, parameter: Tensor, index: Sequence[int]) 
         gradient=gradient,
         states=states,
         step=float(held.get("step", 0.0)) + 1.0,
-        first=first,
+        first=bool(began) and all(held.get(n) is None for n in began),
         settings=settings,
-        graph=trace(rule, settings, maximize, is_matrix(parameter), scale is not None),
+        graph=graph,
         shape=tuple(parameter.shape),
         place=place,
         facts=facts_of(parameter),

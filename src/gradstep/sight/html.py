@@ -12,6 +12,7 @@ _CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:top;border:0"
 _LINE = "border-top:1px solid rgba(128,128,128,.35)"
 _GREY = "opacity:.65"
 _RIGHT, _WRONG = "color:#1a7f37;font-weight:bold", "color:#cf222e;font-weight:bold"
+_WHOLE = "white-space:nowrap"
 _CODE = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre-wrap"
 
 
@@ -43,12 +44,15 @@ def _page(page: Page) -> str:
         said = f'<span style="{_GREY if closing.agrees else mark}">{escape(closing.verdict)}</span>'
         rows.append(_row(["step", moved, "", ""], _LINE))
         rows.append(_row(["weight after", f"{_code(closing.after, mark)} {said}", "", ""], ""))
-    return "\n".join(['<table style="border-collapse:collapse;border:0">', *rows, "</table>"])
+    return "\n".join(
+        ['<table style="border-collapse:collapse;border:0;margin:0 0 1em">', *rows, "</table>"]
+    )
 
 
 def _formula(row: Row, line: str) -> str:
     numbers = _code(row.parts[0]) if len(row.parts) > 1 else ""
-    value = _code(row.parts[-1], _RIGHT if row.name == "w" else "") if row.parts else ""
+    mark = f"{_WHOLE};{_RIGHT}" if row.name == "w" else _WHOLE
+    value = _code(row.parts[-1], mark) if row.parts else ""
     aside = f'<span style="{_GREY}">{escape(row.because)}</span>' if row.because else ""
     return _row([_code(f"{row.name} ← {row.formula}"), numbers, value, aside], line)
 

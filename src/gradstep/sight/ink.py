@@ -65,17 +65,21 @@ def write(text: str, stream: TextIO | None) -> None:
     """
     if stream is None:
         return
-    encoding = stream.encoding or "utf-8"
+    stream.write(writable(text, stream) + "\n")
+    stream.flush()
+
+
+def writable(text: str, stream: TextIO | None) -> str:
+    """The text itself, or in plain letters if the stream's encoding has no others."""
     try:
-        text.encode(encoding)
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+        return text
     except (UnicodeEncodeError, LookupError):
         for sign, plain in _PLAIN_SIGNS.items():
             text = text.replace(sign, plain)
         letters = unicodedata.normalize("NFKD", text)  # ü as u and its dots
         letters = "".join(c for c in letters if not unicodedata.combining(c))
-        text = letters.encode("ascii", "replace").decode()
-    stream.write(text + "\n")
-    stream.flush()
+        return letters.encode("ascii", "replace").decode()
 
 
 def tell(command: str, text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from gradstep.sight.restored import restored
-from gradstep.sight.watch import Watch
 
 #: A loss so many times the smallest one before it has diverged.
 DIVERGED = 4.0
@@ -119,10 +118,7 @@ def lr_find(
     lrs, losses = list[float](), list[float]()
     average, best, diverged = 0.0, math.inf, False
     factor = (highest / lowest) ** (1 / (steps - 1))
-    with ExitStack() as around:
-        for watching in _watches(optimizer):
-            around.enter_context(watching.paused())
-        around.enter_context(restored(model, optimizer, data))
+    with _unseen(optimizer), restored(model, optimizer, data):
         shares = _shares(optimizer)
         batches = None if data is None else _again_and_again(data)
         for number in range(steps):
@@ -233,11 +229,22 @@ def _set_rates(optimizer: Any, lr: float, shares: list[float]) -> None:
             group["lr"] = lr * share
 
 
-def _watches(optimizer: Any) -> list[Watch]:
-    """The watches of an optimizer: they shall not see these steps."""
-    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
-    owners = (getattr(hook, "__self__", None) for hook in hooks)
-    return [owner for owner in owners if isinstance(owner, Watch)]
+@contextmanager
+def _unseen(optimizer: Any) -> Iterator[None]:
+    """Whoever of gradstep watches the optimizer does not see what is tried out within."""
+    kinds = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    found = [hooks for kind in kinds if (hooks := getattr(optimizer, kind, None))]
+    before = [dict(hooks) for hooks in found]
+    for hooks in found:
+        for key, hook in list(hooks.items()):
+            if str(getattr(hook, "__module__", "")).startswith("gradstep.sight."):
+                del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, own in zip(found, before, strict=True):
+            hooks.clear()
+            hooks.update(own)
 
 
 def _smoothed(losses: list[float], smoothing: float) -> list[float]:

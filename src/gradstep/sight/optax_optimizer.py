@@ -45,9 +45,9 @@ class OptaxOptimizer:
         self._optax: Any = importlib.import_module("optax")
         self._jax.config.update("jax_enable_x64", True)
         self._params = list(params)
-        inject = self._optax.inject_hyperparams(factory)
-        self._transformation = inject(learning_rate=lr, **options)
-        self._state = self._transformation.init(self._arrays(self._params))
+        self._make = lambda rate: factory(learning_rate=rate, **options)
+        self._made = (lr, self._make(lr))
+        self._state = self._made[1].init(self._arrays(self._params))
         self.param_groups: list[dict[str, Any]] = [{"params": self._params, "lr": lr}]
 
     def _arrays(self, tensors: Sequence[Tensor]) -> list[Any]:
@@ -58,10 +58,11 @@ class OptaxOptimizer:
         """Update every parameter."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._params]
         weights = self._arrays(self._params)
-        self._state.hyperparams["learning_rate"] = self.param_groups[0]["lr"]
-        changes, self._state = self._transformation.update(
-            self._arrays(gradients), self._state, weights
-        )
+        lr = self.param_groups[0]["lr"]
+        if lr != self._made[0]:  # the state does not depend on it
+            self._made = (lr, self._make(lr))
+        update = self._made[1].update
+        changes, self._state = update(self._arrays(gradients), self._state, weights)
         new = self._optax.apply_updates(weights, changes)
         with torch.no_grad():
             for p, w in zip(self._params, new, strict=True):

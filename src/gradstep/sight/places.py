@@ -41,18 +41,17 @@ class Choice:
             inner = gradient.values().shape[1:]
             found = [_unravel(i, (len(rows), *inner)) for i in _largest(sizes, self.count)]
             return tuple((*rows[place[0]], *place[1:]) for place in found)
-        # Without a copy of the gradient in another layout: max() over any layout counts alike.
         sizes = gradient.detach().abs().reshape(-1)
         return tuple(_unravel(i, gradient.shape) for i in _largest(sizes, self.count))
 
 
 def find_parameter(
-    optimizer: Optimizer, param: Tensor | str | None, model: nn.Module | None
-) -> tuple[str, Tensor]:
-    """A parameter of an optimizer with the name that messages use.
+    optimizers: Sequence[Optimizer], param: Tensor | str | None, model: nn.Module | None
+) -> tuple[str, Tensor, Optimizer]:
+    """A parameter with the name that messages use, and the optimizer that holds it.
 
     Args:
-        optimizer: holds it.
+        optimizers: one, or the parts of one.
         param: the tensor itself; or its name in the model, or in the optimizer if that was given
             names; None for the only one that there is.
         model: whose names are meant; None for the optimizer's own.
@@ -62,37 +61,41 @@ def find_parameter(
             hold.
         TypeError: neither a name nor a tensor.
     """
-    held = dict(optimizer.named_parameters())
+    held = [(name, p, each) for each in optimizers for name, p in each.named_parameters()]
+    named: dict[str, Tensor] = {}
     if model is not None:
-        named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    else:
-        named = held
+        named |= model.named_parameters(remove_duplicate=False)
+    for name, p, _ in held if model is None else ():
+        named.setdefault(name, p)
     if param is None:
         if len(held) == 1:
-            return next(iter(held.items()))
+            return held[0]
         raise ValueError(f"say which parameter: {_listed(list(named))}")
     if isinstance(param, str):
         if param not in named:
-            raise ValueError(_unknown(optimizer, param, list(named), model))
-        found = named[param]
-        if not any(p is found for p in held.values()):
+            raise ValueError(_unknown(optimizers, param, list(named), model))
+        holder = next((each for _, p, each in held if p is named[param]), None)
+        if holder is None:
             raise ValueError(
                 f"{param} is in the model, but the optimizer does not hold it, so no step of it "
                 "will move it"
             )
-        return param, found
+        return param, named[param], holder
     if not isinstance(param, Tensor):
         raise TypeError(
             f"param is a {type(param).__name__}; expected a parameter's name or the tensor itself"
         )
-    for name, p in (*named.items(), *held.items()):
-        if p is param and any(q is p for q in held.values()):
-            return name, p
+    for name, p, each in held:
+        if p is param:
+            return next((n for n, q in named.items() if q is p), name), p, each
     raise ValueError(f"the optimizer does not hold this tensor of shape {tuple(param.shape)}")
 
 
-def _unknown(optimizer: Optimizer, name: str, known: list[str], model: nn.Module | None) -> str:
-    unnamed = not any(group.get("param_names") for group in optimizer.param_groups)
+def _unknown(
+    optimizers: Sequence[Optimizer], name: str, known: list[str], model: nn.Module | None
+) -> str:
+    groups = [group for each in optimizers for group in each.param_groups]
+    unnamed = not any(group.get("param_names") for group in groups)
     if model is None and unnamed:
         return (
             f"the optimizer knows no parameter {name!r}: it was given no names. Pass model=model, "

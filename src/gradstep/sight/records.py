@@ -12,20 +12,8 @@ from typing import Any
 
 import numpy
 
+from gradstep.sight.histograms import Histogram
 from gradstep.sight.statistics import COUNTS, FIELDS
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How the elements of a tensor are spread from ``-limit`` to ``limit``, in bins of one width.
-
-    Attributes:
-        limit: the largest absolute value, 0 where all elements are 0.
-        counts: elements in each bin; those that are nan or infinite are in none.
-    """
-
-    limit: float
-    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)

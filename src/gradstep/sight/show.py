@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from gradstep.sight.html import pages_html
-from gradstep.sight.ink import Ink
+from gradstep.sight.ink import Ink, ink_for, writable
 from gradstep.sight.latex import pages_latex
 from gradstep.sight.markdown import pages_markdown
 from gradstep.sight.page import Page
@@ -38,6 +40,10 @@ class Shown:
     def latex(self) -> str:
         """LaTeX for math mode: one ``aligned`` environment for each (package amsmath)."""
         return pages_latex(self._pages(), self._notes())
+
+    def __str__(self) -> str:
+        """The text as the standard output shows it: in colours if it is a terminal."""
+        return writable(self.text(ink_for(sys.stdout)), sys.stdout)
 
     def _repr_html_(self) -> str:
         return self.html()

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from gradstep.sight.records import Histogram, Record, from_dict, read_records
+from gradstep.sight.histograms import Histogram
+from gradstep.sight.records import Record, from_dict, read_records
 
 
 class Sink(Protocol):

@@ -89,6 +89,11 @@ class Measured:
         self.values = values
         self.gradient_norm = math.sqrt(exact_sum(sums[:, 2].tolist()))
 
+    def divide_gradients(self, scale: float) -> None:
+        """Take a factor out of the gradients' sizes."""
+        self.values[:, 2:4] /= scale
+        self.gradient_norm /= scale
+
 
 class Meter:
     """Measures parameters at steps; keeps what it found out about them from step to step."""
@@ -208,5 +213,7 @@ def _by_torch(weight: Tensor, gradient: Tensor, before: Tensor) -> Tensor:
             tensor = torch.view_as_real(tensor.resolve_conj())
         # That device has no float64.
         given.append(tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64))
+    if not given[0].numel():  # this process's part of a DTensor may be nothing
+        return torch.zeros(_TOTALS, dtype=given[0].dtype)
     found = totals(*given).values()
     return torch.stack([total.to(given[0].dtype) for total in found])

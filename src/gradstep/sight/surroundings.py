@@ -4,81 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gradstep.engine.update import Update, is_matrix
+from gradstep.engine.update import Update
 from gradstep.optimizer import Optimizer
 from gradstep.rule.graph import Graph, Node
-from gradstep.rule.hyperparameter import is_number
-from gradstep.states import begin_states, number_states
-
-
-def outcomes_at(
-    place: Sequence[int],
-    optimizer: Optimizer,
-    group: Mapping[str, Any],
-    parameter: Tensor,
-    graph: Graph,
-    settings: Mapping[str, Any],
-) -> tuple[float, ...]:
-    """What the reductions and opaque functions of the next step give at a place of a parameter.
-
-    The step is made on copies, by the kernel. The parameter, its gradient and its states stay as
-    they are.
-
-    Raises:
-        ValueError: the rule works along rows and columns, and the parameter has none; or it looks
-            at all parameters at once.
-    """
-    from gradstep.engine.observed import observe  # takes the compiler with it
-
-    rule = optimizer.rule
-    if any(node.operation == "global_sum" for node in graph.gathered()):
-        raise ValueError(
-            f"{rule.name} looks at all parameters at once, which only the step itself can show. "
-            "Arm it with gradstep.explain(optimizer, name, index), then call optimizer.step()."
-        )
-    if graph.needs_matrix() and not is_matrix(parameter):
-        raise ValueError(
-            f"{rule.name} works along rows and columns, and the parameter has {parameter.dim()} "
-            "dimension(s). Give it to another rule."
-        )
-    numbers = {n: float(v) for n, v in settings.items() if is_number(v)}
-    update = _copies(optimizer, group, parameter, graph, settings)
-    outcomes = []
-    for outcome in observe(graph, update, list(numbers), list(numbers.values())):
-        at = tuple(min(i, n - 1) for i, n in zip(place, outcome.shape, strict=False))
-        outcomes.append(float(outcome[at].item()))
-    return tuple(outcomes)
-
-
-def _copies(
-    optimizer: Optimizer,
-    group: Mapping[str, Any],
-    parameter: Tensor,
-    graph: Graph,
-    settings: Mapping[str, Any],
-) -> Update:
-    """A step of copies. States that are not there yet are begun."""
-    live = live_update(optimizer, group, parameter, graph, settings)
-    weight = parameter.detach().clone(
-        memory_format=torch.contiguous_format if graph.needs_matrix() else torch.preserve_format
-    )
-    states = {}
-    for name, held in live.states.items():
-        like = weight.new_empty(live.shapes[name]) if name in live.shapes else weight
-        states[name] = torch.empty_like(like).copy_(held)
-    return replace(
-        live,
-        weight=weight,
-        gradient=live.gradient.detach().clone(),  # in its own layout, which opaque functions see
-        states=states,
-        numbers={name: held.clone() for name, held in live.numbers.items()},
-    )
+from gradstep.states import begin_states, number_states, shared_states
 
 
 def live_update(
@@ -99,7 +32,8 @@ def live_update(
     def name_of() -> str:
         return optimizer.name_of(parameter)
 
-    first = begin_states(rule, parameter, entry, group, settings, parameter.grad, name_of)
+    shared = shared_states(rule, optimizer.state.values(), settings, optimizer._shared)
+    first = begin_states(rule, parameter, entry, group, settings, parameter.grad, name_of, shared)
     shapes = {
         name: state.shape_for(tuple(parameter.shape))
         for name, state in rule.states.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from gradstep.sight.ink import Ink
@@ -53,7 +54,8 @@ def _row(row: Row, ink: Ink) -> list[str]:
         if len(made) == 1 and len(whole) + 3 + len(aside) <= _WIDTH:
             made[0] += ink.aside(f"   {aside}")
         else:
-            made.append(edge + ink.aside(aside))
+            pieces = textwrap.wrap(aside, max(40, _WIDTH - len(edge)), break_long_words=False)
+            made += [edge + ink.aside(piece) for piece in pieces]
     return rows + made
 
 

@@ -11,19 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling as _is_compiling
 
-from gradstep.engine.fit import local
-from gradstep.sight.records import Histogram, Record, frame
+from gradstep.optimizer import Optimizer
+from gradstep.sight.histograms import histogram
+from gradstep.sight.records import Record, frame
 from gradstep.sight.sinks import JsonLines, Memory, open_sinks
 from gradstep.sight.statistics import FIELDS, Meter, copies
 
-#: Bins of a histogram. An odd number, so that zero lies in the middle of one.
-BINS = 41
+if TYPE_CHECKING:
+    from gradstep.sight.mistakes import Diagnosis
 
 
 def watch(
@@ -51,7 +52,9 @@ def watch(
         histograms: also record how weights and gradients are spread. Default: False.
         start: how many steps were made before, where a training goes on. Default: the last step in
             the file of JSON lines, if there is one, otherwise 0.
-        on_mistake: reserved for diagnoses. Default: None, no diagnoses.
+        on_mistake: ``"warn"``, ``"list"`` or ``"raise"``: also look for mistakes in the training
+            loop, as :func:`gradstep.diagnose` does; ``watch.findings`` has them. With ``"raise"``
+            a mistake does stop the training. Default: None, no diagnoses.
 
     Returns:
         a :class:`Watch`, which goes on until it is closed or the optimizer is gone. It can stand
@@ -104,7 +107,7 @@ class Watch:
         start: int | None = None,
         on_mistake: str | None = None,
     ) -> None:
-        _check(model, optimizer, every, start)
+        _check(model, optimizer, every, start, on_mistake)
         self.every = every
         self.latest: Record | None = None
         self._histograms = histograms
@@ -127,8 +130,7 @@ class Watch:
         hooks: Any = optimizer._optimizer_step_post_hooks
         hooks.move_to_end(after.id, last=False)
         self._handles = [before, after]
-        # DIAGNOSES BEGIN HERE: whatever `on_mistake` asks for starts now, and ends in close().
-        self._diagnoses: Any = None
+        self._diagnosis = None if on_mistake is None else _diagnose(model, optimizer, on_mistake)
 
     # What was recorded.
 
@@ -177,9 +179,21 @@ class Watch:
 
     # The end.
 
-    def close(self) -> None:
-        """Stop recording and close files. Records stay. A second call does nothing."""
+    @property
+    def findings(self) -> list[Any]:
+        """The mistakes found so far, if ``on_mistake`` asked for them: a list of Finding."""
+        return [] if self._diagnosis is None else self._diagnosis.findings
+
+    def close(self, interrupted: bool = False) -> None:
+        """Stop recording and close files. Records stay. A second call does nothing.
+
+        Args:
+            interrupted: whether the training was cut short by an error; then what it has not done
+                is no mistake.
+        """
         self._detach()
+        if self._diagnosis is not None and not self._in_hook:
+            self._diagnosis.close(interrupted)
         sinks, self._sinks = self._sinks, []
         for sink in sinks:
             try:
@@ -194,16 +208,12 @@ class Watch:
             for handle in self._handles:
                 handle.remove()
             self._handles = []
-        # DIAGNOSES END HERE.
-        if self._diagnoses is not None:
-            self._diagnoses.close()
-            self._diagnoses = None
 
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(interrupted=kind is not None)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -305,6 +315,10 @@ class Watch:
             weights, before = [weights[i] for i in kept], [before[i] for i in kept]
         present = [g for g in gradients if g is not None]
         measured = self._meter.measure(weights, present, before)
+        scale = optimizer.__dict__.get("grad_scale")
+        if scale is not None and isinstance(optimizer, Optimizer):
+            # GradScaler left the division to the step, which does not write into the gradient.
+            measured.divide_gradients(float(scale))
         names = self._named(optimizer, weights)
         histograms = None
         if self._histograms:
@@ -339,28 +353,6 @@ class Watch:
         _warn(f"stopped watching at step {self.steps}: {_said(error)}. Training goes on.")
 
 
-@torch.no_grad()
-def histogram(tensor: Tensor, largest: float) -> Histogram:
-    """How a tensor's elements are spread.
-
-    Args:
-        tensor: real or complex, strided or sparse; of a DTensor this process's part.
-        largest: its largest absolute value, nan if it is not known or not finite.
-    """
-    tensor = local(tensor.detach())
-    if tensor.layout is not torch.strided:
-        tensor = tensor.coalesce().values()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    elements = tensor.float() if tensor.dtype != torch.float64 else tensor
-    if not math.isfinite(largest):
-        elements = elements[elements.isfinite()]
-        largest = float(elements.abs().max()) if elements.numel() else 0.0
-    limit = largest or 1.0
-    counts = torch.histc(elements, BINS, -limit, limit)
-    return Histogram(largest, tuple(map(int, counts.tolist())))
-
-
 def _names(model: nn.Module | None, optimizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
     known: dict[int, str] = {}
     for number, group in enumerate(optimizer.param_groups):
@@ -374,7 +366,13 @@ def _names(model: nn.Module | None, optimizer: Any, ids: Sequence[int]) -> tuple
     return tuple(known[i] for i in ids)
 
 
-def _check(model: Any, optimizer: Any, every: Any, start: Any) -> None:
+def _diagnose(model: Any, optimizer: Any, on_mistake: Any) -> Diagnosis:
+    from gradstep.sight.mistakes import diagnose
+
+    return diagnose(model, optimizer, on_mistake=on_mistake)
+
+
+def _check(model: Any, optimizer: Any, every: Any, start: Any, on_mistake: Any) -> None:
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(
             f"watch() takes the model first; got a {type(model).__name__}. Expected a "
@@ -392,6 +390,10 @@ def _check(model: Any, optimizer: Any, every: Any, start: Any) -> None:
         )
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every={every!r}; expected a whole number of steps, 1 or more")
+    if on_mistake not in (None, "warn", "list", "raise"):
+        raise ValueError(f"on_mistake={on_mistake!r}; expected None, 'warn', 'list' or 'raise'")
+    if on_mistake is not None and model is None:
+        raise ValueError("on_mistake= needs the model, whose parameters it compares; got None")
     if start is not None and (isinstance(start, bool) or not isinstance(start, int) or start < 0):
         raise ValueError(f"start={start!r}; expected how many steps were made before, 0 or more")
 

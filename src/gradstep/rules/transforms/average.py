@@ -19,25 +19,25 @@ from gradstep.rule import (
 
 @rule
 def average_weights(
-    g: Any, average: Any = copy_of_weight(), *, next_w: Any, decay: Share = 0.999
+    g: Any, average: Any = copy_of_weight(), *, next_w: Any, average_decay: Share = 0.999
 ) -> Any:
     """EMA of the weights: a moving average of them, beside the training, which it leaves alone.
 
-    Stands last. AveragedWeights(optimizer) puts the averages in the place of the weights and back.
+    Stands last. gradstep.AveragedWeights puts the averages in the place of the weights, and back.
 
     States:
         average: the moving average of the weight, which starts as the weight.
 
     Hyperparameters:
-        decay: how much of the average is kept at each step.
+        average_decay: how much of the average is kept at each step.
 
     Paper:
         Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging".
 
-    Agrees with optax's incremental_update with a step size of 1 − decay, and with torch's
+    Agrees with optax's incremental_update with a step size of 1 − average_decay, and with torch's
     get_ema_multi_avg_fn.
     """
-    return g, lerp(average, next_w, 1 - decay)
+    return g, lerp(average, next_w, 1 - average_decay)
 
 
 @rule

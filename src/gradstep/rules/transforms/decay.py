@@ -56,4 +56,4 @@ def cautious_decay(g: Any, *, w: Any, weight_decay: NonNegative = 0.01) -> Any:
     Paper:
         Chen et al. 2025, "Cautious weight decay", arXiv:2510.12402.
     """
-    return g + where(g * w >= 0, weight_decay, 0) * w
+    return g + weight_decay * where(g * w >= 0, w, 0)

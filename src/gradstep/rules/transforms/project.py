@@ -53,12 +53,11 @@ def cautious(g: Any, *, gradient: Any, rescale: bool = True, by_mean: bool = Fal
 
     Agrees with the paper and with pytorch_optimizer; with by_mean, with timm and the authors' code.
     """
-    mask = where(g * gradient > 0, 1.0, 0.0)
+    left = where(g * gradient > 0, g, 0)
     if not rescale:
-        return g * mask
-    if by_mean:
-        return g * mask / maximum(mean(mask), 1e-3)
-    return g * mask * (size(g) / (sum(mask) + 1))
+        return left
+    mask = where(g * gradient > 0, 1, 0)
+    return left * (1 / maximum(mean(mask), 1e-3) if by_mean else size(g) / (sum(mask) + 1))
 
 
 @rule

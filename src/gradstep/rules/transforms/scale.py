@@ -71,6 +71,23 @@ def scale_by_trust_ratio(
 
 
 @rule
+def graft_to_gradient(g: Any, *, gradient: Any) -> Any:
+    """Grafting: gives each weight's direction the norm of the gradient that entered the chain.
+
+    So the rules before it say where to, and plain gradient descent how far. A direction of 0 stays.
+
+    Paper:
+        Agarwal, Anil, Hazan, Koren & Zhang 2020, "Disentangling adaptive gradient methods from
+        learning rates", arXiv:2002.11803.
+
+    Agrees with the paper for the size of SGD, each weight on its own; its grafting of any rule's
+    size on any other's is left out.
+    """
+    length = norm(g)
+    return g * where(length > 0, norm(gradient) / length, 0)
+
+
+@rule
 def normalize(g: Any) -> Any:
     """Scales each weight's direction to a norm of 1, each on its own; 0 stays 0.
 

@@ -62,7 +62,12 @@ class Diagnosis:
         interrupted: whether :meth:`close` was told that the training had failed.
     """
 
-    def __init__(self, on_mistake: OnMistake = "list", every: int = 50) -> None:
+    def __init__(
+        self,
+        on_mistake: OnMistake = "list",
+        every: int = 50,
+        families: Sequence[type[Family]] = _FAMILIES,
+    ) -> None:
         self.findings: list[Finding] = []
         self.watched: list[Watched] = []
         self.models: list[tuple[nn.Module, Place | None]] = []
@@ -79,7 +84,7 @@ class Diagnosis:
         self._running: list[Watched] = []
         self._closed = False
         self.interrupted = False
-        self._families = [family(self) for family in _FAMILIES]
+        self._families = [family(self) for family in families]
         self._before = self._those_with("before_step")
         self._before_look = [*self._before, *self._those_with("before_look")]
         self._after = self._those_with("after_step")
@@ -93,8 +98,8 @@ class Diagnosis:
         ]
 
     def family(self, kind: type[Any]) -> Any:
-        """The one that watches over this kind of mistakes."""
-        return next(family for family in self._families if type(family) is kind)
+        """The one that watches over this kind of mistakes; None where it was not asked for."""
+        return next((family for family in self._families if type(family) is kind), None)
 
     # What is watched.
 

@@ -34,9 +34,9 @@ class Finite(Family):
     def _say(self, watched: Watched, held: list[Held], bad: list[Held]) -> None:
         spoilt = [h for h in watched.held if not bool(h.parameter.isfinite().all())]
         name_of = self.diagnosis.name_of
-        in_order = sorted(held, key=lambda h: h.arrived)
-        first = min(bad, key=lambda h: h.arrived)
-        sound = [h for h in in_order if h.arrived < first.arrived and h not in bad]
+        in_order = sorted(held, key=lambda h: h.order)
+        first = min(bad, key=lambda h: h.order)
+        sound = [h for h in in_order if h.order < first.order and h not in bad]
         gradient = _dense(first.parameter.grad)
         kind = "nan" if bool(gradient.isnan().any()) else "inf"
         name = name_of(first.parameter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,27 +51,68 @@ class _Proof:
         self._handle.remove()
 
 
+@dataclass
+class _State:
+    """What is known of an optimizer's gradients as a whole.
+
+    Attributes:
+        left: for how many more steps hooks follow each backward pass.
+        begin: whether they are to begin with the next.
+        odd: for how many steps without hooks something looked odd.
+        piling: whether a backward pass has added onto a used gradient, and at which line.
+    """
+
+    left: int = 3
+    begin: bool = False
+    odd: int = 0
+    piling: bool = False
+    place: Place | None = None
+
+
 class Gradients(Family):
-    """Gradients that pile up, are used twice, or are not there."""
+    """Gradients that pile up, are used twice, or are not there.
+
+    Which gradient a step uses is seen at the step itself: that costs next to nothing. How a used
+    gradient came to be written into needs hooks in the backward pass, and these are on for the
+    first three steps, and for two after a step at which a used gradient came again, changed.
+    Where that is usual, because ``zero_grad(set_to_none=False)`` keeps the tensors, at each 50th.
+    """
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
         self.tick = itertools.count(1).__next__
         self._anything_arrived = False
-        self._prove: set[int] = set()  # ids of those to be followed from their next step on
-        self._suspicions: dict[int, int] = {}  # id -> steps on piled gradients that were not proved
-        self._piling: dict[int, Place | None] = {}  # id of an optimizer -> the line that adds
-        self._hooked: list[Held] = []
+        self._always = False
+        self._states: dict[int, _State] = {}
+        self._known: set[int] = set()  # ids of those that had a hook at some time
+
+    def follow_always(self) -> None:
+        """Keep the hooks on, for a family that needs to know when each gradient arrived."""
+        self._always = True
+        for watched in self.diagnosis.watched:
+            self._hooks_on(watched)
 
     def added(self, watched: Watched) -> None:
+        state = self._states.setdefault(id(watched), _State())
+        if any(h.parameter.requires_grad and id(h) not in self._known for h in watched.held):
+            state.left = max(state.left, 3)
+            self._hooks_on(watched)
+
+    def _hooks_on(self, watched: Watched) -> None:
         for held in watched.held:
             if held.hook is None and held.parameter.requires_grad and held.parameter.is_leaf:
-                hook = self._hook(watched, held)
+                hook = self._hook(self._states[id(watched)], held)
                 held.hook = held.parameter.register_post_accumulate_grad_hook(hook)
-                self._hooked.append(held)
-                self._prove.add(id(held))
+                self._known.add(id(held))
 
-    def _hook(self, watched: Watched, held: Held) -> Callable[[Tensor], None]:
+    def _hooks_off(self, watched: Watched) -> None:
+        for held in watched.held:
+            _forget_proof(held)
+            if held.hook is not None:
+                held.hook.remove()
+                held.hook = None
+
+    def _hook(self, state: _State, held: Held) -> Callable[[Tensor], None]:
         tick = self.tick
 
         def arrived(parameter: Tensor) -> None:
@@ -81,38 +123,113 @@ class Gradients(Family):
                 # neither zero_() nor a scaling.
                 if version == held.used_version + 1 and held.used() is gradient:  # type: ignore[misc]
                     held.piled = True
-                    if id(watched) not in self._piling:
-                        self._piling[id(watched)] = here()
+                    if not state.piling:
+                        state.piling, state.place = True, here()
                 elif held.piled and version != held.arrived_version + 1:
                     held.piled = False
                 held.arrived_version = version
                 if held.proof is not None:
                     self.diagnosis.guarded(held.proof.added, gradient)
-            held.arrived = tick()
+            held.arrived = held.order = tick()
 
         return arrived
 
-    def _find_piled(self, watched: Watched) -> None:
-        """A backward pass may add onto a used gradient if that is then cleared, as in GANs."""
-        place = self._piling.pop(id(watched))
-        piled = []
+    def before_step(self, watched: Watched) -> None:
+        if watched.has_closure:
+            return
+        state = self._states[id(watched)]
+        if state.piling:
+            self._find_piled(watched, state)
+        any_gradient = arrived = changed = False
+        all_used = True
         for held in watched.held:
+            if held.arrived:
+                arrived = True
             gradient = held.parameter.grad
-            if not held.piled or gradient is None or held.used is None:
-                continue
-            if held.used() is not gradient:
+            if gradient is not None:
+                any_gradient = True
+                used = held.used
+                if used is None or used() is not gradient:
+                    all_used = False
+                elif gradient._version != held.used_version:
+                    all_used, changed = False, True
+        self._anything_arrived |= any_gradient or arrived
+        if not state.left:
+            state.odd = state.odd + 1 if changed or not any_gradient else 0
+            state.begin = state.odd % 50 == 1
+        if not any_gradient:
+            self._without_gradient(watched, arrived)
+        elif all_used and not self._is_about_other_parameters(watched):
+            self.diagnosis.report(
+                "step-twice",
+                f"step {watched.steps + 1} uses the very gradients that step {watched.steps} used: "
+                "no backward() in between",
+                why="the second step follows a slope that was measured before the first one",
+                write="one optimizer.step() for each loss.backward()",
+                watched=watched,
+            )
+        elif arrived and watched.looks and self._all_zeroed(watched):
+            self._cleared(watched)
+
+    def before_look(self, watched: Watched) -> None:
+        self.added(watched)  # those that require a gradient by now
+
+    def after_step(self, watched: Watched) -> None:
+        state = self._states[id(watched)]
+        if watched.has_closure:
+            self._after_closure(watched, state)
+        state.piling = False
+        for held in watched.held:
+            held.piled = False
+            gradient = held.parameter.grad
+            if gradient is None:
+                held.used, held.used_version = None, -2
+                if held.arrived:
+                    held.ever, held.arrived = True, 0
+            else:
+                held.used, held.used_version = weakref.ref(gradient), gradient._version
+                held.ever, held.arrived = True, 0
+        if state.begin or state.left:
+            self._follow(watched, state)
+
+    def _follow(self, watched: Watched, state: _State) -> None:
+        if state.begin:
+            state.begin, state.left = False, 2
+            self._hooks_on(watched)
+        else:
+            state.left -= 1
+            if not state.left and not self._always:
+                self._hooks_off(watched)
+        for held in watched.held:
+            _forget_proof(held)
+            gradient = held.parameter.grad
+            if state.left and held.hook is not None and gradient is not None:
+                held.proof = _Proof(held, gradient)
+
+    def _after_closure(self, watched: Watched, state: _State) -> None:
+        if state.piling:
+            self._find_piled(watched, state)
+        elif not state.left:
+            changed = any(
+                h.used is not None
+                and h.parameter.grad is not None
+                and h.used() is h.parameter.grad
+                and h.parameter.grad._version != h.used_version
+                for h in watched.held
+            )
+            state.odd = state.odd + 1 if changed else 0
+            state.begin = state.odd % 50 == 1
+
+    def _find_piled(self, watched: Watched, state: _State) -> None:
+        """Whether the gradient that the step uses has an older one in it.
+
+        A backward pass may add onto a used gradient if that is then cleared, as happens in GANs.
+        """
+        piled = [h for h in watched.held if h.piled and h.proof is not None and h.proof.unbroken]
+        for held in sorted(piled, key=lambda held: held.order):  # the first one is next to the loss
+            gradient = held.parameter.grad
+            if gradient is None or held.used is None or held.used() is not gradient:
                 continue  # cleared, and made anew
-            piled.append(held)
-            if held.proof is None:
-                seen = self._suspicions[id(held)] = self._suspicions.get(id(held), 0) + 1
-                if seen % 100 == 1:  # those that zero_() their .data come here every time
-                    self._prove.add(id(held))
-        # In order of the backward pass: the first one is next to the loss.
-        piled.sort(key=lambda held: held.arrived)
-        for held in piled:
-            gradient = held.parameter.grad
-            if held.proof is None or not held.proof.unbroken or gradient is None:
-                continue
             if gradient.layout is torch.strided and not bool(gradient.any()):
                 continue  # cleared since
             name = self.diagnosis.name_of(held.parameter)
@@ -125,56 +242,28 @@ class Gradients(Family):
                 write="optimizer.zero_grad() before this line, once for each step",
                 parameter=name,
                 watched=watched,
-                place=place,
+                place=state.place,
             )
             return
 
-    def before_step(self, watched: Watched) -> None:
-        if watched.has_closure:
+    def _without_gradient(self, watched: Watched, arrived: bool) -> None:
+        if self._is_about_other_parameters(watched):
             return
-        if id(watched) in self._piling:
-            self._find_piled(watched)
-        any_gradient = arrived = False
-        all_used = True
-        for held in watched.held:
-            if held.arrived:
-                arrived = True
-            gradient = held.parameter.grad
-            if gradient is not None:
-                any_gradient = True
-                if all_used and not held.is_used_gradient(gradient):
-                    all_used = False
-        self._anything_arrived |= arrived
-        if not any_gradient:
-            if self._is_about_other_parameters(watched):
-                pass
-            elif arrived:
-                self._cleared(watched)
-            elif not watched.steps and not self._anything_reached():
-                self.diagnosis.report(
-                    "step-before-backward",
-                    "step() was called before any backward(): no parameter has a gradient",
-                    why="a step without gradients changes nothing",
-                    write="loss.backward() before this line",
-                    watched=watched,
-                )
-        elif all_used:
-            if self._is_about_other_parameters(watched):
-                return
+        if arrived:
+            self._cleared(watched)
+        elif not watched.steps and not self._anything_reached():
             self.diagnosis.report(
-                "step-twice",
-                f"step {watched.steps + 1} uses the very gradients that step {watched.steps} used: "
-                "no backward() in between",
-                why="the second step follows a slope that was measured before the first one",
-                write="one optimizer.step() for each loss.backward()",
+                "step-before-backward",
+                "step() was called before any backward(): no parameter has a gradient",
+                why="a step without gradients changes nothing",
+                write="loss.backward() before this line",
                 watched=watched,
             )
-        elif arrived and watched.looks and self._all_zeroed(watched):
-            self._cleared(watched)
 
     def _is_about_other_parameters(self, watched: Watched) -> bool:
         """Whether gradients are old or missing because they go to other tensors by now."""
-        return bool(self.diagnosis.family(Membership).find_replaced(watched))
+        membership = self.diagnosis.family(Membership)
+        return membership is not None and bool(membership.find_replaced(watched))
 
     def _anything_reached(self) -> bool:
         return self._anything_arrived or any(
@@ -202,34 +291,12 @@ class Gradients(Family):
             place=self.diagnosis.last_zero_grad(),
         )
 
-    def after_step(self, watched: Watched) -> None:
-        if id(watched) in self._piling:  # by a closure, or a hook
-            if watched.has_closure:
-                self._find_piled(watched)
-            self._piling.pop(id(watched), None)
-        prove = self._prove
-        for held in watched.held:
-            held.piled = False
-            if held.proof is not None:
-                held.proof.remove()
-                held.proof = None
-            if held.arrived:
-                held.ever = True
-                held.arrived = 0
-            gradient = held.parameter.grad
-            if gradient is None:
-                held.used, held.used_version = None, -2
-            else:
-                held.used, held.used_version = weakref.ref(gradient), gradient._version
-                if prove and id(held) in prove and held.hook is not None:
-                    prove.discard(id(held))
-                    held.proof = _Proof(held, gradient)
-
     def close(self) -> None:
-        for held in self._hooked:
-            if held.proof is not None:
-                held.proof.remove()
-                held.proof = None
-            held.hook.remove()
-            held.hook = None
-        self._hooked.clear()
+        for watched in self.diagnosis.watched:
+            self._hooks_off(watched)
+
+
+def _forget_proof(held: Held) -> None:
+    if held.proof is not None:
+        held.proof.remove()
+        held.proof = None

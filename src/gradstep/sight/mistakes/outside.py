@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from gradstep.sight.mistakes.place import Place, here
-from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of
+from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of, window_of
 
 #: What happens once and then not for so many steps was no part of the loop.
 _QUIET = 30
+#: After the first steps, one in so many is followed.
+_FIRST, _EACH = 100, 5
 
 
 @dataclass
@@ -21,7 +23,9 @@ class _Witness:
 
     Attributes:
         held: the parameter.
-        weight, gradient: samples from the last step, after it.
+        window, pointer: some elements of the parameter, seen through a view, as long as its memory
+            is where the pointer says.
+        weight, gradient: what was there after the last step.
         loaded: ``watched.loaded`` at that step.
         changes: in how many intervals between steps somebody moved it.
         along: how many of these movements were along the gradient.
@@ -29,12 +33,27 @@ class _Witness:
     """
 
     held: Held
+    window: Tensor | None = None
+    pointer: int = 0
     weight: Tensor | None = None
     gradient: Tensor | None = None
     loaded: int = 0
     changes: int = 0
     along: int = 0
     first: tuple[int, Place | None] | None = None
+
+    def look(self) -> Tensor | None:
+        """The elements as they are now, seen through a view; None if they cannot be read."""
+        parameter = self.held.parameter
+        window = self.window
+        if window is None or parameter.data_ptr() != self.pointer:
+            window = self.window = window_of(parameter, 64)
+            # A copy is no window: it has to be taken anew each time.
+            shared = window is not None and window.data_ptr() == parameter.data_ptr()
+            self.pointer = parameter.data_ptr() if shared else 0
+        elif not window.untyped_storage().nbytes():
+            return None
+        return window
 
 
 class Outside(Family):
@@ -62,7 +81,7 @@ class Outside(Family):
         witness = self._witnesses.get(id(watched))
         if witness is None or witness.weight is None or watched.inner:
             return
-        now = values_of(witness.held.parameter, 64)
+        now = witness.look()
         if now is None or now.shape != witness.weight.shape:
             return
         if not torch.equal(now, witness.weight):
@@ -112,8 +131,12 @@ class Outside(Family):
         witness = self._witnesses.get(id(watched))
         if witness is None or watched.inner:
             return
+        if watched.steps > _FIRST and watched.steps % _EACH and not witness.changes:
+            witness.weight = None
+            return
         parameter = witness.held.parameter
-        witness.weight = values_of(parameter, 64)
+        window = witness.look()
+        witness.weight = None if window is None else window.clone()
         witness.loaded = watched.loaded
         # Only where somebody moves the weights is it worth knowing along what.
         witness.gradient = None

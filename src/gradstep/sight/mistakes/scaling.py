@@ -32,6 +32,7 @@ class Scaling(Family):
         if any(scaler is known for known in self._scalers):
             return
         self._scalers.append(scaler)
+        self.diagnosis.family(Gradients).follow_always()
         self.begin()
 
     def begin(self) -> None:

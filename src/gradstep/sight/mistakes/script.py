@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import inspect
+import io
+import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import torch
@@ -138,7 +141,7 @@ def run_script(path: str, arguments: Sequence[str] = ()) -> ScriptRun:
     watch.begin()
     code, failed = 0, True
     try:
-        runpy.run_path(path, run_name="__main__")
+        _run_as_main(path)
         failed = False
     except SystemExit as error:
         code = _code_of(error)
@@ -160,6 +163,25 @@ def run_script(path: str, arguments: Sequence[str] = ()) -> ScriptRun:
     )
 
 
+def _run_as_main(path: str) -> None:
+    """As Python runs a script: its ``__file__`` is absolute, ``sys.argv[0]`` as it was given."""
+    if Path(path).is_dir():
+        runpy.run_path(path, run_name="__main__")
+        return
+    file = os.path.abspath(path)  # noqa: PTH100 (Python follows no links here either)
+    module = ModuleType("__main__")
+    module.__file__ = file
+    module.__loader__ = SourceFileLoader("__main__", file)
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = module
+    try:
+        with io.open_code(file) as stream:
+            code = compile(stream.read(), file, "exec")
+        exec(code, vars(module))
+    finally:
+        sys.modules["__main__"] = before
+
+
 def _code_of(error: SystemExit) -> int:
     if error.code is None:
         return 0
@@ -179,7 +201,8 @@ def _print_as_python_would(error: BaseException) -> None:
         if not (file.startswith(own) or file == "<frozen runpy>" or file == runpy.__file__):
             kept.append(entry)
         entry = entry.tb_next
-    for entry, following in zip(kept, [*kept[1:], None], strict=True):
-        entry.tb_next = following
-    error.__traceback__ = kept[0] if kept else None
+    error.__traceback__ = None
+    for entry in reversed(kept):
+        entry.tb_next = error.__traceback__
+        error.__traceback__ = entry
     sys.excepthook(type(error), error, error.__traceback__)

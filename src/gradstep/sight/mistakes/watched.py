@@ -19,6 +19,7 @@ class Held:
         group: the mapping of its parameter group.
         arrived: when a backward pass last added to its gradient; 0 if none has since the last step.
         arrived_version: of the gradient at that time.
+        order: the same, and kept over the steps; 0 if it is not known.
         ever: whether a backward pass has reached it at all.
         piled: whether backward passes have added onto the used gradient, and nobody else has
             written into it.
@@ -33,6 +34,7 @@ class Held:
         "ever",
         "group",
         "hook",
+        "order",
         "parameter",
         "piled",
         "proof",
@@ -45,6 +47,7 @@ class Held:
         self.group = group
         self.arrived = 0
         self.arrived_version = -1
+        self.order = 0
         self.ever = False
         self.used: weakref.ref[Tensor] | None = None
         self.used_version = -2
@@ -101,6 +104,9 @@ class Watched:
                 held = known.get(id(p)) or Held(p, group)
                 held.group = group
                 self.held.append(held)
+        for held in known.values():
+            if held not in self.held and held.hook is not None:
+                held.hook.remove()
 
 
 class Family:
@@ -131,13 +137,22 @@ class Family:
 def values_of(tensor: Tensor, most: int = 4096) -> Tensor | None:
     """A copy of at most about ``most`` elements, evenly spread, in one dimension.
 
-    None for tensors that cannot be read like that: sparse, spread over processes, on no device.
+    None for tensors that cannot be read like that: sparse, on no device, given back to the system
+    for the time being.
     """
+    window = window_of(tensor, most)
+    return None if window is None else window.clone()
+
+
+def window_of(tensor: Tensor, most: int) -> Tensor | None:
+    """The same elements, as a view of the tensor where its layout allows for one, else a copy."""
     tensor = tensor.detach()
     local = getattr(tensor, "to_local", None)  # a DTensor's own part, without talking to others
     if local is not None:
         tensor = local()
     if tensor.layout is not torch.strided or tensor.device.type == "meta" or not tensor.numel():
+        return None
+    if not tensor.untyped_storage().nbytes():  # given back for the time being, as by FSDP
         return None
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
@@ -147,6 +162,5 @@ def values_of(tensor: Tensor, most: int = 4096) -> Tensor | None:
         flat = tensor.reshape(-1)
     else:
         flat = tensor[0].reshape(-1)
-    stride = max(1, flat.numel() // most)
     # An odd stride does not fall into step with rows of even length.
-    return flat[:: stride | 1].clone()
+    return flat[:: max(1, flat.numel() // most) | 1]

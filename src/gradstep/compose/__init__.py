@@ -1,0 +1,3 @@
+"""What is put together of optimizers: partitions of a model, wrappers around a step, schedules."""
+
+from gradstep.compose import schedule as schedule

@@ -1,0 +1,77 @@
+"""Parameters that stand still, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from gradstep.compose.wrapper import Wrapper
+
+
+class Freeze(Wrapper):
+    """Leaves out parameters by name: their weights, states and step counts stand still.
+
+    Unlike ``requires_grad_(False)`` it needs no look at the model, and gradients are still there,
+    to be looked at. ``optimizer.patterns`` may change between steps: ``[]`` thaws all. ::
+
+        optimizer = gradstep.Freeze(gradstep.AdamW(model.named_parameters()), "encoder.*")
+
+    Args:
+        optimizer: any but LBFGS, made of named parameters.
+        patterns: of names, with ``*`` and ``?``.
+
+    Raises:
+        TypeError: no optimizer, or LBFGS.
+        ValueError: an optimizer without names, or a pattern that fits none of them.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *patterns: str) -> None:
+        super().__init__(optimizer)
+        if not all(group.get("param_names") for group in self.param_groups):
+            raise ValueError(
+                "the optimizer does not know the names of its parameters: give it "
+                "model.named_parameters() in place of model.parameters()"
+            )
+        self.patterns = list(patterns)
+        names = [name for group in self.param_groups for name in group["param_names"]]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(
+                    f"the pattern {pattern!r} fits no parameter; the first is {names[0]!r}"
+                )
+
+    def frozen(self) -> list[str]:
+        """The names of the parameters that stand still."""
+        return [
+            name
+            for group in self.param_groups
+            for name in group["param_names"]
+            if any(fnmatchcase(name, pattern) for pattern in self.patterns)
+        ]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make the step without the frozen parameters.
+
+        Args:
+            closure: computes the loss and its gradients anew; called first.
+
+        Returns:
+            the closure's loss, or None.
+        """
+        loss = self._loss_of(closure)
+        frozen = set(self.frozen())
+        hidden = []
+        for group in self.param_groups:
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                if name in frozen and p.grad is not None:
+                    hidden.append((p, p.grad))
+                    p.grad = None
+        try:
+            self._inner_step(loss)
+        finally:
+            for p, gradient in hidden:
+                p.grad = gradient
+        return loss

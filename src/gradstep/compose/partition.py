@@ -1,0 +1,367 @@
+"""One optimizer for a model whose parts follow different rules."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradstep.checkpoint import check_outline, checked_state
+from gradstep.compose.members import (
+    READY,
+    Member,
+    Predicate,
+    biases_and_norms,
+    matches,
+    members,
+)
+from gradstep.optimizer import Optimizer
+from gradstep.rule.definition import Rule
+
+#: What a part may be given as: a rule, or what makes an optimizer of parameters.
+Maker = Rule | Callable[..., Optimizer]
+
+
+class Partition(torch.optim.Optimizer):
+    """An optimizer whose parts follow different rules. Made by :func:`partition`.
+
+    To the world it is one optimizer: one step, one ``state_dict()``, and the groups of all parts in
+    ``param_groups``, each with its part's name under ``"part"``. A step is all or nothing over all
+    parts. ``print()`` shows it as a table.
+
+    A rule that sums over all parameters, such as ``clip_by_global_norm``, sums over its own part;
+    to clip over all, call ``torch.nn.utils.clip_grad_norm_`` before the step.
+
+    Attributes:
+        parts: name -> the part's own optimizer. Its ``state`` is that of the whole; it is saved and
+            stepped with the whole, not by itself.
+    """
+
+    def __init__(self, parts: Mapping[str, Optimizer]) -> None:
+        self.parts = dict(parts)
+        for name, part in self.parts.items():
+            for group in part.param_groups:
+                group["part"] = name
+        self._complete = False
+        super().__init__([g for part in self.parts.values() for g in part.param_groups], {})
+        self._complete = True
+        for part in self.parts.values():
+            self.state.update(part.state)
+        self._link()
+
+    def _link(self) -> None:
+        """Let every part hold its groups of the whole, and the one state."""
+        for name, part in self.parts.items():
+            part.param_groups = [g for g in self.param_groups if g["part"] == name]
+            part.state = self.state
+
+    @torch._disable_dynamo
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every weight that has a gradient, each by its part's rule.
+
+        Args:
+            closure: computes the loss anew and returns it; called first, with gradients enabled.
+
+        Returns:
+            the closure's loss, or None.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: whatever does not fit, named. All weights and
+                states, of every part, are as they were.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        parts = self.parts.values()
+        for part in parts:  # with hooks of its own, as explain() has them
+            for hook in list(part._optimizer_step_pre_hooks.values()):
+                hook(part, (part,), {})
+        planned = [(part, part.prepare(loss)) for part in parts]
+        for part, launches in planned:
+            part.launch(launches)
+        for part in parts:
+            for hook in list(part._optimizer_step_post_hooks.values()):
+                hook(part, (part,), {})
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to one of the parts, which it names: ``{"params": …, "part": "rest"}``.
+
+        Raises:
+            ValueError: no such part, or a parameter that is in a group already.
+            TypeError: as the part's own ``add_param_group``. The optimizer is as it was.
+        """
+        if not self._complete:
+            super().add_param_group(param_group)
+            return
+        part = self.parts.get(param_group.get("part", ""))
+        if part is None:
+            raise ValueError(
+                f"the group names the part {param_group.get('part')!r}; the parts are "
+                f"{', '.join(self.parts)}. Say which: add_param_group({{'params': …, 'part': …}})"
+            )
+        part.add_param_group(param_group)
+        try:
+            super().add_param_group(part.param_groups[-1])
+        except Exception:
+            part.param_groups.pop()
+            part._schedules.drop_last()
+            raise
+
+    # Checkpoints.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "parts": self.parts, "_complete": True}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "defaults" in state:
+            super().__setstate__(state)
+            self._link()
+            return
+        groups, given = state["param_groups"], self._given
+        for number, (loaded, own) in enumerate(zip(groups, self.param_groups, strict=True)):
+            if loaded.get("part") != own["part"]:
+                raise ValueError(
+                    f"the checkpoint is of another partition: its group {number} is of the part "
+                    f"{loaded.get('part')!r}, and here of {own['part']!r}"
+                )
+        checked: defaultdict[Any, Any] = defaultdict(dict)
+        for name, part in self.parts.items():
+            places = [i for i, group in enumerate(groups) if group["part"] == name]
+            own_groups = [groups[i] for i in places]
+            params = [p for group in own_groups for p in group["params"]]
+            loaded = {p: state["state"][p] for p in params if p in state["state"]}
+            of_part = {"state": loaded, "param_groups": own_groups}
+            as_given = {**given, "param_groups": [given["param_groups"][i] for i in places]}
+            checked.update(checked_state(part, of_part, as_given))
+        super().__setstate__({"state": checked, "param_groups": groups})
+        self._link()
+        for part in self.parts.values():
+            part.begin_anew()
+
+    _given: Mapping[str, Any]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint of a partition into the same parts.
+
+        Raises:
+            ValueError: a checkpoint of other parts, of another model or rule, or an incomplete one.
+                The optimizer is as it was.
+        """
+        if not isinstance(state_dict, Mapping):
+            check_outline(state_dict)
+        handle = self.register_load_state_dict_pre_hook(_take_checkpoint)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+            self._given = {}
+
+    # Print.
+
+    def __repr__(self) -> str:
+        return self.table()
+
+    def table(self, every: bool = False) -> str:
+        """The parts as a table; with ``every``, a row for each parameter as well."""
+        rows = [("part", "rule", "lr", "parameters", "weights")]
+        listed: list[str] = []
+        for name, part in self.parts.items():
+            named = list(part.named_parameters())
+            lrs = dict.fromkeys(f"{float(group['lr']):g}" for group in part.param_groups)
+            weights = sum(p.numel() for _, p in named)
+            rows.append((name, part.rule.name, ", ".join(lrs), str(len(named)), f"{weights:,}"))
+            for parameter_name, p in named:
+                listed.append(f"{parameter_name}  {'×'.join(map(str, p.shape)) or '1'}  {name}")
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i < 2 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        return "\n".join([*lines, *(listed if every else [])])
+
+
+def _take_checkpoint(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
+    check_outline(state_dict)
+    optimizer._given = state_dict
+
+
+def partition(
+    parts: Mapping[str, Maker],
+    params: Any,
+    *,
+    where: Mapping[str, Predicate | str] | None = None,
+    lr: float | Mapping[str, float] | None = None,
+    **options: Any,
+) -> Partition:
+    """One optimizer for a model whose parts follow different rules.
+
+    ::
+
+        optimizer = gradstep.partition(
+            {"matrices": gradstep.muon(), "rest": gradstep.adam()}, model, lr={"matrices": 0.02}
+        )
+        print(optimizer)
+
+    Args:
+        parts: name -> a rule or chain, or a class of optimizers, also with arguments set by
+            ``functools.partial``. The names ``matrices``, ``filters``, ``embeddings``, ``heads``
+            and ``biases_and_norms`` say what belongs to a part; ``rest`` is all that no other part
+            claims; for any other name see ``where``.
+        params: the model, or its ``named_parameters()``, or tensors. Without the model, embeddings
+            and heads are known by their names alone. Frozen parameters of a model are left out.
+        where: part -> what belongs to it: a pattern of names such as ``"encoder.*"``, or a function
+            of a :class:`~gradstep.compose.members.Member` such as ``of_type(nn.Conv2d)``.
+        lr: the learning rate of all parts, or part -> learning rate. Default: each rule's own.
+        options: for every part's optimizer, such as ``engine`` and ``maximize``.
+
+    Raises:
+        TypeError: a part that is neither a rule nor makes a gradstep optimizer.
+        ValueError: parameters that no part claims, or that two claim; a part of an unknown name, or
+            whose pattern fits no parameter.
+    """
+    if not parts:
+        raise ValueError("partition() needs at least one part: a name, and a rule for it")
+    where, everything = dict(where or {}), members(params)
+    rates = dict(lr) if isinstance(lr, Mapping) else dict.fromkeys(parts, lr)
+    for given, what in ((where, "where"), (rates, "lr")):
+        unknown = [name for name in given if name not in parts]
+        if unknown:
+            raise ValueError(
+                f"{what} names the part {unknown[0]!r}; the parts are {', '.join(parts)}"
+            )
+    claimed = _claims(list(parts), where, everything)
+    optimizers: dict[str, Optimizer] = {}
+    for name, maker in parts.items():
+        own = [m.entry() for m in claimed[name]]
+        if not own:
+            if name in where:
+                raise ValueError(
+                    f"no parameter belongs to the part {name!r}: its pattern or predicate fits "
+                    f"none. The first of the model is {everything[0].name!r}"
+                )
+            continue
+        optimizers[name] = _make(name, maker, own, rates.get(name), options)
+    return Partition(optimizers)
+
+
+def _claims(
+    names: list[str], where: Mapping[str, Predicate | str], everything: list[Member]
+) -> dict[str, list[Member]]:
+    """Part -> the parameters that belong to it."""
+    predicates: dict[str, Predicate] = {}
+    for name in names:
+        if name in where:
+            given = where[name]
+            predicates[name] = matches(given) if isinstance(given, str) else given
+        elif name in READY:
+            predicates[name] = READY[name]
+        elif name != "rest":
+            raise ValueError(
+                f"what belongs to the part {name!r} is not known. Say it: where={{{name!r}: "
+                f'"pattern.*"}}; or call it {", ".join(READY)} or rest'
+            )
+    claimed: dict[str, list[Member]] = {name: [] for name in names}
+    lost: list[str] = []
+    for member in everything:
+        by = [name for name, predicate in predicates.items() if predicate(member)]
+        if len(by) > 1:
+            raise ValueError(
+                f"{member.name} is claimed twice: by the parts {' and '.join(by)}. Let one of them "
+                "leave it to the other, with where="
+            )
+        if not by and "rest" in names and "rest" not in predicates:
+            by = ["rest"]
+        if by:
+            claimed[by[0]].append(member)
+        else:
+            lost.append(member.name)
+    if lost:
+        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+        raise ValueError(
+            f"no part claims {', '.join(lost[:5])}{more}, which would stay as they are. Add a part "
+            "called rest, or set requires_grad=False for what is to be frozen"
+        )
+    return claimed
+
+
+def _make(
+    name: str,
+    maker: Maker,
+    params: list[Any],
+    lr: float | None,
+    options: Mapping[str, Any],
+) -> Optimizer:
+    given = dict(options) if lr is None else {**options, "lr": lr}
+    made: Any
+    if isinstance(maker, Rule):
+        made = Optimizer(params, maker, **given)
+    elif isinstance(maker, torch.optim.Optimizer) or not callable(maker):
+        raise TypeError(
+            f"the part {name!r} is a {type(maker).__name__}; give a rule such as gradstep.adam(), "
+            "or a class such as gradstep.AdamW"
+        )
+    else:
+        made = maker(params, **given)
+    if not isinstance(made, Optimizer):
+        raise TypeError(
+            f"the part {name!r} makes a {type(made).__name__}, which is not an optimizer of "
+            "gradstep over a rule: a partition holds no wrappers and no optimizers of torch. Wrap "
+            "the partition as a whole instead"
+        )
+    return made
+
+
+def for_model(
+    model: nn.Module, rule: Maker, *, no_decay: Predicate | str = biases_and_norms, **options: Any
+) -> Optimizer:
+    """An optimizer for a model, with the customary groups: no decay for biases and norms.
+
+    ::
+
+        optimizer = gradstep.for_model(model, gradstep.AdamW, lr=3e-4, weight_decay=0.1)
+
+    Args:
+        model: the model; its frozen parameters are left out.
+        rule: a rule or chain with a ``weight_decay``, or a class of optimizers.
+        no_decay: which parameters do not decay: a pattern of names, or a function of a
+            :class:`~gradstep.compose.members.Member`. Default: those of one dimension or none.
+        options: learning rate and so on, for the optimizer.
+
+    Returns:
+        the optimizer, with two groups: what decays, and what does not.
+
+    Raises:
+        ValueError: a rule without weight decay.
+    """
+    if isinstance(rule, Rule):
+        known = [n for n in rule.hyperparameters if n.endswith("weight_decay")]
+    else:
+        known = [n for n in inspect.signature(rule).parameters if n == "weight_decay"]
+    # A flag such as decoupled_weight_decay only says which kind it is.
+    flags = dict(rule.hyperparameters) if isinstance(rule, Rule) else {}
+    known = [n for n in known if not isinstance(flags.get(n), bool)]
+    if not known:
+        raise ValueError(
+            f"{getattr(rule, 'name', getattr(rule, '__name__', rule))} has no weight_decay. Put "
+            "gradstep.decay_weights(…) behind it in a chain, or build the optimizer without "
+            "for_model"
+        )
+    chosen = matches(no_decay) if isinstance(no_decay, str) else no_decay
+    everything = members(model)
+    kept = [m.entry() for m in everything if not chosen(m)]
+    spared = [m.entry() for m in everything if chosen(m)]
+    groups: list[dict[str, Any]] = [{"params": kept}] if kept else []
+    if spared:
+        groups.append({"params": spared, **dict.fromkeys(known, 0.0)})
+    if isinstance(rule, Rule):
+        return Optimizer(groups, rule, **options)
+    return rule(groups, **options)

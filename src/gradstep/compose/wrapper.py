@@ -1,0 +1,153 @@
+"""What all wrappers around an optimizer share: to the world, they are that optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.compose.partition import Partition
+from gradstep.optimizer import Optimizer
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Stands around an optimizer and does something beside its steps.
+
+    Groups, states and learning rates are those of the optimizer inside, so schedulers, checkpoints
+    and hooks work on either. Numbers of a wrapper's own stand in its first group, where they are
+    saved with the rest.
+
+    Attributes:
+        optimizer: the one inside.
+
+    Raises:
+        TypeError: no optimizer, or LBFGS, which takes many steps of its own in one.
+        ValueError: a wrapper of the same kind is inside already, or one that has to stand outside.
+    """
+
+    #: Whether it calls the closure more than once, so that only a wrapper that hands it on as it is
+    #: may stand around it.
+    _needs_closure = False
+    _hands_closure_on = False
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        kind = type(self).__name__
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"{kind} wraps an optimizer; got {optimizer!r}. Make one first: "
+                f"{kind}(gradstep.AdamW(model.parameters()))"
+            )
+        for inside in _inside(optimizer):
+            if isinstance(inside, torch.optim.LBFGS):
+                raise TypeError(
+                    f"{kind} cannot wrap LBFGS, which makes several steps in one and asks for "
+                    "gradients between them. Wrap another optimizer"
+                )
+            if type(inside) is type(self):
+                raise ValueError(f"there is a {kind} inside already: wrap it once")
+            if getattr(inside, "_needs_closure", False) and not self._hands_closure_on:
+                other = type(inside).__name__
+                raise ValueError(
+                    f"{kind} around {other}, whose steps need the closure itself: put {other} "
+                    f"outside, as {other}({kind}(…))"
+                )
+        self.optimizer: Any = optimizer
+        self.defaults = optimizer.defaults
+        super().__setstate__({})  # hooks of its own, and no groups of its own
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The groups of the optimizer inside."""
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The states of the optimizer inside."""
+        return self.optimizer.state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters to the optimizer inside."""
+        self.optimizer.add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint, of the wrapper or of the optimizer inside alone.
+
+        Raises:
+            ValueError: what the optimizer inside refuses.
+        """
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = pre_hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        self._load(state_dict)
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        own = self._own_numbers()
+        self.optimizer.load_state_dict(state_dict)
+        for name, value in own.items():
+            self.param_groups[0].setdefault(name, value)
+
+    def _own_numbers(self) -> Mapping[str, Any]:
+        """What the wrapper keeps in the first group, and how it starts."""
+        return {}
+
+    def name_of(self, p: Tensor) -> str:
+        """The parameter's name in the model if the optimizer was given names, else its place."""
+        for number, group in enumerate(self.param_groups):
+            for position, q in enumerate(group["params"]):
+                if q is p:
+                    names = group.get("param_names")
+                    return str(names[position]) if names else f"{number}.{position}"
+        raise ValueError("the optimizer does not hold this parameter")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks, and a step that a scheduler has put in the place of this one, stay behind.
+        return {n: v for n, v in self.__dict__.items() if n != "step" and "hook" not in n}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        super().__setstate__({})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.optimizer!r})"
+
+    def _weights(self) -> Iterator[Tensor]:
+        for group in self.param_groups:
+            yield from group["params"]
+
+    def _inner_step(self, loss: Any) -> None:
+        """A step of the optimizer inside, on the gradients that are there."""
+        self.optimizer.step(None if loss is None else lambda: loss)
+
+    def _loss_of(self, closure: Callable[[], Any] | None) -> Any:
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
+
+
+def _inside(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
+    """The optimizer, and what it wraps."""
+    yield optimizer
+    if isinstance(optimizer, Wrapper):
+        yield from _inside(optimizer.optimizer)
+
+
+def rules_inside(optimizer: torch.optim.Optimizer) -> list[Optimizer]:
+    """The optimizers over rules that an optimizer consists of: those of a partition, or itself.
+
+    Raises:
+        TypeError: an optimizer of torch's, which has no rule.
+    """
+    *_, core = _inside(optimizer)
+    if isinstance(core, Partition):
+        return list(core.parts.values())
+    if isinstance(core, Optimizer):
+        return [core]
+    raise TypeError(
+        f"{type(core).__name__} of torch has no rule of gradstep. Take the class of the same name "
+        "from gradstep; or torch.optim.swa_utils.AveragedModel for averages of any optimizer"
+    )

@@ -1,0 +1,136 @@
+"""D-Adaptation, for Adam and for SGD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Positive,
+    abs,
+    copy_of_weight,
+    global_dot,
+    global_norm,
+    global_sum,
+    lerp,
+    maximum,
+    new_weight,
+    nonzero,
+    rule,
+    shared,
+    sqrt,
+    where,
+)
+
+
+@rule(lr=1.0, class_name="DAdaptAdam")
+def dadapt_adam(
+    g: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    s: Any,
+    d: Any = shared("d0"),
+    numerator_weighted: Any = shared(0.0),
+    *,
+    w: Any,
+    lr: Any,
+    beta1: Decay = 0.9,
+    beta2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    d0: Positive = 1e-6,
+    decoupled_weight_decay: bool = False,
+) -> Any:
+    """D-Adapt Adam: Adam that finds its own learning rate d, a bound from below of the way to go.
+
+    Not to be confused with Prodigy, its successor, which finds d faster. Leave lr at 1, or let a
+    schedule multiply it.
+
+    States:
+        exp_avg: the moving average of d · lr · gradient: a step, not a gradient.
+        exp_avg_sq: the moving average of the squared gradient.
+        s: the moving average of d · lr · gradient, over more steps.
+        d: the learning rate that was found, which only grows.
+        numerator_weighted: the moving average of how far the steps went along the gradients.
+
+    Hyperparameters:
+        beta1: how much of the average step is kept at each step.
+        beta2: how much of the average squared gradient is kept at each step; of s and the
+            numerator its root.
+        eps: keeps the division from blowing up where gradients are tiny.
+        weight_decay: adds weight_decay · weight to the gradient (L2), or, decoupled, shrinks the
+            weight by d · lr · weight_decay.
+        d0: the learning rate to begin with, small enough to do no harm.
+        decoupled_weight_decay: the weight decay of AdamW.
+
+    Paper:
+        Defazio & Mishchenko 2023, "Learning-rate-free learning by D-Adaptation", arXiv:2301.07733.
+
+    Agrees with dadaptation, which also can correct the bias and slow the growth of d. optax always
+    corrects the bias.
+    """
+    if nonzero(weight_decay) and not decoupled_weight_decay:
+        g = g + weight_decay * w
+    dlr, share = d * lr, 1 - sqrt(beta2)
+    along = global_sum(dlr * (g * (s / (sqrt(exp_avg_sq) + eps))))
+    numerator_weighted = lerp(numerator_weighted, along, share)
+    exp_avg = lerp(exp_avg, dlr * g, 1 - beta1)
+    exp_avg_sq = lerp(exp_avg_sq, g * g, 1 - beta2)
+    s = lerp(s, dlr * g, share)
+    size = share * global_sum(abs(s))
+    larger = where(size > 0, maximum(d, numerator_weighted / size), d)
+    if nonzero(weight_decay) and decoupled_weight_decay:
+        w = w - dlr * weight_decay * w
+    w = w - exp_avg / (sqrt(exp_avg_sq) + eps)
+    return new_weight(w), exp_avg, exp_avg_sq, s, larger, numerator_weighted
+
+
+@rule(lr=1.0, class_name="DAdaptSGD")
+def dadapt_sgd(
+    g: Any,
+    s: Any,
+    x0: Any = copy_of_weight(),
+    d: Any = shared("d0"),
+    g0_norm: Any = shared(0.0),
+    numerator_weighted: Any = shared(0.0),
+    *,
+    w: Any,
+    lr: Any,
+    momentum: Decay = 0.0,
+    weight_decay: NonNegative = 0.0,
+    d0: Positive = 1e-6,
+) -> Any:
+    """D-Adapt SGD: SGD that finds its own learning rate d, a bound from below of the way to go.
+
+    Not to be confused with DoG, which measures the way that was gone. Leave lr at 1, or let a
+    schedule multiply it.
+
+    States:
+        s: the sum of all steps that were made.
+        x0: the weight at the start.
+        d: the learning rate that was found, which only grows.
+        g0_norm: the norm of the first gradient of all weights together.
+        numerator_weighted: the sum of how far the steps went along the gradients.
+
+    Hyperparameters:
+        momentum: the share of the old weight that is kept when it moves to x0 − s.
+        weight_decay: adds weight_decay · weight to the gradient (L2).
+        d0: the learning rate to begin with, small enough to do no harm.
+
+    Paper:
+        Defazio & Mishchenko 2023, "Learning-rate-free learning by D-Adaptation", arXiv:2301.07733.
+
+    Agrees with dadaptation, which leaves the weight decay out of the norm of the first gradient,
+    by a slip, and also can slow the growth of d. pytorch_optimizer has a momentum of 0.9.
+    """
+    if nonzero(weight_decay):
+        g = g + weight_decay * w
+    g0_norm = where(g0_norm > 0, g0_norm, global_norm(g))
+    dlr = where(g0_norm > 0, d * lr / g0_norm, 0)
+    numerator_weighted = numerator_weighted + global_sum(dlr * (g * s))
+    s = s + dlr * g
+    size = sqrt(global_dot(s, s))
+    larger = where(size > 0, maximum(d, 2 * numerator_weighted / size), d)
+    w = lerp(w, x0 - s, 1 - momentum)
+    return new_weight(w), s, x0, larger, g0_norm, numerator_weighted

@@ -1,0 +1,180 @@
+"""``gradstep doctor``, as a person meets it: on the tutorial's script, whole and spoilt."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gradstep.cli import main
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "update_weights.py"
+
+
+def in_a_process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+def doctor(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return in_a_process("-m", "gradstep", "doctor", *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The tutorial's script with zero_grad() deleted, and the line of its backward()."""
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if "optimizer.zero_grad()" not in line]
+    assert len(kept) == len(lines) - 1
+    path = tmp_path_factory.mktemp("doctor") / "forgetful.py"
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    [line] = [i for i, text in enumerate(kept, 1) if "loss.backward()" in text]
+    return path, line
+
+
+def test_the_tutorials_script_is_healthy() -> None:
+    alone = in_a_process(str(EXAMPLE))
+    watched = doctor("--strict", str(EXAMPLE))
+    assert (watched.returncode, watched.stdout) == (0, alone.stdout)
+    said = f"gradstep doctor: nothing found in {EXAMPLE} (1 optimizer, 20 steps)\n"
+    assert watched.stderr == said
+    assert "gradstep" not in EXAMPLE.read_text(encoding="utf-8").split('"""')[2]
+
+
+def test_without_zero_grad_its_line_is_named(forgetful: tuple[Path, int]) -> None:
+    path, line = forgetful
+    alone = in_a_process(str(path))
+    found = doctor(path.name, cwd=path.parent)
+    assert (found.returncode, found.stdout) == (0, alone.stdout)
+    first, empty, second, code, *rest = found.stderr.splitlines()
+    assert first == "gradstep doctor: 1 mistake in forgetful.py (1 optimizer, 20 steps)"
+    assert (empty, second) == ("", f"mistake: forgotten-zero-grad  forgetful.py:{line}")
+    assert code == "    loss.backward()"
+    assert [text[:9] for text in rest if text[2] != " "] == ["  seen:  ", "  why:   ", "  write: "]
+    assert "fc3.bias" in " ".join(rest) and "optimizer.zero_grad()" in rest[-1]
+    assert all(len(text) <= 100 for text in rest)
+
+
+def test_strict_fails_and_json_tells_programs(forgetful: tuple[Path, int], tmp_path: Path) -> None:
+    path, line = forgetful
+    assert main(["doctor", "--strict", "--json", str(tmp_path / "out.json"), str(path)]) == 1
+    told = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert told["exit_code"] == 0
+    [finding] = told["findings"]
+    assert (finding["name"], finding["severity"]) == ("forgotten-zero-grad", "mistake")
+    assert (finding["file"], finding["line"], finding["step"]) == (str(path), line, 1)
+
+
+CRASH = """\
+import sys, torch
+def train(model, optimizer):
+    for step in range(4):
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+    raise RuntimeError("the disk is full")
+model = torch.nn.Linear(3, 1)
+print(sys.argv[1:], __name__, __file__)
+train(model, torch.optim.SGD(model.parameters(), lr=0.01))
+"""
+
+
+def test_a_crash_keeps_its_traceback_and_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "crash.py").write_text(CRASH, encoding="utf-8")
+    alone = in_a_process("crash.py", "--strict", "a b", cwd=tmp_path)
+    watched = doctor("crash.py", "--strict", "a b", cwd=tmp_path)
+    assert alone.returncode == watched.returncode == 1
+    assert watched.stdout == alone.stdout
+    assert alone.stdout.startswith("['--strict', 'a b'] __main__ ")
+    traceback, _, report = watched.stderr.partition("gradstep doctor: ")
+    assert traceback == alone.stderr
+    assert traceback.splitlines()[-1] == "RuntimeError: the disk is full"
+    assert report.startswith("1 mistake in crash.py (1 optimizer, 4 steps)\n")
+    assert "crash.py:4, in train\n" in report
+
+
+@pytest.mark.parametrize(
+    "ending, code, said",
+    [
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit('no data')", 1, "no data\n"),
+        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt"),
+        ("x = = 1", 1, "SyntaxError"),
+        ("import torch; torch.ones(2) @ torch.ones(3)", 1, "RuntimeError"),
+    ],
+)
+def test_the_exit_code_is_the_scripts(
+    ending: str, code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "ends.py"
+    script.write_text(f"import sys\n{ending}\n", encoding="utf-8")
+    assert main(["doctor", str(script)]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "no optimizer made a step, so there was nothing to look at" in error
+    assert "sight" not in error and "runpy" not in error  # no frame of ours
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["missing.py"], "there is no script missing.py"),
+        (["--strict", "missing.py", "--lr", "1"], "there is no script missing.py"),
+        (["."], ". is a folder; name a script in it"),
+        (["--json", "no/such/folder.json", "x.py"], "argument --json: No such file or directory"),
+        ([], "the following arguments are required: SCRIPT"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(["doctor", *arguments])
+    except SystemExit as error:
+        code = int(str(error.code))
+    captured = capsys.readouterr()
+    assert code == 2 and captured.out == ""
+    assert captured.err.startswith(f"gradstep doctor: {message}")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_script_has_its_own_surroundings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "beside.py").write_text("answer = 42\n", encoding="utf-8")
+    script = tmp_path / "own.py"
+    script.write_text(
+        "import pickle, sys, beside\n"
+        "class Thing: pass\n"
+        "assert isinstance(pickle.loads(pickle.dumps(Thing())), Thing)\n"
+        "print(beside.answer, sys.argv, sys.modules['__main__'].Thing is Thing)\n",
+        encoding="utf-8",
+    )
+    argv, path, modules = list(sys.argv), list(sys.path), sys.modules["__main__"]
+    assert main(["doctor", str(script), "-x", "--", "y"]) == 0
+    assert capsys.readouterr().out == f"42 {[str(script), '-x', '--', 'y']} True\n"
+    assert (sys.argv, sys.path, sys.modules["__main__"]) == (argv, path, modules)
+    del sys.modules["beside"]
+
+
+def test_help_tells_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("--strict", "--json", "examples:", "SCRIPT"))
