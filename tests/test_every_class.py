@@ -109,7 +109,10 @@ def test_a_learning_rate_of_a_groups_own(row: Row, options: dict[str, Any]) -> N
     outer: dict[str, Any] = {"lr": 1e-28}
     if row.name == "Rprop":
         outer["step_sizes"] = (0, 50)  # its steps are otherwise no shorter than 1e-6
-    own = {"lr": 1e-3, **copy.deepcopy(options)}
+    if row.name == "AdaBound":
+        outer["final_lr"] = 0.0  # else its bounds rise, whatever the learning rate
+    own = {"lr": 1e-3, **({"final_lr": 0.1} if "final_lr" in outer else {})}
+    own |= copy.deepcopy(options)
     optimizer = row.make([{"params": list(task), **own}, {"params": [still]}], outer)
     closure = task.closure(optimizer)
     for _ in range(20):
@@ -118,7 +121,9 @@ def test_a_learning_rate_of_a_groups_own(row: Row, options: dict[str, Any]) -> N
         still.grad = g.to_sparse() if row.only_sparse else g
         optimizer.step()
     assert went_the_right_way(row, options, before, task.loss().item())
-    assert torch.equal(still, kept)
+    # MADGRAD adds eps to its learning rate, FTRL works the weight out anew.
+    apart = 0.05 if row.name in ("MADGRAD", "FTRL") else 0.0
+    torch.testing.assert_close(still.detach(), kept, rtol=0, atol=apart)
 
 
 # Numbers that are tensors.
@@ -140,9 +145,10 @@ WITH_BETAS = [row for row in ROWS if "betas" in row.make([torch.zeros(1, 1)]).de
 @each(WITH_BETAS)
 def test_betas_as_tensors_in_every_class(row: Row) -> None:
     plain, given = Task(row), Task(row)
-    plain.train(row.make(plain, betas=(0.75, 0.875)), 5)
-    betas = (torch.tensor(0.75), torch.tensor(0.875))
-    given.train(row.make(given, betas=betas), 5)
+    count = len(row.make([torch.zeros(1, 1)]).defaults["betas"])
+    betas = (0.75, 0.875, 0.9375)[:count]
+    plain.train(row.make(plain, betas=betas), 5)
+    given.train(row.make(given, betas=tuple(map(torch.tensor, betas))), 5)
     assert_same_bits(plain, given)
 
 
@@ -171,7 +177,8 @@ def test_a_step_with_zero_gradients(row: Row, options: dict[str, Any]) -> None:
         p.grad = torch.zeros_like(p)
     loss = torch.tensor([1.0])
     optimizer.step(lambda: loss)
-    assert torch.equal(p, before) != decays(optimizer)
+    # ADOPT's first step only measures.
+    assert torch.equal(p, before) != (decays(optimizer) and row.name != "ADOPT")
     assert torch.isfinite(p).all()
 
 

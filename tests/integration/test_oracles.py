@@ -56,8 +56,8 @@ def gradient(like: Tensor, number: int, place: int) -> Tensor:
     size = 10 ** math.sin(number + place)
     noise = torch.randn(like.shape, generator=random)
     trend = like.sign() if number % 11 < 7 else -like.sign()
-    # None is 0 at the first step: what a rule makes of that is its own affair.
-    there = torch.rand(like.shape, generator=random) < (0.9 if number else 2)
+    # None is 0 at a first step: what a rule makes of that is its own affair.
+    there = torch.rand(like.shape, generator=random) < (0.9 if number > FIRST[-1] else 2)
     return torch.where(there, size * (noise + trend / 2), 0.0)
 
 

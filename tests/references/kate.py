@@ -15,7 +15,7 @@ def kate(
     w: Array,
     gradients: Iterable[Array | None],
     *,
-    lr: float = 1e-3,
+    lr: float = 1e-5,
     eta: float = 1e-3,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
@@ -34,7 +34,7 @@ def oracle(params: Any, options: dict[str, Any]) -> Any:
     from pytorch_optimizer import Kate
 
     eps, eta = options.pop("eps", 1e-8), options.pop("eta", 1e-3)
-    optimizer = Kate(params, delta=eta, eps=eps, **{"lr": 1e-3, **options})
+    optimizer = Kate(params, delta=eta, eps=eps, **{"lr": 1e-5, **options})
 
     def after(*_: Any) -> None:  # theirs leaves eps in the sum
         for entry in optimizer.state.values():

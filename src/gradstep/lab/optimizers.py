@@ -55,6 +55,7 @@ CHOICES: dict[str, Choice] = {
     "rmsprop": Choice(gradstep.RMSprop, 0.001, "divides by the recent size of the gradient"),
     "adagrad": Choice(gradstep.Adagrad, 0.02, "divides by the size of all gradients so far"),
     "lion": Choice(gradstep.Lion, 0.0003, "only the sign of a momentum counts"),
+    "signsgd": Choice(gradstep.SignSGD, 0.001, "only the sign of the gradient counts"),
     "adafactor": Choice(
         gradstep.Adafactor, 0.02, "Adam with one second moment a row and one a column"
     ),

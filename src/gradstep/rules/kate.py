@@ -7,7 +7,7 @@ from typing import Any
 from gradstep.rule import NonNegative, nonzero, rule, sqrt
 
 
-@rule(lr=1e-3, class_name="Kate")
+@rule(lr=1e-5, class_name="Kate")
 def kate(
     g: Any,
     sum_b: Any,
@@ -33,9 +33,10 @@ def kate(
         Choudhury et al. 2024, "Remove that square root: a new efficient scale-invariant version of
         AdaGrad", arXiv:2403.02648.
 
-    Agrees with the authors' code, whose eta and eps it has; their learning rate of 1 suits logistic
-    regression alone, since a first step is as long as one over the gradient. pytorch_optimizer adds
-    eps to the sum of squares at each step, where it stays, and its eta is called delta and is 0.
+    Agrees with the authors' code, whose eta and eps it has. Their learning rate of 1 is for
+    logistic regression; 1e-5 is ours: a first step is as long as one over the gradient.
+    pytorch_optimizer adds eps to the sum of squares at each step, where it stays; its eta is called
+    delta and is 0.
     """
     square = g * g
     sum_b = sum_b + square

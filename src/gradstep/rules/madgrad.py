@@ -15,6 +15,7 @@ from gradstep.rule import (
     sqrt,
     where,
 )
+from gradstep.rules.cube_root import cube_root
 
 
 @rule(lr=1e-2, class_name="MADGRAD")
@@ -59,5 +60,5 @@ def madgrad(
     rate = where(lr > 0, lr + eps, 0.0) * sqrt(step)
     s = s + rate * g
     grad_sum_sq = grad_sum_sq + rate * (g * g)
-    z = x0 - s / (grad_sum_sq ** (1 / 3) + eps)
+    z = x0 - s / (cube_root(grad_sum_sq) + eps)
     return new_weight(lerp(w, z, 1 - momentum)), grad_sum_sq, s, x0
