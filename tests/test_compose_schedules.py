@@ -197,8 +197,11 @@ def test_groups_have_schedules_of_their_own() -> None:
     first, second = optimizer.param_groups
     assert (first["lr"], first["momentum"]) == (0.125, 0.0)
     assert (second["lr"], second["momentum"]) == (0.1, 1.0)
-    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    mine = {"params": [nn.Parameter(torch.ones(2))], "made_by": len}
+    optimizer.add_param_group(mine)
     assert optimizer.param_groups[2]["lr"] == 0.5  # its own first step
+    assert optimizer.param_groups[2]["made_by"] is len  # which is nobody's number
+    assert optimizer.param_groups[2] is mine
 
 
 def test_a_group_that_is_refused_leaves_the_others_their_schedules() -> None:

@@ -307,6 +307,15 @@ def test_what_stands_behind_a_rule_that_sets_the_weight() -> None:
         gradstep.Optimizer([torch.zeros(3)], chain(decoupled, gradstep.decay_weights()))
 
 
+def test_what_takes_the_weight_after_the_step_stands_last() -> None:
+    for last in (gradstep.average_weights, gradstep.lookahead, gradstep.keep_in_range):
+        with pytest.raises(
+            ValueError, match=f"adam stands behind {last.name}, .* Put {last.name} l"
+        ):
+            chain(last, gradstep.adam())
+    chain(gradstep.adam(), gradstep.lookahead(), gradstep.average_weights())
+
+
 # Chains of all kinds.
 
 BEFORE = {

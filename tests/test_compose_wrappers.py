@@ -82,9 +82,12 @@ WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
     "SkipNonFinite": lambda m: gradstep.SkipNonFinite(adamw(m)),
     "GradientNoise": lambda m: gradstep.GradientNoise(parts(m), eta=0.1, seed=3),
     "Freeze": lambda m: gradstep.Freeze(adamw(m), "0.*"),
-    "all": lambda m: gradstep.SkipNonFinite(
-        gradstep.GradientNoise(gradstep.Freeze(gradstep.SAM(gradstep.EMA(adamw(m), 0.5)), "2.bias"))
+    "all": lambda m: gradstep.SAM(
+        gradstep.SkipNonFinite(
+            gradstep.GradientNoise(gradstep.Freeze(gradstep.EMA(adamw(m), 0.5), "2.bias"))
+        )
     ),
+    "EMA of SAM": lambda m: gradstep.EMA(gradstep.SAM(adamw(m), rho=0.5), 0.5),
 }
 every_wrapper = pytest.mark.parametrize("name", WRAPPERS)
 
@@ -278,6 +281,15 @@ def test_sharpness_aware_steps_by_hand(adaptive: bool, rho: float) -> None:
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
+def test_an_average_around_sharpness_leaves_it_its_closure() -> None:
+    network, other = model(), model()
+    around = WRAPPERS["EMA of SAM"](network)
+    alone = gradstep.SAM(adamw(other), rho=0.5)
+    learn(network, around)
+    learn(other, alone)
+    assert all(map(torch.equal, network.parameters(), other.parameters()))
+
+
 def test_a_closure_that_fails_above_brings_the_weights_back() -> None:
     network = model()
     optimizer = gradstep.SAM(adamw(network))
@@ -303,6 +315,9 @@ def test_what_sharpness_refuses() -> None:
         gradstep.SAM(adamw(model())).step()
     with pytest.raises(ValueError, match="Accumulate inside of the closure"):
         gradstep.SAM(gradstep.Accumulate(adamw(model()), 2))
+    for around in (gradstep.SkipNonFinite, gradstep.GradientNoise, gradstep.Freeze, gradstep.ASAM):
+        with pytest.raises(ValueError, match=r"around SAM, whose steps need .*: put SAM outside"):
+            around(gradstep.SAM(adamw(model())))
     with pytest.raises(ValueError, match="Invalid rho"):
         gradstep.SAM(adamw(model()), rho=-1.0)
     with pytest.raises(ValueError, match="there is a SAM inside already"):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -14,6 +22,13 @@ import gradstep
 from ranks import run_ranks
 
 RULES = ("Adafactor", "Muon", "clipped Adam")
+#: Rules with numbers that all weights, and all processes, have together.
+SHARED = {
+    "DoG": {"reps_rel": 1e-2},
+    "Prodigy": {"d0": 1e-3, "weight_decay": 0.1},
+    "DAdaptSGD": {"d0": 1e-2},
+    "Momo": {"weight_decay": 0.1},
+}
 
 
 def optimizer_for(name: str, model: nn.Module) -> gradstep.Optimizer:
@@ -22,6 +37,9 @@ def optimizer_for(name: str, model: nn.Module) -> gradstep.Optimizer:
         return gradstep.Adafactor(named, lr=0.1, weight_decay=0.1)
     if name == "Muon":
         return gradstep.Muon([(n, p) for n, p in named if p.dim() == 2], lr=0.02)
+    if name in SHARED:
+        optimizer: gradstep.Optimizer = getattr(gradstep, name)(named, **SHARED[name])
+        return optimizer
     rule = gradstep.chain(gradstep.clip_by_global_norm(0.1), gradstep.adam())
     return gradstep.Optimizer(named, rule, lr=0.01)
 
@@ -36,8 +54,9 @@ def train(name: str, model: nn.Module, steps: int = 5) -> list[Any]:
     for step in range(steps):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        model(torch.randn(8, 7)).square().mean().backward()
-        optimizer.step()
+        loss = model(torch.randn(8, 7)).square().mean()
+        loss.backward()
+        optimizer.step(lambda loss=loss: loss)
     weights: list[Tensor] = [getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters()]
     return [w.detach().numpy().copy() for w in weights]
 
@@ -86,3 +105,57 @@ def test_processes_with_other_gradients_get_an_error_and_do_not_hang(
         assert "do not have gradients for the same weights" in message
         assert "0.weight (5, 7)" in message and ("lacks none" in message) == (rank == 0)
         assert untouched
+
+
+def shares(rank: int, folder: str) -> list[Any]:
+    """Every class of SHARED: split weights, each process with a part of the loss; then resumed."""
+    found = []
+    for name in SHARED:
+        reached = split(rank, 2, name)
+        model = network()
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        optimizer = optimizer_for(name, model)
+        steps(model, optimizer, 0, 3, rank)
+        halfway = {
+            "model": get_model_state_dict(model),
+            "optimizer": get_optimizer_state_dict(model, optimizer),
+        }
+        dcp.save(halfway, checkpoint_id=f"{folder}/{name}")
+        steps(model, optimizer, 3, 5, rank)
+        other = network()
+        fully_shard(other, mesh=init_device_mesh("cpu", (2,)))
+        resumed = optimizer_for(name, other)
+        blank = {
+            "model": get_model_state_dict(other),
+            "optimizer": get_optimizer_state_dict(other, resumed),
+        }
+        dcp.load(blank, checkpoint_id=f"{folder}/{name}")
+        set_model_state_dict(other, blank["model"])
+        set_optimizer_state_dict(other, resumed, blank["optimizer"])
+        steps(other, resumed, 3, 5, rank)
+        ends = [[p.full_tensor().detach().numpy() for p in m.parameters()] for m in (model, other)]
+        key = next(n for n, s in resumed.rule.states.items() if s.shared)
+        numbers = {float(entry[key]) for entry in resumed.state.values()}
+        found.append((name, reached, ends, numbers))
+    return found
+
+
+def steps(model: nn.Module, optimizer: gradstep.Optimizer, first: int, end: int, rank: int) -> None:
+    """Each process learns from images of its own."""
+    for step in range(first, end):
+        torch.manual_seed(2 * step + rank)
+        optimizer.zero_grad()
+        loss = model(torch.randn(8, 7)).square().mean()
+        loss.backward()
+        optimizer.step(lambda loss=loss: loss)
+
+
+def test_numbers_of_all_weights_are_those_of_all_processes(tmp_path: Path) -> None:
+    """And torch.distributed.checkpoint goes on with the very same bits."""
+    answers = run_ranks(shares, 2, str(tmp_path))
+    for (name, reached, ends, numbers), (_, _, there, others) in zip(*answers, strict=True):
+        for a, b in zip(reached, train(name, network()), strict=True):
+            assert abs(a - b).max() <= 1e-5 * abs(b).max(), name
+        for a, b, c in zip(*ends, there[0], strict=True):
+            assert (a == b).all() and (a == c).all(), name
+        assert numbers == others and len(numbers) == 1, name

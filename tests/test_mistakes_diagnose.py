@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad
 
 import gradstep
+from gradstep.lab.bench_diagnose import CONTENDERS, lines, measure_cost
 from gradstep.lab.lenet import LeNet
 from gradstep.sight.mistakes import Diagnosis, Finding, MistakeError, MistakeWarning
 
@@ -285,3 +286,44 @@ def test_a_parameter_thawed_later_is_watched_too() -> None:
             optimizer.step()
     [finding] = diagnosis.findings
     assert (finding.name, finding.parameter) == ("forgotten-zero-grad", "0.bias")
+
+
+def test_what_it_costs_is_measured() -> None:
+    cost = measure_cost(torch.optim.SGD, batch=1, rounds=1)
+    assert set(cost.usual) == set(CONTENDERS)
+    assert {len(times) for times in cost.looks.values()} == {3}
+    assert len(cost.whole) == len(cost.usual["alone"]) > 10
+    text = lines(cost)
+    assert len(text) == 1 + len(CONTENDERS)
+    assert text[-1].split()[-5].endswith("%")
+
+
+def test_hooks_in_the_backward_pass_come_and_go() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with gradstep.diagnose(model, optimizer, on_mistake="list") as diagnosis:
+        following = []
+        for step in range(12):
+            if step != 8:
+                optimizer.zero_grad()
+            following.append(hooks_of(model) > 0)
+            backward(model)
+            optimizer.step()
+    # On at first; off where every gradient is a new one; on after one was not.
+    assert following == [True] * 3 + [False] * 6 + [True] * 2 + [False]
+    assert diagnosis.findings == []  # once may be on purpose, and it is not proved
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_forgotten_in_the_middle_of_a_training(in_place: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradstep.diagnose(model, optimizer, on_mistake="list") as diagnosis:
+        for step in range(100):
+            if step < 20:
+                optimizer.zero_grad(set_to_none=not in_place)
+            backward(model)
+            optimizer.step()
+    [finding] = [f for f in diagnosis.findings if f.severity == "mistake"]
+    assert finding.name == "forgotten-zero-grad"
+    assert finding.step <= (20 + 55 if in_place else 22)

@@ -120,11 +120,7 @@ def test_the_last_number_is_what_was_written(
         weight.grad[place] = data.draw(numbers(low=-10, high=10))
         loss = data.draw(st.floats(0, 10))
         explanation = gradstep.explain(optimizer, "w", place)
-<<<<<<< HEAD
         optimizer.step(lambda given=loss: given)
-=======
-        optimizer.step(lambda: 2.0)
->>>>>>> h-global
         check_written(explanation, weight, optimizer)
         if step == 0:
             (account,) = explanation.accounts

@@ -78,8 +78,9 @@ class Optimizer(torch.optim.Optimizer):
         params: tensors, ``(name, tensor)`` pairs, or dicts that define parameter groups, as
             torch.optim takes them. Floating-point or complex, of any shape.
         rule: what :func:`gradstep.rule` or :func:`gradstep.chain` returned.
-        lr: the learning rate, a number of 0 or more, or a tensor of one element. Default: the
-            rule's own, which is 1e-3 where it names none.
+        lr: the learning rate, a number of 0 or more, or a tensor of one element; or, as every
+            number of a rule, a schedule or a function of the steps made so far
+            (``gradstep.schedule``). Default: the rule's own, which is 1e-3 where it names none.
         engine: ``"fused"`` is one generated kernel a group, for dense tensors on the CPU;
             ``"eager"`` runs the rule as it is written, anywhere; ``"compile"`` hands it to
             torch.compile; ``"auto"``, the default, takes the fused engine on the CPU and
@@ -280,6 +281,9 @@ class Optimizer(torch.optim.Optimizer):
         # Looking up each parameter's states costs more than seeing that none was exchanged.
         entries, known = self.state.values(), self._entries
         self._shared = {}
+        if not self._runs:  # after a checkpoint was loaded: which processes take part?
+            for run in map(self._run, range(len(self.param_groups))):
+                self._resolve(run)
         if self._mesh is not None:
             self._check_agreement()
         if "loss" in self._number_names:
@@ -542,9 +546,12 @@ class Optimizer(torch.optim.Optimizer):
                 option out of range. The optimizer is as it was.
         """
         before = [p for group in self.param_groups for p in group["params"]]
-        found = {n: as_schedule(v) for n, v in param_group.items() if n != "params"}
+        own = {n: v for n, v in param_group.items() if n in self.group_keys}
+        found = {n: as_schedule(v) for n, v in own.items()}
         numbers = {n: at_start(v) for n, v in found.items()}
-        if numbers != found:  # torch keeps the very dict that it was given
+        if any(
+            numbers[n] is not v for n, v in own.items()
+        ):  # torch keeps the very dict that it was given
             param_group = {**param_group, **numbers}
         try:
             super().add_param_group(param_group)

@@ -216,7 +216,7 @@ def _text(
     rows += _formula(lines, ink)
     rows += _legend(lines)
     if others:
-        rows += ["", f"  Other formulas: {_hint(rule, others)}"]
+        rows += ["", *_wrapped(f"Other formulas: {_hint(rule, others)}", "  ")]
 
     if rule.states:
         for_each = all(state.extent() in ("element", "number") for state in rule.states.values())

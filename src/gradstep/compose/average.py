@@ -37,6 +37,8 @@ class AveragedWeights(Wrapper):
         ValueError: no rule in it keeps an average.
     """
 
+    _hands_closure_on = True
+
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(optimizer)
         self._kept: list[tuple[Tensor, Tensor]] = []

@@ -80,13 +80,13 @@ class Partition(torch.optim.Optimizer):
         parts = self.parts.values()
         for part in parts:  # with hooks of its own, as explain() has them
             for hook in list(part._optimizer_step_pre_hooks.values()):
-                hook(part, (), {})
+                hook(part, (part,), {})
         planned = [(part, part.prepare(loss)) for part in parts]
         for part, launches in planned:
             part.launch(launches)
         for part in parts:
             for hook in list(part._optimizer_step_post_hooks.values()):
-                hook(part, (), {})
+                hook(part, (part,), {})
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -43,6 +43,7 @@ class SAM(Wrapper):
             zeroed between.
     """
 
+    _needs_closure = True
     _rho, _eta = 0.05, 0.0
 
     def __init__(self, optimizer: torch.optim.Optimizer, rho: float | None = None) -> None:

@@ -24,8 +24,13 @@ class Wrapper(torch.optim.Optimizer):
 
     Raises:
         TypeError: no optimizer, or LBFGS, which takes many steps of its own in one.
-        ValueError: a wrapper of the same kind is inside already.
+        ValueError: a wrapper of the same kind is inside already, or one that has to stand outside.
     """
+
+    #: Whether it calls the closure more than once, so that only a wrapper that hands it on as it is
+    #: may stand around it.
+    _needs_closure = False
+    _hands_closure_on = False
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         kind = type(self).__name__
@@ -42,7 +47,13 @@ class Wrapper(torch.optim.Optimizer):
                 )
             if type(inside) is type(self):
                 raise ValueError(f"there is a {kind} inside already: wrap it once")
-        self.optimizer = optimizer
+            if getattr(inside, "_needs_closure", False) and not self._hands_closure_on:
+                other = type(inside).__name__
+                raise ValueError(
+                    f"{kind} around {other}, whose steps need the closure itself: put {other} "
+                    f"outside, as {other}({kind}(…))"
+                )
+        self.optimizer: Any = optimizer
         self.defaults = optimizer.defaults
         super().__setstate__({})  # hooks of its own, and no groups of its own
 

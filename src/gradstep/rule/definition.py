@@ -365,7 +365,7 @@ def chain(*rules: Rule) -> Rule:
 
     Raises:
         TypeError: something that is no rule.
-        ValueError: no rules at all.
+        ValueError: no rules at all; or a rule behind one that takes the weight after the step.
     """
     if not rules:
         raise ValueError("chain() needs at least one rule")
@@ -375,6 +375,12 @@ def chain(*rules: Rule) -> Rule:
                 f"chain() takes rules; got {r!r}. Is a decorator @gradstep.rule missing?"
             )
     rules = tuple(part for r in rules for part in r._parts())
+    for before, behind in itertools.pairwise(rules):
+        if "next_w" in before.inputs and "next_w" not in behind.inputs:
+            raise ValueError(
+                f"{behind.name} stands behind {before.name}, which takes the weight after the step "
+                f"(next_w) and would see one that {behind.name} changes. Put {before.name} last"
+            )
     owned = [[*r.states, *r.hyperparameters] for r in rules]
     count = Counter(n for own in owned for n in own)
     labels: list[str] = []

@@ -16,11 +16,7 @@ from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.reductions import facts_of
 from gradstep.rule.trace import trace
-<<<<<<< HEAD
-from gradstep.states import shared_states
-=======
 from gradstep.states import common_number
->>>>>>> h-global
 
 
 @dataclass(frozen=True)
@@ -121,8 +117,6 @@ def element_of(
             states[name] = float(value if kept is None else kept)
         elif state.start == "number":
             kept = held.get(name)
-            if kept is None and state.shared:  # for a parameter whose first gradient comes late
-                kept = shared_states(rule, optimizer.state.values(), settings, {})[name]
             states[name] = float(torch.tensor(value) if kept is None else kept)
         elif held.get(name) is not None:
             kept = held[name]
@@ -135,9 +129,6 @@ def element_of(
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         settings["grad_scale"] = float(scale)
-    maximize = bool(group.get("maximize", False))
-    if "loss" in rule.inputs:
-        settings["loss"] = (-1.0 if maximize else 1.0) * optimizer._loss_for_all
     if graph is None:
         graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
     return Element(

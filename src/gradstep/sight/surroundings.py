@@ -32,11 +32,7 @@ def live_update(
     def name_of() -> str:
         return optimizer.name_of(parameter)
 
-<<<<<<< HEAD
-    shared = shared_states(rule, optimizer.state.values(), settings, {})
-=======
     shared = shared_states(rule, optimizer.state.values(), settings, optimizer._shared)
->>>>>>> h-global
     first = begin_states(rule, parameter, entry, group, settings, parameter.grad, name_of, shared)
     shapes = {
         name: state.shape_for(tuple(parameter.shape))
