@@ -18,6 +18,7 @@ from classes import (
     each,
     each_configuration,
 )
+from reference import REFERENCES
 
 WITH_GROUPS = [row for row in ROWS if row.takes_groups]
 
@@ -28,6 +29,8 @@ def went_the_right_way(row: Row, options: dict[str, Any], before: float, after: 
 
 def decays(optimizer: Any) -> bool:
     """Whether weights shrink without a gradient; ASGD's lambd and FTRL's penalties do that."""
+    if any(r.shrinks and r.name == type(optimizer).__name__ for r in REFERENCES):
+        return True
     keys = ("weight_decay", "lambd", "lambda_1", "lambda_2")
     return any(group.get(key, 0) != 0 for group in optimizer.param_groups for key in keys)
 

@@ -183,3 +183,16 @@ def test_came_and_sm3_keep_no_more_than_rows_and_columns() -> None:
         optimizer.step()
         entry = optimizer.state[w]
         assert sum(t.numel() for n, t in entry.items() if t.numel() > 1) == kept
+
+
+@pytest.mark.parametrize("name", ["AdamMini", "AdamP", "AdaNorm", "Amos", "NovoGrad", "SM3"])
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)], ids=str)
+def test_a_weight_without_elements_makes_no_nan(name: str, shape: tuple[int, ...]) -> None:
+    """Of nothing there is no mean and no largest, and the step is made all the same."""
+    for engine in ("fused", "eager"):
+        w = nn.Parameter(torch.zeros(shape))
+        optimizer = getattr(gradstep, name)([w], engine=engine)
+        for _ in range(2):
+            w.grad = torch.zeros_like(w)
+            optimizer.step()
+        assert all(t.isfinite().all() for t in optimizer.state[w].values())

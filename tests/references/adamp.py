@@ -110,7 +110,7 @@ REFERENCES = [
         extra=[
             {},
             {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.1, "delta": 1.5, "maximize": True},
-            {"lr": f64(0.01), "eps": 1e-3, "delta": 0.5, "weight_decay": 0.5, "wd_ratio": 0.0},
+            {"lr": f64(0.01), "eps": 1e-3, "delta": 0.5, "weight_decay": 0.5, "wd_ratio": 0.25},
         ],
         takes_complex=False,
         elementwise=False,

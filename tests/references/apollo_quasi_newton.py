@@ -52,9 +52,9 @@ REFERENCES = [
         gradstep.apollo_quasi_newton,
         apollo_quasi_newton,
         extra=[
-            {},
+            {"lr": 1e-4},  # without a warm-up
             {"lr": 0.05, "beta": 0.5, "weight_decay": 0.1, "maximize": True},
-            {"lr": f64(0.02), "eps": 1e-2},
+            {"lr": f64(2e-4), "eps": 1e-2},
         ],
         takes_complex=False,
         elementwise=False,

@@ -106,6 +106,8 @@ def facts_of(tensor: Tensor) -> dict[str, float]:
 
 def reduce_tensor(operation: str, x: Tensor, dims: int | None) -> Tensor:
     """A reduction of a torch tensor; what is left of one along dimensions keeps x's dtype."""
+    if operation == "max" and not x.numel():  # of nothing, where torch refuses
+        return x.new_full((), torch.nan) if dims is None else x.sum(dim=dims, keepdim=True)
     if operation == "max":
         return x.amax() if dims is None else x.amax(dim=dims, keepdim=True)
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # which that device lacks

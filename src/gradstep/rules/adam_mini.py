@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradstep.rule import Decay, NonNegative, lerp, mean, nonzero, number, per_row, rule, sqrt
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    lerp,
+    maximum,
+    mean,
+    nonzero,
+    number,
+    per_row,
+    rule,
+    size,
+    sqrt,
+    sum,
+)
 
 
 @rule(lr=1e-3, class_name="AdamMini")
@@ -52,7 +65,8 @@ def adam_mini(
     if row_exp_avg_sq is not None:
         second = row_exp_avg_sq = lerp(row_exp_avg_sq, mean(g * g, -1), 1 - beta2)
     else:
-        second = exp_avg_sq = lerp(exp_avg_sq, mean(g * g), 1 - beta2)
+        mean_sq = sum(g * g) / maximum(1, size(w))  # which is 0 of no elements
+        second = exp_avg_sq = lerp(exp_avg_sq, mean_sq, 1 - beta2)
     correction1, correction2 = 1 - beta1**step, sqrt(1 - beta2**step)
     direction = correction2 / correction1 * (exp_avg / (sqrt(second) + eps * correction2))
     if nonzero(weight_decay):

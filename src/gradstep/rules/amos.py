@@ -8,13 +8,14 @@ from gradstep.rule import (
     Decay,
     NonNegative,
     lerp,
-    mean,
+    maximum,
     new_weight,
     nonzero,
     number,
     rule,
     size,
     sqrt,
+    sum,
     zeros,
 )
 
@@ -64,7 +65,7 @@ def amos(
     for the scale. The paper gives each kind of layer a scale of its own: give parameter groups
     theirs. The extra L2 term is left out.
     """
-    mean_sq = mean(g * g)
+    mean_sq = sum(g * g) / maximum(1, size(w))  # which is 0 of no elements
     exp_avg_sq = lerp(exp_avg_sq, mean_sq, 1 - beta)
     inverse = (1 - beta**step) / (exp_avg_sq + eps)
     if scale is None:
