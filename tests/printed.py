@@ -30,7 +30,7 @@ def functions(sqrt: Any, exp: Any, log: Any, one: Any) -> dict[str, Any]:
         "abs": abs,
         "max": max,
         "min": min,
-        "sign": lambda a: one * ((a > 0) - (a < 0)),
+        "sign": lambda a: one * (int(a > 0) - int(a < 0)),
         "lerp": lambda a, b, x: a + x * (b - a),
         "true": True,
         "false": False,

@@ -550,6 +550,12 @@ def packed(loop: str, instruction: str, register: str) -> int:
     return len(re.findall(rf"^\s+{instruction}\s.*%{register}mm\d", loop, re.M))
 
 
+def calls_c(reference: Reference) -> bool:
+    """Whether an element's step has an exp, a log or a power: C's library is asked one by one."""
+    graph = trace(reference.rule, {**reference.rule.hyperparameters, "lr": 1e-3})
+    return any(n.per_element and n.operation in ("exp", "log", "pow") for n in graph.nodes())
+
+
 @x86_only
 @every_rule
 @pytest.mark.parametrize("storage", ["float32", "float64", "bfloat16", "float16"])
@@ -568,7 +574,8 @@ def test_loops_are_vectorised(
         assert packed(loop, "vpslld", "y") > 0
     if storage == "float16":
         assert packed(loop, "vcvtph2ps", "y") > 0 and packed(loop, "vcvtps2ph", "y") > 0
-    assert not re.search(r"^\s+callq?\s", loop, re.M)
+    if not calls_c(reference):
+        assert not re.search(r"^\s+callq?\s", loop, re.M)
     # A plain x86-64 has neither these registers nor a fused multiply-add: the search tells.
     monkeypatch.setenv("NUMBA_CPU_NAME", "x86-64")
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "")

@@ -204,7 +204,7 @@ def choose_optimizer(name: str, lr: float | None) -> Chosen:
         make = partial(gradstep.Optimizer, rule=rule, lr=lr)
     written = [f"lr={number_text(lr)}", *(f"{key}={value}" for key, value in settings.items())]
     try:
-        graph = _trace(make([nn.Parameter(torch.zeros(1))]))
+        graph = _trace(make([nn.Parameter(torch.zeros(1, 1))]))  # muon takes nothing else
     except (TypeError, ValueError) as error:  # a user's own rule that cannot be used
         raise SettingsError(" ".join(str(error).split())) from error
     plain = graph.direction is graph.gradient
