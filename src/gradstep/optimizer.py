@@ -145,7 +145,8 @@ class Optimizer(torch.optim.Optimizer):
         if engine not in ENGINES:
             raise ValueError(f"Invalid engine: {engine!r}; choose one of {', '.join(ENGINES)}")
         numbers = {n: at_start(v) for n, v in rule.hyperparameters.items()}
-        self.rule = replace(rule, hyperparameters=numbers)
+        scheduled = any(numbers[n] is not v for n, v in rule.hyperparameters.items())
+        self.rule = replace(rule, hyperparameters=numbers) if scheduled else rule
         self.engine = engine
         self._schedules = Schedules(defaults)
         defaults = {n: at_start(as_schedule(v)) for n, v in defaults.items()}
