@@ -92,7 +92,9 @@ def _row(name: str) -> Row:
             )
     reference = next(r for r in REFERENCES if r.name == name)
     schedulers = optim_db[0].scheduler_inputs
-    return Row(name, ours, None, reference.extra, schedulers=schedulers, coupled=reference.coupled)
+    # The two with the most arguments: what these classes do with them they share with all others.
+    fullest = sorted(reference.extra, key=len)[-2:]
+    return Row(name, ours, None, fullest, schedulers=schedulers, coupled=reference.coupled)
 
 
 ROWS = [_row(name) for name in (*torch_optim.__all__, *rule_classes.load())]

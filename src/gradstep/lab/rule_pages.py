@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 _HEAD = """\
 # The rules
 
-Made by `gradstep rules --pages docs/rules`, from the rules themselves. `digits`: the share of
-scikit-learn's test digits that LeNet reads after {epochs} epochs of training with the rule, with
-the learning rate that `gradstep train` begins with; in the pictures, the rate for each surface is
-the best of fifteen.
+Made by `gradstep rules --pages docs/rules`, from the rules themselves.
+
+"""
+_PICTURES = """\
+`digits`: the share of scikit-learn's test digits that LeNet reads after {epochs} epochs of training
+with the rule, with the learning rate that `gradstep train` begins with. In the pictures, the rate
+for each surface is the best of fifteen.
 
 """
 
@@ -70,7 +73,8 @@ def write_pages(
     if names is not None:
         return
     table = index_markdown(trained if epochs else None, linked=True)
-    _write(folder / "README.md", _HEAD.format(epochs=epochs) + table + "\n")
+    head = _HEAD + (_PICTURES.format(epochs=epochs) if epochs else "")
+    _write(folder / "README.md", head + table + "\n")
 
 
 def _write(path: Path, text: str) -> None:
