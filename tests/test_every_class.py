@@ -71,12 +71,18 @@ def test_with_the_schedulers_of_torchs_tests(row: Row, number: int) -> None:
         assert went_the_right_way(row, options, before, task.loss().item()), options
 
 
+#: Classes whose papers' learning rates are too much for this loss, and one that is not.
+GENTLE = {"QHM": 0.05, "ApolloQuasiNewton": 1e-4}
+
+
 @sets_of_schedulers(WITH_GROUPS)
 def test_groups_with_schedulers(row: Row, number: int) -> None:
     task = Task(row)
     before = task.loss().item()
     first, second = task
-    optimizer = row.make([{"params": [first]}, {"params": [second], "lr": 0.01}])
+    lr = {"lr": GENTLE[row.name]} if row.name in GENTLE else {}
+    second_lr = min(0.01, *lr.values()) if lr else 0.01
+    optimizer = row.make([{"params": [first]}, {"params": [second], "lr": second_lr}], lr)
     task.train(optimizer, 20, *(make(optimizer) for make in row.schedulers[number]))
     assert task.loss().item() < before
 

@@ -53,7 +53,6 @@ REFERENCES = [
             {},
             {"lr": 0.05, "beta": 0.5, "lambda_1": 0.1, "lambda_2": 0.2, "maximize": True},
         ],
-        shrinks=True,  # with lambda_1 or lambda_2
         oracle=oracle,
     ),
 ]

@@ -76,7 +76,7 @@ REFERENCES = [
         gradstep.qhm,
         qhm,
         extra=[
-            {},
+            {"lr": 0.05},  # the paper's 1.0 is too much for most losses
             {"lr": 0.05, "momentum": 0.9, "nu": 0.5, "weight_decay": 0.1, "maximize": True},
         ],
         oracle=qhm_oracle,

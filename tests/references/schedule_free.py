@@ -110,7 +110,7 @@ REFERENCES = [
         gradstep.sgd_schedule_free,
         sgd_schedule_free,
         extra=[
-            {},
+            {"lr": 0.1},
             {
                 "lr": 0.1,
                 "momentum": 0.75,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,16 @@ from gradstep.rule.graph import Graph
 ENGINES = ("auto", "eager", "fused", "compile")
 
 _log = logging.getLogger("gradstep")
+
+# A fork waits while another thread imports the compiler: else the child would find that module's
+# lock taken by a thread that it does not have, and wait for ever.
+_importing = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_importing.acquire,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )
 
 #: What a step hands out: the part that writes, after all that may fail.
 Launch = Callable[[], None]
@@ -243,8 +255,9 @@ class Plan:
     def _launch_fused(
         self, updates: Sequence[Update], positions: Sequence[int], values: Sequence[float]
     ) -> list[Launch]:
-        from gradstep.engine.fused import FusedPart, fused_kernel
-        from gradstep.engine.staged import StagedPart, staged_kernel
+        with _importing:
+            from gradstep.engine.fused import FusedPart, fused_kernel
+            from gradstep.engine.staged import StagedPart, staged_kernel
 
         by_kind: dict[Any, list[int]] = {}
         for i in positions:
