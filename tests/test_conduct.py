@@ -455,7 +455,7 @@ def test_zero_gradients_make_no_nan(
                 step(subject, optimizer, params, number, make=zero)
                 assert all(p.isfinite().all() for p in params), (dtype, engine, lr, number)
             assert_finite(params, optimizer, (dtype, engine, lr))
-            decays = group.get("weight_decay") or group.get("lambd")
+            decays = any(group.get(n) for n in ("weight_decay", "lambd", "lambda_1", "lambda_2"))
             decays = decays or (subject.reference is not None and subject.reference.shrinks)
             if start == "at first" and (lr == 0.0 or not decays):
                 assert all(map(torch.equal, params, before[0])), (dtype, engine, lr)
