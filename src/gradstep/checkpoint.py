@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradstep.engine.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
-from gradstep.states import common_number
+from gradstep.states import common_number, own_dtype
 
 
 class Defaults(Protocol):
@@ -176,7 +176,8 @@ def checked_state(
             Options that an older checkpoint lacks are added to its groups with this optimizer's
             defaults.
         given: the checkpoint itself. torch converts every state but the step count to its
-            parameter's dtype, which rounds the numbers among them: those are taken from here.
+            parameter's dtype, which rounds numbers, and matrices for a weight of few bits: those
+            are taken from here.
 
     Raises:
         TypeError, ValueError: a checkpoint of another model or rule, or an incomplete one.
@@ -206,7 +207,7 @@ def checked_state(
                 state.pop(p, None)
                 continue
             wanted = [n for n, s in rule.states.items() if s.exists(values, is_matrix(p))]
-            state[p] = _checked_entry(optimizer, p, entry, wanted, options)
+            state[p] = _checked_entry(optimizer, p, entry, wanted, options, values)
     for name in (n for n, s in rule.states.items() if s.shared):
         held = common_number(name, state.values())
         if held is not None:
@@ -220,8 +221,8 @@ def checked_state(
 def _numbers_as_given(
     rule: Rule, loaded: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[Any, dict[str, Any]]:
-    """Parameter -> the states that are one number, before torch converted them; copies."""
-    names = [n for n, s in rule.states.items() if s.start == "number"]
+    """Parameter -> the states that have a dtype of their own, as the checkpoint has it; copies."""
+    names = [n for n, s in rule.states.items() if s.start == "number" or s.shape == "own"]
     found: dict[Any, dict[str, Any]] = {}
     for group, given_group in zip(loaded["param_groups"], given["param_groups"], strict=True):
         for p, key in zip(group["params"], given_group["params"], strict=True):
@@ -237,7 +238,12 @@ def _numbers_as_given(
 
 
 def _checked_entry(
-    optimizer: Holder, p: Tensor, entry: dict[str, Any], wanted: list[str], options: set[str]
+    optimizer: Holder,
+    p: Tensor,
+    entry: dict[str, Any],
+    wanted: list[str],
+    options: set[str],
+    values: Mapping[str, Any],
 ) -> dict[str, Any]:
     kind, name = type(optimizer).__name__, optimizer.name_of(p)
     states, counts = optimizer.rule.states, "step" in optimizer.rule.inputs
@@ -261,13 +267,15 @@ def _checked_entry(
             raise TypeError(
                 f"the checkpoint's {key} of {name} is a {type(value).__name__}, not a tensor"
             )
-        if tuple(value.shape) != states[key].shape_for(p.shape):
+        if tuple(value.shape) != states[key].shape_for(tuple(p.shape), values):
             raise ValueError(
                 f"the checkpoint is of another model: its {key} of {name} is {describe(value)}; "
                 f"the parameter is {describe(p)}"
             )
         plain = type(p) in (Tensor, torch.nn.Parameter) and type(value) is Tensor
-        if states[key].shape != "weight":
+        if states[key].shape == "own":
+            value = value.to(own_dtype(p.dtype)).contiguous()
+        elif states[key].shape != "weight":
             value = value.contiguous()
         elif plain and is_dense(p) and layout(value) != layout(p):
             value = torch.empty_like(p, dtype=value.dtype).copy_(value).detach()

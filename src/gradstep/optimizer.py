@@ -28,7 +28,13 @@ from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.schedule import as_schedule, at_start
 from gradstep.rule.trace import trace
 from gradstep.schedules import Schedules
-from gradstep.states import begin_states, follow_layout, number_states, shared_states
+from gradstep.states import (
+    begin_states,
+    follow_layout,
+    number_states,
+    shared_states,
+    unlike_weight,
+)
 
 #: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
 #: otherwise here, as ``{"beta1": ("betas", 0)}``.
@@ -414,12 +420,8 @@ class Optimizer(torch.optim.Optimizer):
             follow_layout(self.rule, p, entry, self._layouts.get(p))
             states = {n: entry[n] for n, _, _ in run.graphs[is_matrix(p)].states}
             numbers = {n: entry[n] for n in number_states(self.rule, run.numbers)}
-            shapes = {
-                n: s.shape_for(p.shape)
-                for n, s in self.rule.states.items()
-                if s.shape != "weight" and n in states
-            }
-            update = Update(p, gradient, states, numbers, first, name, shapes)
+            unlike = unlike_weight(self.rule, p, states, run.numbers)
+            update = Update(p, gradient, states, numbers, first, name, *unlike)
             updates.append(update)
             prepared.append(entry)
         plan = run.plans[mask].plan if mask in run.plans else None

@@ -83,6 +83,11 @@ def begin_states(
             continue
         if entry.get(name) is not None:
             continue
+        if state.shape == "own":
+            shape, dtype = state.shape_for(tuple(p.shape), numbers), own_dtype(p.dtype)
+            with torch.no_grad(), torch.inference_mode(False):
+                entry[name] = torch.zeros(shape, dtype=dtype, device=p.device)
+            continue
         if state.shape != "weight":
             entry[name] = _zeros_along(p, -1 if state.shape == "row" else -2)
             continue
@@ -160,6 +165,27 @@ def common_number(name: str, entries: Iterable[Any]) -> Tensor | None:
     return first
 
 
+def own_dtype(weight: torch.dtype) -> torch.dtype:
+    """What states of a shape of their own are stored as: opaque functions need the precision."""
+    return torch.float64 if weight == torch.float64 else torch.float32
+
+
+def unlike_weight(
+    rule: Rule, p: Tensor, names: Iterable[str], numbers: Mapping[str, Any]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, torch.dtype]]:
+    """Shapes, and dtypes, of the states whose shape or dtype is not their weight's; by name.
+
+    Args:
+        rule: names the states.
+        p: the weight.
+        names: the states to look at.
+        numbers: every hyperparameter, by name.
+    """
+    states = {n: rule.states[n] for n in names if rule.states[n].shape != "weight"}
+    shapes = {n: s.shape_for(tuple(p.shape), numbers) for n, s in states.items()}
+    return shapes, {n: own_dtype(p.dtype) for n, s in states.items() if s.shape == "own"}
+
+
 def _bits(number: Tensor) -> Tensor:
     """Of which nan is equal to itself."""
     return number.detach().double().reshape(1).cpu().view(torch.int64)
@@ -190,10 +216,11 @@ def follow_layout(rule: Rule, p: Tensor, entry: dict[str, Any], before: Any) -> 
     now = layout(p)
     if before == now:
         return
-    for name in rule.states:
+    for name, begun in rule.states.items():
         state = entry.get(name)
         if (
             type(state) is Tensor
+            and begun.shape == "weight"
             and state.shape == p.shape
             and state.dtype == p.dtype
             and state.device == p.device

@@ -61,6 +61,7 @@ _HEADINGS = {
     "row": "for each row:",
     "column": "for each column:",
     "element": "for each weight:",
+    "own": "for the whole tensor, in another shape:",
 }
 _SYMBOLS = {
     "g": "g is the gradient of one weight",

@@ -40,6 +40,8 @@ class EagerRounds:
         own = (name for name, _, _ in graph.numbers)
         self._inputs |= {n: numpy.float64(float(update.numbers[n])) for n in own}
         self._step = step
+        #: What opaque functions returned, by the place of the argument that it replaces.
+        self._made: dict[int, dict[int, Any]] = {}
 
     def __call__(self) -> None:
         """Make the step of this weight alone."""
@@ -80,15 +82,22 @@ class EagerRounds:
         if node.operation == "constant":
             return node.constant()
         arguments = [self.value(a, known) for a in node.arguments]
-        known[id(node)] = value = _apply(node, arguments)
+        if node.operation == "part":
+            return self._made[id(node.arguments[0])][node.value]
+        if node.operation == "opaque":
+            made = node.value(*arguments)
+            made = made if isinstance(made, tuple) else (made,)
+            self._made[id(node)] = dict(zip(node.value.returns, made, strict=True))
+            value = self._made[id(node)].get(0, arguments[0])
+        else:
+            value = _apply(node, arguments)
+        known[id(node)] = value
         return value
 
 
 def _apply(node: Node, arguments: list[Any]) -> Any:
     if node.operation in REDUCTIONS:
         return reduce_tensor(node.operation, arguments[0], {"c": -1, "r": -2}.get(node.value))
-    if node.operation == "opaque":
-        return node.value(*arguments)
     if node.operation == "fma":
         a, b, c = arguments
         return a * b + c

@@ -66,6 +66,7 @@ def passes(graph: Graph) -> list[Pass]:
         found.append(made)
         available |= {id(node) for node in made.sums}
         available |= {id(owner) for _, owner in made.keeps}
+        available |= {id(node) for node in made.calls}
     found.append(Pass("element", available=frozenset(available)))
     _place_writes(found, graph)
     for each in found:
@@ -87,9 +88,11 @@ def _next(nodes: tuple[Node, ...], graph: Graph, available: set[int]) -> Pass | 
                 if argument.extent == domain and _computable(argument, domain, available):
                     made.sums.append(node)
             elif node.operation == "opaque":
-                if domain == "element" and _computable(node.arguments[0], domain, available):
+                if domain != "element" or not _callable(node, made, available):
+                    continue
+                made.calls.append(node)
+                if node.extent == "element":
                     made.keeps.append((node.arguments[0], node))
-                    made.calls.append(node)
             elif (
                 domain != "element"
                 and node.extent == domain
@@ -98,9 +101,21 @@ def _next(nodes: tuple[Node, ...], graph: Graph, available: set[int]) -> Pass | 
                 and _computable(node, domain, available)
             ):
                 made.keeps.append((node, node))
-        if made.sums or made.keeps:
+        if made.sums or made.keeps or made.calls:
             return made
     return None
+
+
+def _callable(call: Node, made: Pass, available: set[int]) -> bool:
+    """Whether an opaque function can be called after a pass: all that it takes is there.
+
+    Tensors of their own shape may come from a function that is called before it after that pass.
+    """
+    called = available | {id(node) for node in made.calls}
+    return all(
+        _computable(a, "element", called if a.extent == "own" else available)
+        for a in call.arguments
+    )
 
 
 def _computable(node: Node, domain: str, available: set[int] | frozenset[int]) -> bool:
@@ -157,7 +172,7 @@ def _place_writes(found: list[Pass], graph: Graph) -> None:
     """Give each state to the first pass that can make it and after which none reads the old."""
     found[-1].writes.append(("w", graph.new_weight))
     for name, before, after in graph.states:
-        if after is before:
+        if after is before or after.extent == "own":  # which opaque functions make
             continue
         for position, each in enumerate(found):
             if each.domain != after.extent or not _computable(after, each.domain, each.available):
@@ -168,6 +183,7 @@ def _place_writes(found: list[Pass], graph: Graph) -> None:
         else:
             made = frozenset(id(n) for p in found for n in p.sums)
             made |= {id(owner) for p in found for _, owner in p.keeps}
+            made |= {id(node) for p in found for node in p.calls}
             found.append(Pass(after.extent, writes=[(name, after)], available=made))
 
 

@@ -28,6 +28,7 @@ from gradstep.engine.table import Table
 from gradstep.engine.tiles import Geometry, flat, of_matrices
 from gradstep.engine.update import Update, is_dense
 from gradstep.rule.graph import FACTS, Graph, Node
+from gradstep.rule.opaque import Opaque
 from gradstep.rule.reductions import facts_of
 from gradstep.rule.settle import settle
 
@@ -76,15 +77,25 @@ class StagedKernel:
         self.stages = []
         for each in program:
             text = write_pass(each, settled, storage, self.places, half_instructions)
-            run = compiler.functions(text.code, {"run": (_ARGUMENTS, False)})["run"]
-            calls = [
-                (node, host_function([as_host(a) for a in node.arguments[1:]], self.inputs))
-                for node in each.calls
-            ]
+            wanted = each.wanted()
+            code = compiler.functions(text.code, {"run": (_ARGUMENTS, False)}) if wanted else {}
+            run = code.get("run")
+            calls = [(node, self._numbers_of(node, as_host)) for node in each.calls]
             row = host_function([as_host(n) for n in text.numbers], self.inputs)
             self.stages.append(Stage(each, run, row, calls))
         after = [as_host(node) for _, _, node in settled.numbers]
         self.after = host_function([*after, STEP], self.inputs)
+        #: States of a shape of their own: name, before and after.
+        self.own_states = [state for state in settled.states if state[1].extent == "own"]
+        #: Opaque function's node -> what it makes of such tensors.
+        self.parts: dict[int, list[Node]] = {}
+        for node in settled.nodes():
+            if node.operation == "part":
+                self.parts.setdefault(id(node.arguments[0]), []).append(node)
+
+    def _numbers_of(self, call: Node, as_host: HostNodes) -> Callable[..., tuple[float, ...]]:
+        numbers = [a for a in call.arguments if a.extent in ("number", "tensor")]
+        return host_function([as_host(a) for a in numbers], self.inputs)
 
     def geometry(self, weight: Tensor, domain: str) -> Geometry:
         """How a tensor, or what is kept of it, is cut."""
@@ -319,8 +330,10 @@ class StagedLaunch:
         memory = arena[shift : shift + wave.bytes]
         view = memory.numpy()
         totals: list[list[float]] = [[] for _ in wave.tensors]
+        own = self._own_states(wave)
         for number, stage in enumerate(kernel.stages):
-            self._run_stage(wave, number, memory, totals)
+            if stage.run is not None:
+                self._run_stage(wave, number, memory, totals)
             for operation, start, count, length in wave.joins[number]:
                 parts = view[start : start + 8 * count * length].view(numpy.float64)
                 parts = parts.reshape(count, length)
@@ -335,15 +348,30 @@ class StagedLaunch:
                         total = yield together.exact_sum(values)
                         over_all.append(total)
                         values = [total] * len(values)
-                    for own, value in zip(totals, values, strict=True):
-                        own.append(value)
+                    for found, value in zip(totals, values, strict=True):
+                        found.append(value)
             for node, work_out in stage.calls:
-                self._call(wave, node, work_out, memory, totals)
-        for tensor, own in zip(wave.tensors, totals, strict=True):
-            self._rows[tensor] = (*self._rows[tensor], *own)
+                self._call(wave, node, work_out, memory, totals, own)
+        for _, before, after in kernel.own_states:
+            if after is not before:
+                for state, made in zip(own[id(before)], own[id(after)], strict=True):
+                    state.copy_(made)
+        for tensor, found in zip(wave.tensors, totals, strict=True):
+            self._rows[tensor] = (*self._rows[tensor], *found)
         if self._part.watch is not None:
             self._part.watch(wave, memory, totals)
         return over_all
+
+    def _own_states(self, wave: Wave) -> dict[int, list[Tensor]]:
+        """The states of a shape of their own, by their nodes; functions add what they make."""
+        part = self._part
+        start, width = 2 * len(part.weights), part.row_width
+        return {
+            id(before): [
+                self._flat[start + width * i + part.state_names.index(name)] for i in wave.tensors
+            ]
+            for name, before, _ in part.kernel.own_states
+        }
 
     def _padded(self, tensor: int, own: list[float]) -> tuple[float, ...]:
         """A tensor's numbers for the host's functions, with zeros for what is not there yet."""
@@ -386,13 +414,20 @@ class StagedLaunch:
         work_out: Callable[..., tuple[float, ...]],
         memory: Tensor,
         totals: list[list[float]],
+        own: dict[int, list[Tensor]],
     ) -> None:
         rows = [
-            work_out(*self._padded(tensor, own))
-            for tensor, own in zip(wave.tensors, totals, strict=True)
+            work_out(*self._padded(tensor, found))
+            for tensor, found in zip(wave.tensors, totals, strict=True)
         ]
+        parts = self._part.kernel.parts.get(id(node), [])
+        own.update({id(made): [] for made in parts})
         for alike in wave.alike:
-            self._call_batch(wave, node, memory, alike, rows[alike.start : alike.stop])
+            span = slice(alike.start, alike.stop)
+            taken = [own[id(a)][span] for a in node.arguments if a.extent == "own"]
+            results = self._call_batch(wave, node, memory, alike, rows[span], taken)
+            for made in parts:
+                own[id(made)] += results[made.value]
 
     def _call_batch(
         self,
@@ -401,7 +436,32 @@ class StagedLaunch:
         memory: Tensor,
         alike: range,
         rows: Sequence[tuple[float, ...]],
-    ) -> None:
+        own: Sequence[list[Tensor]],
+    ) -> dict[int, list[Tensor]]:
+        """Call a function on a batch; returns what it made of tensors of their own shape.
+
+        Of each a list with one for each of the batch, by the argument's place.
+        """
+        function: Opaque = node.value
+        given = [torch.stack(tensors) for tensors in own]
+        batch = None
+        if node.extent == "element":
+            batch, whole = self._batch(wave, node, memory, alike)
+            given = [whole, *given]
+        if all(row == rows[0] for row in rows):
+            results = function.on_batch(*given, *rows[0])
+        else:
+            each = [
+                function.on_batch(*(t[i : i + 1] for t in given), *row)
+                for i, row in enumerate(rows)
+            ]
+            results = [torch.cat(made) for made in zip(*each, strict=True)]
+        if batch is not None and function.returns[0] == 0:
+            batch.copy_(results[0])
+        return dict(zip(function.returns, map(list, results), strict=True))
+
+    def _batch(self, wave: Wave, node: Node, memory: Tensor, alike: range) -> tuple[Tensor, Tensor]:
+        """Where the tensors of a batch lie, and what the function gets."""
         first = wave.tensors[alike.start]
         weight = self._part.weights[first]
         size, count = weight.numel(), len(alike)
@@ -414,17 +474,7 @@ class StagedLaunch:
         if strides != weight.stride():
             given = torch.empty_strided(batch.shape, (size, *strides), dtype=batch.dtype)
             given.copy_(batch)
-        function = node.value
-        if all(row == rows[0] for row in rows):
-            _put(batch, function.on_batch(given, *rows[0]))
-            return
-        for single, own, row in zip(batch.split(1), given.split(1), rows, strict=True):
-            _put(single, function.on_batch(own, *row))
-
-
-def _put(batch: Tensor, result: Tensor) -> None:
-    if result is not batch:
-        batch.copy_(result)
+        return batch, given
 
 
 def _joined(operation: str, parts: Any) -> float:

@@ -30,7 +30,7 @@ class Table:
     Attributes:
         owners: the parameters.
         weights: the tensors that are written: of a DTensor this process's part.
-        row_width: how many states, numbers included, a weight has.
+        state_names, row_width: the states, numbers included, that a weight has; how many.
         counts: whether steps are counted.
         number_states: reads and writes the states that are one number, if there are any.
     """
@@ -45,6 +45,7 @@ class Table:
         self._relaid = [i for i, u in enumerate(updates) if not as_stored(u.gradient, u.weight)]
         names = (*first.states, *first.numbers)
         self.row_width = len(names)
+        self.state_names = list(names)
         self._row_of = itemgetter(*names) if names else None
         self.counts = "step" in first.numbers
         self._number_count = len(first.numbers)

@@ -19,6 +19,7 @@ class Update:
         gradient: read only.
         states: name -> tensor, which are written.
         shapes: name -> shape, for the states that have not the weight's.
+        dtypes: name -> dtype, for the states that have not the weight's.
         numbers: name -> tensor of one element, float32 or float64, which are written: states that
             are one number, and ``"step"``, which counts the weight's steps, if the rule counts.
         first: whether the states are new.
@@ -32,6 +33,7 @@ class Update:
     first: bool
     name: Callable[[], str]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
 
 
 def is_matrix(tensor: Tensor) -> bool:
@@ -91,7 +93,8 @@ def check(update: Update) -> None:
                 f"tensor. Expected {describe(weight)}. Load a checkpoint, or delete the "
                 "parameter's entry in optimizer.state to start it anew."
             )
-        _compare(update, f"state {state_name!r}", state, update.shapes.get(state_name))
+        shape, dtype = update.shapes.get(state_name), update.dtypes.get(state_name)
+        _compare(update, f"state {state_name!r}", state, shape, dtype)
         if state.layout is not weight.layout:
             raise ValueError(
                 f"state {state_name!r} of {update.name()} is {state.layout}; its weight is "
@@ -165,10 +168,17 @@ def _check_memory(what: str, tensor: Tensor) -> None:
         )
 
 
-def _compare(update: Update, what: str, tensor: Any, shape: tuple[int, ...] | None = None) -> None:
+def _compare(
+    update: Update,
+    what: str,
+    tensor: Any,
+    shape: tuple[int, ...] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     weight = update.weight
     wanted = weight.shape if shape is None else shape
-    if tensor.shape == wanted and tensor.dtype == weight.dtype and tensor.device == weight.device:
+    same_dtype = tensor.dtype == (weight.dtype if dtype is None else dtype)
+    if tensor.shape == wanted and same_dtype and tensor.device == weight.device:
         return
     if what == "gradient":
         remedy = (
@@ -180,7 +190,7 @@ def _compare(update: Update, what: str, tensor: Any, shape: tuple[int, ...] | No
             "Was the parameter's data replaced? Build the optimizer after the model has its final "
             "shape, or delete the parameter's entry in optimizer.state to start it anew."
         )
-    elif tensor.dtype != weight.dtype:
+    elif not same_dtype:
         remedy = "Was the model converted after the last step? Convert the optimizer's state too."
     else:
         remedy = "Was the model moved after the last step? Move the optimizer's state too."

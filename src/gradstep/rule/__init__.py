@@ -40,6 +40,7 @@ from gradstep.rule.state import (
     number,
     per_column,
     per_row,
+    shaped,
     shared,
     zeros,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "rms",
     "rsqrt",
     "rule",
+    "shaped",
     "shared",
     "sign",
     "size",

@@ -332,7 +332,8 @@ def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
             )
         hyperparameters[p.name] = p.default
     for state_name, state in states.items():
-        for needed in (state.when, state.value if isinstance(state.value, str) else None):
+        value = state.value if isinstance(state.value, str) else None
+        for needed in (state.when, value, *state.of):
             if needed not in (None, "lr") and needed not in hyperparameters:
                 raise RuleError(
                     f"rule {name}: the state {state_name} depends on {needed!r}, which is no "
@@ -400,7 +401,8 @@ def chain(*rules: Rule) -> Rule:
                 names.get(state.value, state.value) if isinstance(state.value, str) else state.value
             )
             when = None if state.when is None else names[state.when]
-            states[names[n]] = replace(state, value=value, when=when)
+            of = tuple(names[name] for name in state.of)
+            states[names[n]] = replace(state, value=value, when=when, of=of)
         hyperparameters.update({names[n]: d for n, d in r.hyperparameters.items()})
         intervals.update({names[n]: i for n, i in r.intervals.items()})
     inputs = frozenset().union(*(r.inputs for r in rules))

@@ -15,13 +15,14 @@ class Node:
         operation: a name from :data:`gradstep.rule.operations.OPERATIONS`, or ``"input"``
             (``value`` is its name) or ``"constant"`` (``value`` is the number).
             A reduction's ``value`` is the dimensions that it sums away; an opaque function's the
-            function.
+            function. What a function makes of a tensor of another shape is a ``"part"`` of it, and
+            ``value`` that tensor's place among its arguments.
         arguments: the nodes that it takes.
         extent: what it has a value for: ``"element"`` (a tensor of the weight's shape), ``"row"``
             and ``"column"`` (the last, or the one before the last dimension summed away),
-            ``"matrix"`` (both), ``"tensor"`` (one number that depends on a tensor's elements) or
-            ``"number"`` (one that does not). Numbers of both kinds are worked out on the host in
-            float64.
+            ``"matrix"`` (both), ``"tensor"`` (one number that depends on a tensor's elements),
+            ``"number"`` (one that does not), or ``"own"`` (a tensor of another shape, which only
+            opaque functions take). Numbers of both kinds are worked out on the host in float64.
         boolean: True for the outcome of a comparison.
         name: the variable that the rule's text gives it, if any.
         line: the line in the rule's file, 0 where unknown.
@@ -40,12 +41,17 @@ class Node:
     @property
     def per_element(self) -> bool:
         """Whether it is worked out for many elements, in the weight's own precision."""
-        return self.extent not in ("number", "tensor")
+        return self.extent not in ("number", "tensor", "own")
 
     @property
     def gathers(self) -> bool:
-        """Whether it is made of other elements than its own: a reduction or opaque function."""
-        return self.operation in REDUCTIONS or self.operation == "opaque"
+        """Whether it is made of other elements than its own: a reduction or opaque function.
+
+        Not a function that no tensor of the weight's shape goes into.
+        """
+        return self.operation in REDUCTIONS or (
+            self.operation == "opaque" and self.extent == "element"
+        )
 
     def constant(self) -> float:
         """The number of a ``"constant"`` node."""
@@ -126,6 +132,10 @@ class Graph:
         """The reductions and opaque functions, each after those that it needs."""
         return [node for node in self.nodes() if node.gathers]
 
+    def calls(self) -> list[Node]:
+        """The opaque functions, each after those that it needs."""
+        return [node for node in self.nodes() if node.operation == "opaque"]
+
     def is_elementwise(self) -> bool:
         """Whether each element's step depends on nothing of the other elements or of the shape."""
         return not any(
@@ -141,7 +151,7 @@ class Graph:
 
     def calls_opaque(self) -> bool:
         """Whether it calls functions that are not looked into."""
-        return any(node.operation == "opaque" for node in self.order)
+        return bool(self.calls())
 
     def needs_matrix(self) -> bool:
         """Whether it works along rows or columns, which a vector does not have."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from gradstep.rule.graph import REDUCTIONS, Node
-from gradstep.rule.notation import input_name, number_text
+from gradstep.rule.notation import called, input_name, number_text
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.summaries import summary
 
@@ -120,9 +120,11 @@ class _Writer:
             return name, _binds(name)
         if node.operation in REDUCTIONS:
             return self._called(node.operation, node.arguments[0], node), _ATOM
-        if node.operation == "opaque":
-            inside = ", ".join(self.write(a)[0] for a in node.arguments)
-            return f"{_function(node.value.name)}\\left({inside}\\right)", _ATOM
+        if node.operation in ("opaque", "part"):
+            call, which = called(node)
+            inside = ", ".join(self.write(a)[0] for a in call.arguments)
+            text = f"{_function(call.value.name)}\\left({inside}\\right)"
+            return text + (which and f"_{{{latex_name(which)}}}"), _ATOM
         found = summary(node, lambda n: self.name_of(n) is not None)
         if found is not None:
             return self._called(*found), _ATOM

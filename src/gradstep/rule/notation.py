@@ -70,6 +70,12 @@ def write(
     return _Writer(name_of, product, associative).write(node)[0]
 
 
+def called(node: Node) -> tuple[Node, str]:
+    """The call that a node is of; and, where that returns several tensors, which this one is."""
+    call, place = (node.arguments[0], node.value) if node.operation == "part" else (node, 0)
+    return call, call.value.argument_names()[place] if len(call.value.returns) > 1 else ""
+
+
 class _Writer:
     def __init__(
         self, name_of: Callable[[Node], str | None], product: str, associative: bool
@@ -88,7 +94,7 @@ class _Writer:
         if name is not None:
             return name, OPERATIONS["neg"].precedence if name.startswith("−") else _ATOM
         operation = node.operation
-        if operation in REDUCTIONS or operation == "opaque":
+        if operation in (*REDUCTIONS, "opaque", "part"):
             return self._call(node), _ATOM
         found = summary(node, lambda n: self.name_of(n) is not None)
         if found is not None:
@@ -109,9 +115,10 @@ class _Writer:
         return template.format(*self._arguments(node, precedence)), precedence
 
     def _call(self, node: Node) -> str:
-        if node.operation == "opaque":
-            inside = [self.write(a)[0] for a in node.arguments]
-            return f"{node.value.name}({', '.join(inside)})"
+        if node.operation in ("opaque", "part"):
+            call, which = called(node)
+            inside = [self.write(a)[0] for a in call.arguments]
+            return f"{call.value.name}({', '.join(inside)})" + (which and f".{which}")
         return self._called(node.operation, node.arguments[0], node)
 
     def _called(self, name: str, argument: Node, total: Node) -> str:

@@ -6,7 +6,8 @@ and returns whole tensors, several parameters of one shape at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -22,70 +23,105 @@ class Opaque:
 
     Attributes:
         name: the function's name.
-        function: takes a tensor of shape (batch, *the parameter's shape) and numbers; returns a
-            tensor of the same shape and dtype. It may overwrite what it got, draws no random
-            numbers, and treats each of the batch as if it were alone.
-        dtype: what it wants its tensor as; None for float32, or float64 where the weight is that.
+        function: takes tensors, then numbers. Each tensor is a batch: (batch, *the shape of one
+            parameter's). The first may have the parameter's shape, the others (or all) are states
+            of a shape of their own. Returns what takes the place of those in ``returns``, each of
+            the same shape and dtype. It may overwrite what it got, draws no random numbers but
+            from a generator of its own, and treats each of the batch as if it were alone.
+        dtype: what it wants the tensor of the parameter's shape as; None for float32, or float64
+            where the weight is that.
         dimensions: how many dimensions a parameter must have; None for any number.
+        returns: the places of the arguments that it returns anew, in order.
     """
 
     name: str
-    function: Callable[..., Tensor] = field(repr=False)
+    function: Callable[..., Any] = field(repr=False)
     dtype: torch.dtype | None = None
     dimensions: int | None = None
+    returns: tuple[int, ...] = (0,)
 
-    def __call__(self, x: Any, *numbers: Any) -> Any:
-        """Call it in a rule, or on one parameter's tensor.
+    def argument_names(self) -> list[str]:
+        """What the function calls its arguments."""
+        return list(inspect.signature(self.function).parameters)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call it in a rule, or on one parameter's tensors.
 
         Raises:
-            ValueError: the function returned another shape.
+            ValueError: the function returned another shape, or another number of tensors.
         """
+        x = arguments[0]
         if isinstance(x, Symbol):
-            return x.recorder.call(self, (x, *numbers))
+            return x.recorder.call(self, arguments)
         if hasattr(x, "full_tensor"):
-            return _in_parts(self, x, numbers)
-        batch = x.unsqueeze(0).to(self.dtype or x.dtype, copy=True)
-        return self.on_batch(batch, *numbers)[0].to(x.dtype)
+            return _in_parts(self, x, arguments[1:])
+        given: list[Any] = [
+            a.unsqueeze(0).clone() if isinstance(a, Tensor) and a.dim() else a for a in arguments
+        ]
+        given[0] = x.unsqueeze(0).to(self.dtype or x.dtype, copy=True)
+        made = [
+            result[0].to(arguments[place].dtype)
+            for place, result in zip(self.returns, self.on_batch(*given), strict=True)
+        ]
+        return made[0] if len(made) == 1 else tuple(made)
 
-    def on_batch(self, batch: Tensor, *numbers: float) -> Tensor:
-        """Call it on a batch of its own dtype.
+    def on_batch(self, *arguments: Any) -> list[Tensor]:
+        """Call it on batches, the first of its own dtype; returns a list.
 
         Raises:
-            ValueError: the function returned another shape.
+            ValueError: the function returned another shape, or another number of tensors.
         """
-        result = self.function(batch, *numbers)
-        if result.shape != batch.shape:
+        result = self.function(*arguments)
+        results = [result] if isinstance(result, Tensor) else list(result)
+        if len(results) != len(self.returns):
             raise ValueError(
-                f"{self.name} returned shape {tuple(result.shape)} for a batch of shape "
-                f"{tuple(batch.shape)}; it must return the shape that it got"
+                f"{self.name} returned {len(results)} tensor(s) and must return {len(self.returns)}"
             )
-        return result
+        for place, made in zip(self.returns, results, strict=True):
+            given = arguments[place].shape
+            if made.shape != given:
+                raise ValueError(
+                    f"{self.name} returned shape {tuple(made.shape)} for a batch of shape "
+                    f"{tuple(given)}; it must return the shape that it got"
+                )
+        return results
 
 
-def _in_parts(function: Opaque, x: Any, numbers: tuple[Any, ...]) -> Any:
-    """Of a DTensor: gather the whole in each process, call, and keep this process's part."""
+def _in_parts(function: Opaque, x: Any, others: tuple[Any, ...]) -> Any:
+    """Of a DTensor: gather the whole in each process, call, and keep this process's part.
+
+    States of a shape of their own are whole in each process.
+    """
     from torch.distributed.tensor import DTensor, Replicate
 
-    result = function(x.full_tensor(), *numbers)
+    results = function(x.full_tensor(), *others)
+    if function.returns[0] != 0:
+        return results
     whole = [Replicate()] * x.device_mesh.ndim
-    distributed = DTensor.from_local(result, x.device_mesh, whole, run_check=False)
-    return distributed.redistribute(placements=x.placements)
+    first = results[0] if isinstance(results, tuple) else results
+    distributed = DTensor.from_local(first, x.device_mesh, whole, run_check=False)
+    own = distributed.redistribute(placements=x.placements)
+    return (own, *results[1:]) if isinstance(results, tuple) else own
 
 
 @overload
-def opaque(function: Callable[..., Tensor], /) -> Opaque: ...
+def opaque(function: Callable[..., Any], /) -> Opaque: ...
 @overload
 def opaque(
-    *, dtype: torch.dtype | None = None, dimensions: int | None = None
-) -> Callable[[Callable[..., Tensor]], Opaque]: ...
+    *,
+    dtype: torch.dtype | None = None,
+    dimensions: int | None = None,
+    returns: Sequence[str] = (),
+) -> Callable[[Callable[..., Any]], Opaque]: ...
 
 
 def opaque(
-    function: Callable[..., Tensor] | None = None,
+    function: Callable[..., Any] | None = None,
     /,
     *,
     dtype: torch.dtype | None = None,
     dimensions: int | None = None,
+    returns: Sequence[str] = (),
 ) -> Any:
     """Make a function that rules may call and that is not traced.
 
@@ -100,11 +136,35 @@ def opaque(
         def whitened(g, *, eps=1e-7):
             return whiten(g, eps)
 
+    It may also take states of a shape of their own (:func:`gradstep.shaped`), and return them anew:
+    ``returns`` then names those of its arguments that it returns.
+
     Args:
         function: see :class:`Opaque`.
         dtype: what it wants its tensor as. Default: as the engine works, float32 or float64.
         dimensions: how many dimensions a parameter must have. Default: any number.
+        returns: the names of the arguments that it returns anew, in their order. Default: the
+            first.
+
+    Raises:
+        ValueError: ``returns`` names something else, or not in their order.
     """
     if function is None:
-        return lambda f: Opaque(f.__name__, f, dtype, dimensions)
-    return Opaque(function.__name__, function, dtype, dimensions)
+        return lambda f: _made(f, dtype, dimensions, returns)
+    return _made(function, dtype, dimensions, returns)
+
+
+def _made(
+    function: Callable[..., Any],
+    dtype: torch.dtype | None,
+    dimensions: int | None,
+    returns: Sequence[str],
+) -> Opaque:
+    names = list(inspect.signature(function).parameters)
+    unknown = [name for name in returns if name not in names]
+    if unknown:
+        raise ValueError(f"{function.__name__} has no argument {unknown[0]!r} to return anew")
+    places = tuple(map(names.index, returns)) or (0,)
+    if list(places) != sorted(set(places)):
+        raise ValueError(f"{function.__name__} returns {', '.join(returns)}: name them in order")
+    return Opaque(function.__name__, function, dtype, dimensions, places)

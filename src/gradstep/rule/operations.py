@@ -150,6 +150,7 @@ OPERATIONS: dict[str, Operation] = {
     "max": Operation(_no_number, _no_tensor, "max({})"),
     "global_sum": Operation(_no_number, _no_tensor, "global_sum({})"),
     "opaque": Operation(_no_number, _no_tensor, "{}"),
+    "part": Operation(_no_number, _no_tensor, "{}"),
 }
 
 #: The functions that a rule may call: those of language.py and reductions.py.

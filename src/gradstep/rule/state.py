@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,13 @@ class State:
         when: the hyperparameter that must be true or other than 0 for the state to exist; None
             for always.
         shape: ``"weight"``; or ``"row"`` and ``"column"``, which have one element in the last
-            dimension, or in the one before it, and exist for weights of two dimensions or more.
-        only: ``"vector"`` for a state of weights with fewer than two dimensions; None for any.
+            dimension, or in the one before it, and exist for weights of two dimensions or more; or
+            ``"own"``, for opaque functions alone.
+        only: ``"vector"`` for a state of weights with fewer than two dimensions, ``"matrix"`` for
+            one of all others; None for any.
         shared: whether it is one number for all parameters of the optimizer together.
+        own_shape: gives the shape of an ``"own"`` one, from the weight's and from the values of
+            the hyperparameters that are named in ``of``.
     """
 
     start: str = "zeros"
@@ -30,10 +34,13 @@ class State:
     shape: str = "weight"
     only: str | None = None
     shared: bool = False
+    own_shape: Callable[..., tuple[int, ...]] | None = None
+    of: tuple[str, ...] = ()
 
     def exists(self, values: Mapping[str, Any], matrix: bool = True) -> bool:
         """Whether the state exists with these hyperparameters, for a weight of two dimensions."""
-        if matrix if self.only == "vector" else not matrix and self.shape != "weight":
+        along = self.shape in ("row", "column") or self.only == "matrix"
+        if matrix if self.only == "vector" else not matrix and along:
             return False
         return self.when is None or bool(values[self.when] != 0)
 
@@ -43,8 +50,10 @@ class State:
             return "number"
         return "element" if self.shape == "weight" else self.shape
 
-    def shape_for(self, weight: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the state of a weight."""
+    def shape_for(self, weight: tuple[int, ...], values: Mapping[str, Any]) -> tuple[int, ...]:
+        """The shape of the state of a weight, with these hyperparameters."""
+        if self.own_shape is not None:
+            return tuple(map(int, self.own_shape(weight, *(values[name] for name in self.of))))
         if self.shape == "row":
             return (*weight[:-1], 1)
         if self.shape == "column":
@@ -62,10 +71,12 @@ class State:
         }[self.start]
         if self.shared:
             start = f"{self.value}, one number for all parameters"
-        if self.shape != "weight":
+        if self.shape == "own":
+            start += ", in a shape of its own"
+        elif self.shape != "weight":
             start += f", one number a {self.shape}"
-        if self.only == "vector":
-            start += "; only for weights without rows and columns"
+        if self.only is not None:
+            start += f"; only for weights with{'out' * (self.only == 'vector')} rows and columns"
         return start if self.when is None else f"{start}; kept only with {self.when}"
 
 
@@ -74,14 +85,48 @@ def zeros(when: str | None = None, only: str | None = None) -> Any:
 
     Args:
         when: the hyperparameter that must be true or other than 0 for the state to exist.
-        only: ``"vector"`` for a state of weights with fewer than two dimensions.
+        only: ``"vector"`` for a state of weights with fewer than two dimensions, ``"matrix"`` for
+            one of all others.
 
     Raises:
         ValueError: another ``only``.
     """
-    if only not in (None, "vector"):
-        raise ValueError(f"zeros(only={only!r}): it can be 'vector', or left out")
+    if only not in (None, "vector", "matrix"):
+        raise ValueError(f"zeros(only={only!r}): it can be 'vector' or 'matrix', or left out")
     return State("zeros", 0.0, when, only=only)
+
+
+def shaped(
+    shape: Callable[..., tuple[int, ...]],
+    *of: str,
+    when: str | None = None,
+    only: str | None = None,
+) -> Any:
+    """A state of zeros in a shape of its own, which opaque functions alone read and make.
+
+    In float32, or float64 where the weight is that, whatever else the weight is stored as.
+
+    ::
+
+        @gradstep.rule
+        def whitened(g, factor=gradstep.shaped(lambda shape: (shape[0], shape[0]))):
+            factor = covariance(g, factor)       # each of these with @gradstep.opaque above it
+            return whiten(g, factor), factor
+
+    Args:
+        shape: gives the shape from the weight's shape, and from the values of the hyperparameters
+            ``of``, which may not change once the state is there.
+        of: names of hyperparameters.
+        when: the hyperparameter that must be true or other than 0 for the state to exist.
+        only: ``"vector"`` for a state of weights with fewer than two dimensions, ``"matrix"`` for
+            one of all others.
+
+    Raises:
+        ValueError: another ``only``.
+    """
+    if only not in (None, "vector", "matrix"):
+        raise ValueError(f"shaped(only={only!r}): it can be 'vector' or 'matrix', or left out")
+    return State("zeros", 0.0, when, "own", only, own_shape=shape, of=of)
 
 
 def per_row(when: str | None = None) -> Any:

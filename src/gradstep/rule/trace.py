@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -43,6 +43,7 @@ class Trace:
         node = self._node(x)
         if node.extent in ("number", "tensor"):
             refuse(f"takes the {operation} of one number.", "It takes a tensor.")
+        self._refuse_own([node])
         if node.boolean:
             refuse(
                 f"takes the {operation} of the outcome of a comparison.",
@@ -60,22 +61,44 @@ class Trace:
         return self._make(operation, (node,), extent, False, "".join(sorted(gone)))
 
     def call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        """The node of a function that is not looked into."""
+        """The node of a function that is not looked into, or those of all that it returns."""
         nodes = tuple(map(self._node, arguments))
-        if nodes[0].extent != "element":
+        tensors = [node for node in nodes if node.per_element or node.extent == "own"]
+        if not tensors or tensors[0] is not nodes[0] or nodes[0].extent not in ("element", "own"):
             refuse(f"calls {function.name} with a {nodes[0].kind()}.", "It takes a tensor first.")
-        for node in nodes[1:]:
-            if node.extent != "number":
-                refuse(
-                    f"calls {function.name} with a second tensor.",
-                    "Behind the tensor it takes numbers.",
-                )
+        if any(node.per_element for node in nodes[1:]):
+            refuse(
+                f"calls {function.name} with a second tensor of the weight's shape.",
+                "It takes one at most. Let a state be shaped(lambda shape: shape), or call twice.",
+            )
+        if tuple(tensors) != nodes[: len(tensors)]:
+            refuse(f"calls {function.name} with numbers before a tensor.", "Put the tensors first.")
+        if function.returns[-1] >= len(tensors):
+            refuse(
+                f"calls {function.name} with {len(tensors)} tensor(s).",
+                f"What it returns takes the place of argument {function.returns[-1] + 1} too.",
+            )
         self._name_variables()
-        return self._make("opaque", nodes, "element", False, function)
+        call = self._make("opaque", nodes, nodes[0].extent, False, function)
+        made = [
+            call if nodes[place].per_element else self._make("part", (call,), "own", False, place)
+            for place in function.returns
+        ]
+        return made[0] if len(made) == 1 else tuple(made)
+
+    def _refuse_own(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            if node.extent == "own":
+                what = f"the state {node.value}" if node.operation == "input" else "a tensor"
+                refuse(
+                    f"calculates with {what}, which has a shape of its own.",
+                    "Only functions with @gradstep.opaque above them take it.",
+                )
 
     def record(self, operation: str, *arguments: Any) -> Any:
         """The node of an operation on nodes and plain numbers."""
         nodes = tuple(self._node(a) for a in arguments)
+        self._refuse_own(nodes)
         self._name_variables()
         if operation == "pow" and nodes[0].per_element and nodes[1].operation == "constant":
             # Whole powers as products: exact where pow() is not, and it vectorises.
@@ -276,6 +299,10 @@ def _functions(rule: Rule) -> list[Any]:
 def _tensor(rule: Rule, name: str, value: Any, extent: str = "element") -> Any:
     if isinstance(value, Symbol) and value.extent == extent and not value.boolean:
         return value
+    if isinstance(value, Symbol) and "own" in (value.extent, extent):
+        what = "a tensor of another shape" if value.extent == "own" else f"a {value.kind()}"
+        wanted = "comes from an opaque function" if extent == "own" else "has the weight's shape"
+        raise RuleError(f"rule {rule.name} returned {what} for its {name}, which {wanted}.")
     if isinstance(value, Symbol) and value.per_element and not value.boolean:
         raise RuleError(
             f"rule {rule.name} returned one value {_PER[value.extent]} for its {name}, which has "

@@ -68,7 +68,7 @@ class Arithmetic:
         self._outcomes: dict[int, int] = {}
         for position, node in enumerate(graph.gathered()):
             self._outcomes[id(node)] = self._outcomes[id(self._twins[id(node)])] = position
-        nodes = {id(node): node for node in (*self._work, *self._own) if not node.per_element}
+        nodes = {id(n): n for n in (*self._work, *self._own) if n.extent in ("number", "tensor")}
         self._number_nodes = list(nodes.values())
         given = self._given_numbers()
         self._number_names = [str(node.value) for node in given if node.operation == "input"]
@@ -115,7 +115,8 @@ class Arithmetic:
             for node, value in zip(self._number_nodes, found, strict=True)
         }
         inputs = {id(settled.weight): weight, id(settled.gradient): gradient}
-        inputs.update({id(before): states[name] for name, before, _ in settled.states})
+        held = [state for state in settled.states if state[1].extent != "own"]
+        inputs.update({id(before): states[name] for name, before, _ in held})
         with numpy.errstate(all="ignore"):
             rounded: dict[int, Any] = {
                 key: value if isinstance(value, bool) else operations.real(value)
@@ -133,12 +134,10 @@ class Arithmetic:
                         node, [rounded[id(a)] for a in node.arguments]
                     )
             values = self._values({**rounded, **known}, rounded)
-        new_weight, *new_states = [rounded[id(node)] for node in settled.outputs()]
-        names = [name for name, _, _ in settled.states]
         return Evaluation(
             values=values,
-            weight=stored(new_weight, self.dtype),
-            states={n: stored(v, self.dtype) for n, v in zip(names, new_states, strict=True)},
+            weight=stored(rounded[id(settled.new_weight)], self.dtype),
+            states={n: stored(rounded[id(after)], self.dtype) for n, _, after in held},
             numbers={name: known[id(node)] for name, _, node in self.graph.numbers},
         )
 
@@ -148,6 +147,8 @@ class Arithmetic:
         """The values by the nodes of the graph that is not settled."""
         values: dict[int, Value] = {}
         for node in self._own:
+            if node.extent == "own":  # of which an element has no one number
+                continue
             twin = self._twins.get(id(node), node)
             if id(twin) in settled_values:
                 values[id(node)] = settled_values[id(twin)]

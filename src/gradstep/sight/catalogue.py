@@ -145,5 +145,5 @@ def state_bytes(rule: Rule, item_bytes: int = 4) -> tuple[int, int]:
 
 
 def states_along(rule: Rule) -> list[str]:
-    """What rows and columns have a number each: ``"row"`` or ``"column"``, once for each state."""
+    """For each such state ``"row"`` or ``"column"``, which have a number each, or ``"own"``."""
     return [s.shape for s in rule.states.values() if s.shape != "weight"]

@@ -111,6 +111,8 @@ def element_of(
     began = [n for n, s in existing.items() if not s.shared] + ["step"] * ("step" in rule.inputs)
     states: dict[str, float] = {}
     for name, state in existing.items():
+        if state.shape == "own":
+            continue
         value = settings[state.value] if isinstance(state.value, str) else state.value
         if state.shared:  # also of a parameter whose first gradient comes late
             kept = common_number(name, optimizer.state.values())

@@ -118,7 +118,11 @@ def explain_element(element: Element) -> Explanation:
         element.weight, element.gradient, element.states, element.numbers(), element.outcomes
     )
     whole = formula(graph)
-    lines = tuple(_explained(line, graph, evaluation, whole.names, element) for line in whole.lines)
+    lines = tuple(
+        _explained(line, graph, evaluation, whole.names, element)
+        for line in whole.lines
+        if line.node.extent != "own"  # a tensor of another shape has no entry for one weight
+    )
     states = {**evaluation.states, **evaluation.numbers}
     return Explanation(element, lines, evaluation.weight, states)
 

@@ -21,7 +21,13 @@ from gradstep.sight.catalogue import (
 from gradstep.sight.description import describe_rule
 
 #: The extent of a state -> what has one of it, in the words of a user.
-_WHOSE = {"element": "weight", "row": "row", "column": "column", "number": "parameter"}
+_WHOSE = {
+    "element": "weight",
+    "row": "row",
+    "column": "column",
+    "number": "parameter",
+    "own": "parameter, in a shape of its own",
+}
 
 
 def passes_over_weights(graph: Graph) -> int:
@@ -78,9 +84,14 @@ def _class_name(rule: Rule) -> str | None:
 
 
 def state_text(record: dict[str, Any]) -> str:
-    """Bytes of state for each float32 weight, and what rows and columns have beside."""
+    """Bytes of state for each float32 weight, and what there is beside."""
     found = record["state_bytes_float32"]
     least, most, along = found["default"], found["most"], record["states_along"]
     text = [f"{least} B" if least == most else f"{least} to {most} B"]
-    counted = [f"{along.count(n)} {n}s" if along.count(n) > 1 else n for n in dict.fromkeys(along)]
+    words = {"own": "matrix", "row": "row", "column": "column"}
+    plural = {"own": "matrices", "row": "rows", "column": "columns"}
+    counted = [
+        f"{along.count(n)} {plural[n]}" if along.count(n) > 1 else words[n]
+        for n in dict.fromkeys(along)
+    ]
     return "+".join([*(text if most or not along else []), *counted])

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradstep.engine.update import Update
 from gradstep.optimizer import Optimizer
 from gradstep.rule.graph import Graph, Node
-from gradstep.states import begin_states, number_states, shared_states
+from gradstep.states import begin_states, number_states, shared_states, unlike_weight
 
 
 def live_update(
@@ -34,11 +34,7 @@ def live_update(
 
     shared = shared_states(rule, optimizer.state.values(), settings, optimizer._shared)
     first = begin_states(rule, parameter, entry, group, settings, parameter.grad, name_of, shared)
-    shapes = {
-        name: state.shape_for(tuple(parameter.shape))
-        for name, state in rule.states.items()
-        if state.shape != "weight" and any(name == own for own, _, _ in graph.states)
-    }
+    unlike = unlike_weight(rule, parameter, [name for name, _, _ in graph.states], settings)
     return Update(
         parameter.detach(),
         parameter.grad,
@@ -46,7 +42,7 @@ def live_update(
         {name: entry[name] for name in number_states(rule, settings)},
         first,
         name_of,
-        shapes,
+        *unlike,
     )
 
 
