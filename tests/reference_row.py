@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,9 @@ class Reference:
         shrinks: whether weights shrink at every step, also where all gradients are 0.
         coupled: whether a weight's step depends on the other weights too, by sums over all. Its
             formula is given all of them as one vector.
+        full_rank: whether its numbers hang on eigenvectors of the gradient's dimensions, which are
+            arbitrary where a dimension is longer than all others together. Such weights are then
+            not compared with the formula.
         bound: how far two ways of making its steps may differ, in eps of the largest weight.
         oracle: another library's optimizer for the same parameters and arguments, as
             ``(parameters, options) -> optimizer``, which imports its library by itself; for a rule
@@ -52,12 +56,20 @@ class Reference:
     elementwise: bool = True
     shrinks: bool = False
     coupled: bool = False
+    full_rank: bool = False
     bound: float = 8.0
     oracle: Callable[[Any, dict[str, Any]], torch.optim.Optimizer] | None = None
 
     @property
     def name(self) -> str:
         return str(getattr(self.ours, "__name__", self.rule.name))
+
+    def takes_shape(self, shape: Sequence[int]) -> bool:
+        """Whether a weight of this shape may be compared with the formula."""
+        if self.dimensions not in (None, len(shape)):
+            return False
+        longest = max(shape, default=1)
+        return not self.full_rank or len(shape) < 2 or longest**2 <= math.prod(shape)
 
     def default_group(self) -> dict[str, Any]:
         """The options of a group that was given none."""

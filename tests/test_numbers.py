@@ -106,8 +106,8 @@ def suited(reference: Reference, cases: Sequence[Case] = CASES) -> tuple[Case, .
     return tuple(
         case
         for case in cases
-        if reference.dimensions in (None, len(case.shape))
-        and (reference.elementwise or math.prod(case.shape))
+        if (reference.elementwise or math.prod(case.shape))
+        and reference.takes_shape(case.shape)
         and not (reference.coupled and case.has_gradient is at_times)  # test_shared_states.py
     )
 
@@ -521,7 +521,8 @@ def test_compile_engine(reference: Reference) -> None:
     torch._dynamo.utils.counters.clear()
     eager, _ = run(reference.ours, given, {**options, "engine": "eager"})
     compiled, optimizer = run(reference.ours, given, {**options, "engine": "compile"})
-    graph = trace(reference.rule, {**reference.rule.hyperparameters, "lr": 0.1})
+    matrix = any(len(case.shape) > 1 for case in given.cases)
+    graph = trace(reference.rule, {**reference.rule.hyperparameters, "lr": 0.1}, matrix=matrix)
     # A function that torch.compile need not understand, or sums that all parameters wait for.
     calls = graph.calls_opaque() or graph.sums_over_all()
     expected = "eager" if calls else "compile"
@@ -536,4 +537,6 @@ def test_compile_engine(reference: Reference) -> None:
     # makes a second for a number that is nan, as one of RAdam's is at first.
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     # A rule that tells vectors from matrices has one for each.
-    assert graphs == (2 if reference.name == "RAdam" or reference.rule.tells_vectors_apart else 1)
+    kinds = len({len(case.shape) > 1 for case in given.cases})
+    apart = kinds if reference.rule.tells_vectors_apart else 1
+    assert graphs == (2 if reference.name == "RAdam" else apart)

@@ -96,7 +96,8 @@ def test_the_docstring_does_not_speak_of_code(name: str) -> None:
     """What a rule is, not how it is run: that is said once, elsewhere."""
     docstring = inspect.getdoc(RULES[name].function)
     assert docstring is not None
-    assert not re.search(r"\b(kernel|fused|foreach|engine|tensor)\b|@", docstring)
+    own = re.sub(r'"[^"]*"', "", docstring)  # without the titles of papers
+    assert not re.search(r"\b(kernel|fused|foreach|engine|tensor)\b|@", own)
 
 
 @pytest.mark.parametrize("path", sorted(Path(rules.__file__).parent.rglob("[!_]*.py")), ids=str)

@@ -46,7 +46,7 @@ def numbers_in_float64() -> Iterator[None]:
 
 def starts(reference: Reference) -> list[Tensor]:
     random = torch.Generator().manual_seed(3)
-    shapes = [s for s in SHAPES if reference.dimensions in (None, len(s))]
+    shapes = filter(reference.takes_shape, SHAPES)
     return [torch.randn(shape, generator=random) for shape in shapes]
 
 
@@ -118,6 +118,8 @@ def test_same_as_the_oracle(reference: Reference, options: dict[str, Any], late:
         oracles = [reference.oracle(share, copy.deepcopy(plain(options))) for share in shares]
     except ImportError as error:
         pytest.skip(f"needs {error.name}")
+    except NotImplementedError as error:  # the oracle differs in an option
+        pytest.skip(str(error))
     expected = run(oracles, theirs, sign, late)
     found = run([reference.ours(ours, **copy.deepcopy(options))], ours, 1, late)
     for a, b, before in zip(found, expected, start, strict=True):

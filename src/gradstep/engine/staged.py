@@ -443,7 +443,13 @@ class StagedLaunch:
         Of each a list with one for each of the batch, by the argument's place.
         """
         function: Opaque = node.value
-        given = [torch.stack(tensors) for tensors in own]
+        given = [
+            # A function leaves alone what it does not return.
+            tensors[0].unsqueeze(0)
+            if len(tensors) == 1 and place not in function.returns
+            else torch.stack(tensors)
+            for place, tensors in enumerate(own, start=int(node.extent == "element"))
+        ]
         batch = None
         if node.extent == "element":
             batch, whole = self._batch(wave, node, memory, alike)

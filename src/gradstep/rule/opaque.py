@@ -26,8 +26,9 @@ class Opaque:
         function: takes tensors, then numbers. Each tensor is a batch: (batch, *the shape of one
             parameter's). The first may have the parameter's shape, the others (or all) are states
             of a shape of their own. Returns what takes the place of those in ``returns``, each of
-            the same shape and dtype. It may overwrite what it got, draws no random numbers but
-            from a generator of its own, and treats each of the batch as if it were alone.
+            the same shape and dtype. It may overwrite what it returns anew and the first, draws
+            no random numbers but from a generator of its own, and treats each of the batch as if it
+            were alone.
         dtype: what it wants the tensor of the parameter's shape as; None for float32, or float64
             where the weight is that.
         dimensions: how many dimensions a parameter must have; None for any number.

@@ -1,0 +1,67 @@
+"""Matrices for the dimensions of a weight, as Shampoo, SOAP and PSGD keep them.
+
+A weight of the shape (d₁, d₂, …) has a matrix of d₁ × d₁ for its first dimension, one of d₂ × d₂
+for its second, and so on; none for a dimension larger than ``max_size``, which is left alone. They
+lie one after the other in one state. Here ``x`` and the matrices come in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def packed_length(shape: tuple[int, ...], max_size: float) -> tuple[int]:
+    """The shape of the state that holds the matrices of a weight; never empty."""
+    return (max(1, sum(d * d for d in shape if d <= max_size)),)
+
+
+def unpack(state: Tensor, x: Tensor, max_size: float) -> list[Tensor | None]:
+    """The matrices in a state: views, one for each dimension; None for one without."""
+    found: list[Tensor | None] = []
+    start = 0
+    for d in x.shape[1:]:
+        if d > max_size:
+            found.append(None)
+            continue
+        found.append(state[:, start : start + d * d].view(-1, d, d))
+        start += d * d
+    return found
+
+
+def pack(matrices: Sequence[Tensor | None], state: Tensor) -> Tensor:
+    """The matrices as one state, of the shape of ``state``."""
+    flat = [m.reshape(len(m), -1) for m in matrices if m is not None]
+    return torch.cat(flat, dim=1) if flat else state
+
+
+def eigen(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, from the smallest, and eigenvectors of symmetric matrices, in float64.
+
+    In less, LAPACK does not always come to an end with the gradients of a network, whose
+    eigenvalues are mostly 0, nor tell apart those that are not.
+    """
+    values, vectors = torch.linalg.eigh(matrices.double())
+    return values, vectors
+
+
+def gram(x: Tensor, dimension: int) -> Tensor:
+    """``X Xᵀ``, with a dimension of x as X's rows."""
+    rows = as_rows(x, dimension)
+    return rows @ rows.mT
+
+
+def as_rows(x: Tensor, dimension: int) -> Tensor:
+    """x as matrices, with a dimension (counted from 0, without the batch's) as their rows."""
+    return x.movedim(dimension + 1, 1).reshape(len(x), x.shape[dimension + 1], -1)
+
+
+def along(x: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
+    """x with each of its dimensions multiplied by its matrix: ``M₁ X M₂ᵀ`` of a matrix."""
+    for place, matrix in enumerate(matrices):
+        if matrix is not None:
+            shape = x.movedim(place + 1, 1).shape
+            x = (matrix @ as_rows(x, place)).view(shape).movedim(1, place + 1)
+    return x

@@ -1,0 +1,135 @@
+"""SOAP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Positive,
+    lerp,
+    new_weight,
+    opaque,
+    rule,
+    shaped,
+    sqrt,
+    where,
+)
+from gradstep.rules.kronecker import along, eigen, gram, pack, packed_length, unpack
+
+
+@opaque
+def rotate(x: Tensor, Q: Tensor, max_size: float) -> Tensor:
+    """x in the bases of its dimensions: ``Q₁ᵀ X Q₂`` of a matrix."""
+    return along(x, [None if q is None else q.mT for q in unpack(Q, x, max_size)])
+
+
+@opaque
+def rotate_back(x: Tensor, Q: Tensor, max_size: float) -> Tensor:
+    """The inverse: ``Q₁ X Q₂ᵀ`` of a matrix."""
+    return along(x, unpack(Q, x, max_size))
+
+
+@opaque(returns=("GG",))
+def average_gram(g: Tensor, GG: Tensor, shampoo_beta: float, max_size: float) -> Tensor:
+    """The moving averages of ``G_i G_iᵀ``, with dimension i of the gradient as its rows."""
+    made = enumerate(unpack(GG, g, max_size))
+    return pack([None if m is None else m.lerp(gram(g, i), 1 - shampoo_beta) for i, m in made], GG)
+
+
+@opaque(returns=("exp_avg_sq", "Q"))
+def turn(
+    exp_avg_sq: Tensor,
+    GG: Tensor,
+    Q: Tensor,
+    step: float,
+    precondition_frequency: float,
+    max_size: float,
+) -> tuple[Tensor, Tensor]:
+    """Turn the bases towards the eigenvectors of the averages.
+
+    At the first step all the way; later, every few steps, by one step of the power method, for
+    which the columns are brought in the order of their eigenvalues, and the averages with them.
+    """
+    averages, bases = unpack(GG, exp_avg_sq, max_size), unpack(Q, exp_avg_sq, max_size)
+    if step == 1:
+        bases = [None if a is None else eigen(a)[1].flip(-1).to(a.dtype) for a in averages]
+    elif (step - 1) % precondition_frequency == 0:
+        for i, (average, basis) in enumerate(zip(averages, bases, strict=True)):
+            if average is None or basis is None:
+                continue
+            values = (basis * (average @ basis)).sum(-2)
+            order = values.argsort(-1, descending=True)
+            shape = [1] * exp_avg_sq.dim()
+            shape[0], shape[i + 1] = order.shape
+            exp_avg_sq = exp_avg_sq.take_along_dim(order.view(shape), i + 1)
+            ordered = basis.take_along_dim(order.unsqueeze(-2), -1)
+            bases[i] = torch.linalg.qr(average @ ordered)[0]
+    return exp_avg_sq, pack(bases, Q)
+
+
+@rule(lr=3e-3, class_name="SOAP")
+def soap(
+    g: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    GG: Any = shaped(packed_length, "max_size", only="matrix"),
+    Q: Any = shaped(packed_length, "max_size", only="matrix"),
+    *,
+    w: Any,
+    step: Any,
+    lr: Any,
+    is_matrix: Any,
+    beta1: Decay = 0.95,
+    beta2: Decay = 0.95,
+    shampoo_beta: Decay = 0.95,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.01,
+    precondition_frequency: Positive = 10,
+    max_size: Positive = 10000,
+) -> Any:
+    """SOAP: Adam in the basis of Shampoo's eigenvectors.
+
+    The first step only finds the basis and changes no weight. A vector has no basis: for it this is
+    Adam.
+
+    States:
+        exp_avg: the moving average of the gradient.
+        exp_avg_sq: the moving average of the square of the gradient in the rotated basis.
+        GG: for each dimension the moving average of ``G_i G_iᵀ``, one after the other.
+        Q: for each dimension the basis, as columns.
+
+    Hyperparameters:
+        beta1: how much of the average gradient is kept at each step.
+        beta2: how much of the average squared gradient is kept at each step.
+        shampoo_beta: how much of the averages ``GG`` is kept at each step; the authors' code takes
+            beta2 for it where none is given.
+        eps: keeps the division from blowing up where gradients are tiny.
+        weight_decay: shrinks the weight itself by lr · weight_decay, after the step.
+        precondition_frequency: how many steps a basis is kept for.
+        max_size: a larger dimension has no basis and is left as it is.
+
+    Paper:
+        Vyas et al. 2024, "SOAP: improving and stabilizing Shampoo using Adam", arXiv:2409.11321.
+
+    Agrees with pytorch_optimizer's SOAP, which is the authors'.
+    """
+    t, moves = step - 1, step > 1
+    exp_avg = where(moves, lerp(exp_avg, g, 1 - beta1), exp_avg)
+    rotated, average = g, exp_avg
+    if is_matrix:
+        rotated, average = rotate(g, Q, max_size), rotate(exp_avg, Q, max_size)
+    exp_avg_sq = where(moves, lerp(exp_avg_sq, rotated * rotated, 1 - beta2), exp_avg_sq)
+    correction = sqrt(1 - beta2**t) / (1 - beta1**t)
+    direction = where(moves, average / (sqrt(exp_avg_sq) + eps), 0 * g)
+    if is_matrix:
+        direction = rotate_back(direction, Q, max_size)
+        GG = average_gram(g, GG, shampoo_beta, max_size)
+        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size)
+    moved = w - lr * where(moves, correction, 0) * direction
+    after = where(moves, moved * (1 - lr * weight_decay), w)
+    return new_weight(after), exp_avg, exp_avg_sq, GG, Q

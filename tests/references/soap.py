@@ -1,0 +1,96 @@
+"""SOAP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy
+import torch
+
+import gradstep
+from reference_row import Array, Reference, f64
+from references.shampoo import times, unfold
+
+
+def soap(
+    w: Array,
+    gradients: Iterable[Array | None],
+    *,
+    lr: float = 3e-3,
+    betas: tuple[float, float] = (0.95, 0.95),
+    shampoo_beta: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    precondition_frequency: int = 10,
+    max_size: int = 10000,
+) -> Iterator[Array]:
+    """Vyas et al. 2024, algorithm 3, with the first step of the authors' code: the basis alone."""
+    kept = [i for i, d in enumerate(w.shape) if d <= max_size and w.ndim > 1]
+    averages = {i: numpy.zeros((w.shape[i], w.shape[i])) for i in kept}
+    bases: dict[int, Array] = {}
+    m, v, step = 0 * w, 0 * w, 0
+    beta1, beta2 = betas
+    for g in gradients:
+        if g is not None:
+            step += 1
+            if step > 1:
+                m = beta1 * m + (1 - beta1) * g
+                rotated, average = g, m
+                for i in kept:
+                    rotated = times(rotated, bases[i].T, i)
+                    average = times(average, bases[i].T, i)
+                v = beta2 * v + (1 - beta2) * rotated**2
+                direction = average / (numpy.sqrt(v) + eps)
+                for i in kept:
+                    direction = times(direction, bases[i], i)
+                t = step - 1
+                size = lr * numpy.sqrt(1 - beta2**t) / (1 - beta1**t)
+                w = (w - size * direction) * (1 - lr * weight_decay)
+            for i in kept:
+                square = unfold(g, i) @ unfold(g, i).T
+                averages[i] = shampoo_beta * averages[i] + (1 - shampoo_beta) * square
+                if step == 1:
+                    bases[i] = numpy.linalg.eigh(wide(averages[i]))[1][:, ::-1].astype(w.dtype)
+                elif (step - 1) % precondition_frequency == 0:
+                    values = numpy.diag(bases[i].T @ averages[i] @ bases[i])
+                    order = numpy.argsort(-values)
+                    power = averages[i] @ bases[i][:, order]
+                    v = numpy.take(v, order, axis=i)
+                    bases[i] = numpy.linalg.qr(wide(power))[0].astype(w.dtype)
+        yield w
+
+
+def wide(matrix: Array) -> Array:
+    """In float64, which NumPy's linear algebra takes."""
+    return matrix.astype(numpy.float64)
+
+
+def library_soap(params: Any, options: dict[str, Any]) -> torch.optim.Optimizer:
+    from pytorch_optimizer import SOAP
+
+    given = {"lr": 3e-3, "weight_decay": 0.01, "shampoo_beta": 0.95, **options}
+    if given.get("precondition_frequency", 10) <= 50:
+        raise NotImplementedError("it rounds a basis to float32 when it turns it")
+    given["max_precondition_dim"] = given.pop("max_size", 10000)
+    return SOAP(params, **given)
+
+
+REFERENCES = [
+    Reference(
+        gradstep.SOAP,
+        gradstep.soap,
+        soap,
+        extra=[
+            {},
+            {"lr": 0.01, "betas": (0.9, 0.99), "precondition_frequency": 60},
+            {"lr": 0.01, "weight_decay": 0.0, "betas": (0.9, 0.99), "maximize": True},
+            {"lr": f64(0.02), "precondition_frequency": 2, "shampoo_beta": 0.8, "max_size": 4},
+        ],
+        takes_complex=False,
+        elementwise=False,
+        full_rank=True,
+        bound=64.0,
+        oracle=library_soap,
+    ),
+]
