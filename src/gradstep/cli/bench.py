@@ -30,6 +30,7 @@ examples:
   gradstep bench --rules all --sizes all            every rule and flag: some minutes
   gradstep bench --rules nadam,radam,rprop          these
   gradstep bench --rules all --peers optax,timm     beside libraries that you have installed
+  gradstep bench --rules chains --sizes large       what stages cost beside AdamW alone
   gradstep bench --diagnose                         what gradstep.diagnose costs a training
 """
 
@@ -47,9 +48,9 @@ def add_parser(subparsers: Any) -> None:
         "--rules",
         default="usual",
         help="names, with commas; or all; or usual, the default: a rule of each kind, which is "
-        "sgd, momentum, adam, adamw, adagrad, rmsprop, rmsprop-centered-momentum and lion. The "
-        "others are nesterov, adam-amsgrad, rmsprop-momentum, nadam, nadam-decoupled, radam, "
-        "adamax, adadelta, asgd, rprop, adafactor and muon",
+        "sgd, momentum, adam, adamw, adagrad, rmsprop, rmsprop-centered-momentum and lion; or "
+        "torch (torch.optim's classes and flags), beyond (rules that torch has not) or chains "
+        "(beside the rule that they are built on), which have all others",
     )
     parser.add_argument(
         "--sizes",
@@ -86,20 +87,20 @@ def _fail(message: str) -> int:
 def _chosen(
     text: str,
     known: list[str],
-    usual: Sequence[str] = (),
+    groups: Mapping[str, Sequence[str]] | None = None,
     impossible: Mapping[str, str] | None = None,
 ) -> list[str] | str:
     """The names that an argument asks for, or what is wrong with it."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == ["all"]:
         return known
-    if names == ["usual"] and usual:
-        return list(usual)
+    groups = groups or {}
+    names = [one for name in names for one in groups.get(name, (name,))]
     for name in names:
         if impossible and name in impossible:
             return f"{name} is not timed: {impossible[name]}"
         if name not in known:
-            return f"{name!r} is not known; choose from {', '.join(known)}"
+            return f"{name!r} is not known; choose from {', '.join((*groups, *known))}"
     return list(dict.fromkeys(names)) or "no name given"
 
 
@@ -109,12 +110,12 @@ def run(args: argparse.Namespace) -> int:
 
     from gradstep.engine.plan import ENGINES
     from gradstep.lab import bench, bench_report
-    from gradstep.lab.bench_cases import NOT_TIMED, USUAL
+    from gradstep.lab.bench_cases import GROUPS, NOT_TIMED, USUAL
     from gradstep.lab.bench_models import sizes
     from gradstep.lab.bench_peers import PEERS, Rivals
     from gradstep.lab.errors import BadInput
 
-    rules = _chosen(args.rules, list(bench.CASES), USUAL, NOT_TIMED)
+    rules = _chosen(args.rules, list(bench.CASES), {"usual": USUAL, **GROUPS}, NOT_TIMED)
     if isinstance(rules, str):
         return _fail(f"argument --rules: {rules}")
     known_sizes = sizes()

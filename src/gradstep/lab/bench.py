@@ -22,7 +22,8 @@ from torch import Tensor
 
 import gradstep
 from gradstep.engine.fused import FusedLaunch
-from gradstep.lab.bench_cases import CASES, Case
+from gradstep.lab.bench_case import Case
+from gradstep.lab.bench_cases import CASES
 from gradstep.lab.bench_memory import temporary_bytes
 from gradstep.lab.bench_models import Size
 from gradstep.lab.bench_peers import Rivals
@@ -37,7 +38,8 @@ class Row:
     Attributes:
         case, size: their names.
         seconds: contender -> median time of a step.
-        kernel: our pass over memory alone, without what Python does around it.
+        kernel: our pass over memory alone, without what Python does around it; 0 for a rule that
+            sums first, whose passes are not one call.
         bytes_moved: what a step must read and write.
         streaming: seconds that an in-place multiplication of as many weights took, in the same
             rounds; and the bytes that it moved.
@@ -63,13 +65,13 @@ class Row:
         modes = {k: v for k, v in self.seconds.items() if k.startswith(library + " ")}
         return min(modes.items(), key=lambda item: item[1]) if modes else None
 
-    def best_of_torch(self) -> tuple[str, float] | None:
-        """torch.optim's fastest mode and its time."""
-        return self.best_of("torch")
+    def measure_of(self) -> tuple[str, float] | None:
+        """What it is held against: torch.optim's fastest mode, or our own rule beside it."""
+        return self.best_of("torch") or self.best_of("beside")
 
-    def ratio(self, library: str = "torch") -> float | None:
-        """How many times faster than a library's best mode."""
-        best = self.best_of(library)
+    def ratio(self, library: str | None = None) -> float | None:
+        """How many times faster than a library's best mode; or than :meth:`measure_of`."""
+        best = self.measure_of() if library is None else self.best_of(library)
         return None if best is None else best[1] / self.seconds["gradstep"]
 
     def reached(self) -> bool | None:
@@ -94,6 +96,9 @@ def contenders(case: Case, size: Size, dtype: torch.dtype, engine: str) -> dict[
         return list(weights)
 
     found = {"gradstep": case.ours(parameters(), engine=engine, **case.options)}
+    if case.beside is not None:
+        name, make = case.beside
+        found[f"beside {name}"] = make(parameters(), engine=engine)
     if case.torchs is not None:
         modes: dict[str, dict[str, bool]] = {
             "torch loop": {} if case.matrices_only else {"foreach": False},
@@ -147,11 +152,12 @@ def measure(
             start = time.perf_counter()
             action()
             record.append(time.perf_counter() - start)
-        launches = [x for x in optimizers["gradstep"].plan() if isinstance(x, FusedLaunch)]
+        launches = optimizers["gradstep"].plan()
+        alone = all(isinstance(launch, FusedLaunch) for launch in launches)
         start = time.perf_counter()
-        for launch in launches:
+        for launch in launches if alone else ():
             launch.run_kernel()
-        kernels.append(time.perf_counter() - start)
+        kernels.append((time.perf_counter() - start) * alone)
     state_tensors = sum(
         value.numel()
         for entry in optimizers["gradstep"].state.values()

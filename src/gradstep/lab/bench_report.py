@@ -38,7 +38,7 @@ def peers_in(rows: Sequence[Row]) -> list[str]:
     """The other libraries beside torch that have one of the rules."""
     contenders = (name for row in rows for name in (*row.seconds, *row.left_out))
     libraries = dict.fromkeys(name.split(" ")[0] for name in contenders)
-    return [name for name in libraries if name not in ("gradstep", "torch")]
+    return [name for name in libraries if name not in ("gradstep", "torch", "beside")]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -63,14 +63,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row, peers: Sequence[str]) -> tuple[str, ...]:
-    best, ratio, reached = row.best_of_torch(), row.ratio(), row.reached()
+    best, ratio, reached = row.measure_of(), row.ratio(), row.reached()
     cells = [
         row.case,
         row.size + (" + busy core" if row.loaded else ""),
         duration(row.seconds["gradstep"]),
-        duration(row.kernel),
+        duration(row.kernel) if row.kernel else "-",
         duration(best[1]) if best else "-",
-        best[0].removeprefix("torch ") if best else "-",
+        best[0].removeprefix("torch ").removeprefix("beside ") if best else "-",
         f"{ratio:.2f}" if ratio else "-",
         "-" if reached is None else f"≥ {row.aim:g} {'met' if reached else 'missed'}",
         # A net that lies in the cache is not read from memory at all.
@@ -145,6 +145,7 @@ _COLOURS = {
     "torch fused": "#b0561f",
     "torch foreach": "#d99a6c",
     "torch loop": "#ecd0b8",
+    "beside adamw": "#7fb8a4",
     "optax": "#3b5f9e",
     "pytorch_optimizer": "#7b6ba8",
     "timm": "#a8a39a",
