@@ -51,9 +51,10 @@ class Opaque:
         Raises:
             ValueError: the function returned another shape, or another number of tensors.
         """
+        symbol = next((a for a in arguments if isinstance(a, Symbol)), None)
+        if symbol is not None:
+            return symbol.recorder.call(self, arguments)
         x = arguments[0]
-        if isinstance(x, Symbol):
-            return x.recorder.call(self, arguments)
         if hasattr(x, "full_tensor"):
             return _in_parts(self, x, arguments[1:])
         given: list[Any] = [
