@@ -1,0 +1,115 @@
+"""What is known of one parameter group from its last step: its numbers, graphs and plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gradstep.engine.plan import Plan
+from gradstep.engine.update import is_matrix
+from gradstep.parameter_groups import Groups
+from gradstep.rule.graph import Graph
+from gradstep.rule.hyperparameter import is_number
+from gradstep.rule.trace import trace
+
+
+@dataclass
+class Planned:
+    """A plan, and the parameters that it is for.
+
+    Attributes:
+        ids: of the parameters. The plan keeps them alive, so no other gets their ids.
+        entries: their states' mappings.
+        seen: the list of all mappings in which these were looked up.
+        plan: the plan.
+    """
+
+    ids: list[int]
+    entries: list[Any]
+    seen: list[Any]
+    plan: Plan
+
+
+class GroupRun:
+    """What is known of one parameter group from its last step: numbers, graph and plans."""
+
+    def __init__(self, group: dict[str, Any]) -> None:
+        self.group = group
+        self.raw: tuple[Any, ...] | None = None
+        self.numbers: dict[str, Any] = {}
+        self.values: tuple[float, ...] = ()
+        self.flags: list[Any] | None = None
+        #: Whether a parameter has rows and columns -> its graph; one for both if nothing differs.
+        self.graphs: dict[bool, Graph] = {}
+        #: Which parameters had a gradient, () for all -> the plan for those.
+        self.plans: dict[tuple[bool, ...], Planned] = {}
+        self.kernels: dict[Any, Any] = {}
+
+    def read(self, groups: Groups, loss: float) -> bool:
+        """Read the group's numbers and flags, check them, and trace the rule if flags are new.
+
+        Args:
+            groups: the optimizer.
+            loss: of the present step; read if the rule asks for it.
+
+        Returns:
+            whether the rule was traced.
+
+        Raises:
+            TypeError, ValueError: an option that is not allowed.
+        """
+        group, rule = self.group, groups.rule
+        groups.check_group(group)
+        raw = groups.read_options(group)
+        numbers = {n: groups.hyperparameter(group, n) for n in rule.hyperparameters}
+        flags = [numbers[n] for n in groups.flag_names]
+        flags += [group.get("maximize", False), group.get("differentiable", False)]
+        floats = {
+            n: as_float(v)
+            for n, v in (("lr", group["lr"]), *numbers.items())
+            if n in groups.number_names
+        }
+        scale = groups.__dict__.get("grad_scale")
+        scale = None if scale is None else float(scale)
+        flags.append(scale is not None)
+        plain = {**numbers, **floats}
+        if self.flags != flags or not all(g.holds_for(plain) for g in self.graphs.values()):
+            self.graphs = {}
+        kinds = {is_matrix(p) for p in group["params"]} or {True}
+        if not rule.tells_vectors_apart:
+            kinds = {True, False}
+        traces = not kinds <= set(self.graphs)
+        if traces:
+            maximize = bool(group.get("maximize", False))
+            if rule.tells_vectors_apart:
+                self.graphs = {k: trace(rule, plain, maximize, k, scale is not None) for k in kinds}
+            else:
+                graph = trace(rule, plain, maximize, scaled=scale is not None)
+                self.graphs = dict.fromkeys(kinds, graph)
+            self.flags = flags
+            self.plans, self.kernels = {}, {}
+        self.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}
+        self.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else scale
+        if "loss" in groups.number_names:
+            sign = -1.0 if group.get("maximize") else 1.0  # what is climbed is its negative
+            self.numbers["loss"] = floats["loss"] = sign * loss
+        self.values = tuple(floats[n] for n in groups.number_names)
+        settled = all(isinstance(v, int | float | str | bool | tuple | None) for v in raw)
+        parts = [v for t in raw if isinstance(t, tuple) for v in t]
+        inside = all(isinstance(v, int | float | None) for v in parts)
+        self.raw = raw if settled and inside and scale is None else None
+        return traces
+
+
+def as_float(value: Any) -> float:
+    """A number, or the one number that a tensor holds."""
+    return float(value.detach().item() if isinstance(value, Tensor) else value)
+
+
+def _as_given(value: Any) -> Any:
+    """Numbers as floats; flags, and tensors that autograd follows, as they are."""
+    if isinstance(value, Tensor):
+        return value if value.requires_grad else as_float(value)
+    return float(value) if is_number(value) else value

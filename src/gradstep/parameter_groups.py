@@ -1,0 +1,203 @@
+"""An optimizer's parameter groups: what stands in them, whether it is allowed, who is who."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gradstep.engine.update import describe
+from gradstep.rule.definition import Rule, chain
+from gradstep.rule.hyperparameter import Interval, check_number, is_number
+from gradstep.rule.schedule import as_schedule, at_start
+from gradstep.rule.trace import trace
+from gradstep.schedules import Schedules
+from gradstep.states import begin_states
+
+#: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
+#: otherwise here, as ``{"beta1": ("betas", 0)}``.
+Places = Mapping[str, tuple[str, int]]
+
+
+class Groups(torch.optim.Optimizer):
+    """What of :class:`gradstep.Optimizer` is about its parameter groups.
+
+    Attributes:
+        rule: the rule, with plain numbers.
+        group_keys: the options of a group that a step reads.
+        number_names: the numbers of a step, in the order in which engines take them.
+        flag_names: the hyperparameters that are no numbers; they choose the kernel.
+    """
+
+    rule: Rule
+    group_keys: tuple[str, ...]
+    number_names: tuple[str, ...]
+    flag_names: tuple[str, ...]
+    _schedules: Schedules
+    _places: ClassVar[Places] = {}
+    #: Whether states exist from construction on (as in torch's Adagrad) or from the first step.
+    _states_at_construction = False
+
+    def _prepare_reading(self, defaults: Mapping[str, Any]) -> None:
+        """Find out what a step reads of a group with these options."""
+        rule = self.rule
+        keys = ["lr", *(self._places.get(n, (n,))[0] for n in rule.hyperparameters)]
+        keys += [flag for flag in ("maximize", "differentiable") if flag in defaults]
+        self.group_keys = tuple(dict.fromkeys(keys))
+        self.read_options = itemgetter(*self.group_keys)
+        numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
+        self.number_names = ("lr", *numeric, "grad_scale", *["loss"] * ("loss" in rule.inputs))
+        self.flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
+
+    def begin_anew(self) -> None:
+        """Forget what was known of earlier steps: groups and states have been exchanged."""
+        self._prepare_reading(self.defaults)
+        self._schedules.begin_anew(self.param_groups)
+
+    # Numbers.
+
+    def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
+        """A hyperparameter of the rule, from where it stands in a group."""
+        place = self._places.get(name)
+        if place is None:
+            return group[name]
+        key, index = place
+        pair = group[key]
+        wanted = 1 + max(i for k, i in self._places.values() if k == key)
+        if not isinstance(pair, tuple | list) or len(pair) != wanted:
+            raise ValueError(f"Invalid {key}: {pair!r}; expected {wanted} numbers")
+        return pair[index]
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise unless every option of a group is allowed.
+
+        Raises:
+            TypeError: of the wrong type.
+            ValueError: nan, or out of range.
+        """
+        check_number("lr", group["lr"], Interval(0.0))
+        for name in self.rule.hyperparameters:
+            spoken = None
+            if name in self._places:
+                key, index = self._places[name]
+                spoken = f"{key.removesuffix('s')} parameter at index {index}"
+            self.rule.check(name, self.hyperparameter(group, name), spoken)
+        for flag in ("maximize", "differentiable"):
+            if not isinstance(group.get(flag, False), bool):
+                raise TypeError(f"Invalid {flag} value: {group[flag]!r}; expected True or False")
+
+    # Groups.
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with options of its own.
+
+        Args:
+            param_group: a dict with ``"params"`` and any options that differ from the defaults.
+
+        Raises:
+            TypeError: integer parameters, or an option of the wrong type.
+            ValueError: a parameter without data (on the meta device) or in two groups, or an
+                option out of range. The optimizer is as it was.
+        """
+        before = [p for group in self.param_groups for p in group["params"]]
+        own = {n: v for n, v in param_group.items() if n in self.group_keys}
+        found = {n: as_schedule(v) for n, v in own.items()}
+        numbers = {n: at_start(v) for n, v in found.items()}
+        # Else as it is: torch keeps the very dict that it was given.
+        if any(numbers[n] is not v for n, v in own.items()):
+            param_group = {**param_group, **numbers}
+        try:
+            super().add_param_group(param_group)
+        except ValueError as error:
+            given = param_group["params"] if isinstance(param_group["params"], list) else []
+            twice = [self.name_of(p) for p in before if any(p is q for q in given)]
+            if twice and "more than one" in str(error):
+                raise ValueError(f"{error}: {', '.join(twice)}. Give each once.") from None
+            raise
+        group = self.param_groups[-1]
+        try:
+            for p in group["params"]:
+                name = self._namer(p)
+                if p.device.type == "meta":
+                    raise ValueError(
+                        f"{name()} is on the meta device and has no data to update. Materialise it "
+                        "(module.to_empty(device=…)) before the optimizer is built."
+                    )
+                if not (p.is_floating_point() or p.is_complex()):
+                    raise TypeError(
+                        f"{name()} holds {describe(p)}; only floating-point and complex tensors "
+                        "can be optimized. Leave it out."
+                    )
+            self.check_group(group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        self._schedules.add_group(group, found)
+        if self._states_at_construction:
+            numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
+            numbers["lr"] = group["lr"]
+            for p in group["params"]:
+                begin_states(self.rule, p, self.state[p], group, numbers, None, self._namer(p))
+
+    def extend(self, stage: Rule) -> None:
+        """Put a stage behind the rule, with its numbers in the defaults and in every group.
+
+        Raises:
+            ValueError: steps have been made already, which would have been other ones with it; or
+                the rule has a hyperparameter of the same name.
+            RuleError: a stage that cannot stand behind this rule. The optimizer is as it was.
+        """
+        if self.state:
+            raise ValueError(
+                f"{stage.name} cannot be added behind {self.rule.name} any more: the optimizer has "
+                "states already. Add it before the first step, and before a checkpoint is loaded."
+            )
+        taken = [n for n in stage.hyperparameters if n in self.defaults or n in self._places]
+        taken += [n for n in stage.states if n in self.rule.states]
+        if taken:
+            raise ValueError(
+                f"{self.rule.name} has its own {taken[0]!r}: is {stage.name} part of it already?"
+            )
+        rule, whole = self.rule, chain(self.rule, stage)
+        values = {n: v for n, v in self.defaults.items() if n in rule.hyperparameters}
+        trace(whole, {**whole.hyperparameters, **values, "lr": 0.0})
+        self.rule = whole
+        for number, group in enumerate((*self.param_groups, self.defaults)):
+            group.update({n: at_start(v) for n, v in stage.hyperparameters.items()})
+            if group is not self.defaults:
+                self._schedules.add_to_group(number, group, stage.hyperparameters)
+        self.begin_anew()
+
+    # Names.
+
+    def _namer(self, p: Tensor) -> Callable[[], str]:
+        # Plans keep this. With the optimizer itself in it, that and its states would be freed only
+        # when Python next looks for cycles.
+        own = weakref.ref(self)
+
+        def name() -> str:
+            optimizer = own()
+            return describe(p) if optimizer is None else optimizer.name_of(p)
+
+        return name
+
+    def name_of(self, p: Tensor) -> str:
+        """The parameter's name in the model if the optimizer was given names, else its place."""
+        for number, group in enumerate(self.param_groups):
+            for position, q in enumerate(group["params"]):
+                if q is p:
+                    names = group.get("param_names")
+                    if names:
+                        return str(names[position])
+                    return f"parameter {position} of group {number} (shape {tuple(p.shape)})"
+        return f"a parameter of shape {tuple(p.shape)}"
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter with the name that messages use."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                yield self.name_of(p), p

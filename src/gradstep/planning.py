@@ -1,0 +1,245 @@
+"""What a step does, worked out and checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.engine.agreement import check_agreement, mean_over
+from gradstep.engine.fit import is_sharded
+from gradstep.engine.plan import Launch, Plan
+from gradstep.engine.update import Update, is_matrix, layout
+from gradstep.group_run import GroupRun, Planned, as_float
+from gradstep.parameter_groups import Groups
+from gradstep.states import (
+    begin_states,
+    follow_layout,
+    number_states,
+    shared_states,
+    unlike_weight,
+)
+
+
+class Planning(Groups):
+    """What of :class:`gradstep.Optimizer` plans a step, and remembers the plan for the next.
+
+    Attributes:
+        engine: one of ``gradstep.engine.plan.ENGINES``.
+    """
+
+    engine: str
+
+    def _prepare_reading(self, defaults: Mapping[str, Any]) -> None:
+        super()._prepare_reading(defaults)
+        self._runs: dict[int, GroupRun] = {}
+        self._layouts: dict[Tensor, Any] = {}
+        self._entries: list[Any] = []
+        self._said: set[str] = set()
+        self._waits = False  # whether the rule sums over all parameters
+        self._loss: float | None = None  # what the closure of the present step returned
+        self._loss_for_all = 0.0  # the same, over all processes
+        self._shared: dict[str, Tensor] = {}  # what all parameters have together, in this step
+        self._mesh: Any = None  # the processes that a step has to talk to
+
+    def begin_anew(self) -> None:
+        """Forget what was known of earlier steps: groups and states have been exchanged."""
+        super().begin_anew()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.layout is torch.strided:
+                    self._layouts[p] = layout(p)
+
+    def plan(self) -> list[Launch]:
+        """All of a step that reads: check everything, and return what will write, in order.
+
+        For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
+        """
+        if self._schedules:
+            self._schedules.set_numbers(self.param_groups)
+        # Looking up each parameter's states costs more than seeing that none was exchanged.
+        entries, known = self.state.values(), self._entries
+        self._shared = {}
+        if not self._runs:  # after a checkpoint was loaded: which processes take part?
+            for run in map(self._run, range(len(self.param_groups))):
+                self._read(run)
+        if self._mesh is not None:
+            self._check_agreement()
+        if "loss" in self.number_names:
+            self._loss_for_all = self._loss_given()
+        same_states = len(entries) == len(known) and all(map(is_, entries, known))
+        if len(self.param_groups) == 1:
+            return self._plan_group(self._run(0), same_states)
+        launches: list[Launch] = []
+        for index in range(len(self.param_groups)):
+            launches += self._plan_group(self._run(index), same_states)
+        if self._waits:
+            self._check_sums()
+        return launches
+
+    def _check_agreement(self) -> None:
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        check_agreement(self._mesh, [f"{self.name_of(p)} {tuple(p.shape)}" for p in params])
+
+    def _loss_given(self) -> float:
+        """The loss of the step; over several processes that split weights, the mean of theirs."""
+        loss = self._loss
+        if loss is None:
+            groups = self.param_groups
+            gradients = [p.grad for g in groups for p in g["params"] if p.grad is not None]
+            # torch.distributed.checkpoint makes such a step, for the states to be there.
+            if any(as_float(g["lr"]) for g in groups) or any(bool(g.any()) for g in gradients):
+                raise ValueError(
+                    f"{self.rule.name} asks for the loss of the step, and step() got no closure "
+                    "that returns it. After backward() write: optimizer.step(lambda: loss)"
+                )
+            loss = 0.0
+        return loss if self._mesh is None else mean_over(self._mesh, loss)
+
+    def _check_sums(self) -> None:
+        runs = [run for run in self._runs.values() if run.graphs]
+        graphs = [graph for run in runs for graph in run.graphs.values()]
+        for name in {name: None for graph in graphs for name in graph.alike}:
+            place = self.number_names.index(name)
+            found = sorted({run.values[place] for run in runs})
+            if len(found) > 1:
+                raise ValueError(
+                    f"{self.rule.name} has one {', '.join(graphs[0].shared)} for all parameters, "
+                    f"made with {name}, and its groups have {name}={found[0]} and {found[1]}. Give "
+                    "all groups the same."
+                )
+        counts = {sum(n.operation == "global_sum" for n in graph.nodes()) for graph in graphs}
+        if len(counts) > 1:
+            raise ValueError(
+                f"with the options that its groups have, {self.rule.name} sums over all parameters "
+                f"{' or '.join(map(str, sorted(counts)))} times, and it must be as often for each. "
+                "Give the groups the same flags."
+            )
+
+    def _run(self, index: int) -> GroupRun:
+        group = self.param_groups[index]
+        run = self._runs.get(index)
+        if run is None or run.group is not group:
+            run = self._runs[index] = GroupRun(group)
+        return run
+
+    def _read(self, run: GroupRun) -> None:
+        """Read a group's numbers and flags, check them, and trace the rule if flags are new."""
+        if not run.read(self, self._loss_for_all):
+            return
+        self._waits = self._waits or any(g.sums_over_all() for g in run.graphs.values())
+        if not all(g.is_elementwise() for g in run.graphs.values()):
+            shards = (p for p in run.group["params"] if is_sharded(p))
+            self._mesh = next((p.device_mesh for p in shards), self._mesh)
+
+    def _plan_group(self, run: GroupRun, same_states: bool) -> list[Launch]:
+        group = run.group
+        try:
+            # Equal floats need no second look; tensors and lists may change inside.
+            raw, known = self.read_options(group), run.raw
+            unchanged = known is not None and raw == known and type(raw[0]) is type(known[0])
+        except Exception:
+            unchanged = False
+        if not unchanged or "grad_scale" in self.__dict__ or "loss" in self.number_names:
+            self._read(run)
+        params = group["params"]
+        gradients = [p.grad for p in params]
+        mask: tuple[bool, ...] = ()
+        if any(map(is_, gradients, repeat(None))):
+            mask = tuple([g is not None for g in gradients])
+            params = [p for p, has in zip(params, mask, strict=True) if has]
+            gradients = [g for g in gradients if g is not None]
+        if not params:
+            return []
+        planned = run.plans.get(mask)
+        if planned is not None and list(map(id, params)) == planned.ids:
+            if not (same_states and planned.seen is self._entries):
+                planned.entries = list(map(self.state.get, params))
+                planned.seen = self._entries if same_states else []
+            launches = planned.plan.again(gradients, planned.entries, run.values)
+            if launches is not None:
+                return launches
+        return self._plan_anew(run, mask, params, gradients)
+
+    def _plan_anew(
+        self,
+        run: GroupRun,
+        mask: tuple[bool, ...],
+        params: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+    ) -> list[Launch]:
+        group = run.group
+        if not {is_matrix(p) for p in params} <= set(run.graphs):
+            self._read(run)  # the group has gained the first vector, or the first matrix
+        if len({id(p) for p in params}) != len(params):
+            twice = next(i for i, p in enumerate(params) if any(p is q for q in params[:i]))
+            raise ValueError(
+                f"{self.name_of(params[twice])} stands twice in one parameter group, and would be "
+                "updated twice. Give each parameter once."
+            )
+        shared = shared_states(self.rule, self.state.values(), run.numbers, self._shared)
+        self._shared |= shared
+        updates, prepared = [], []
+        for p, gradient in zip(params, gradients, strict=True):
+            held = self.state.get(p, {})
+            if not isinstance(held, Mapping):
+                raise TypeError(
+                    f"optimizer.state of {self.name_of(p)} is a {type(held).__name__}, not a dict "
+                    "of states by name. Load a checkpoint, or delete it to start anew."
+                )
+            entry = dict(held)
+            name = self._namer(p)
+            first = begin_states(self.rule, p, entry, group, run.numbers, gradient, name, shared)
+            follow_layout(self.rule, p, entry, self._layouts.get(p))
+            states = {n: entry[n] for n, _, _ in run.graphs[is_matrix(p)].states}
+            numbers = {n: entry[n] for n in number_states(self.rule, run.numbers)}
+            unlike = unlike_weight(self.rule, p, states, run.numbers)
+            update = Update(p, gradient, states, numbers, first, name, *unlike)
+            updates.append(update)
+            prepared.append(entry)
+        plan = run.plans[mask].plan if mask in run.plans else None
+        if plan is None or plan.graphs is not run.graphs:
+            plan = Plan(
+                self.rule,
+                run.graphs,
+                self.engine,
+                self.number_names,
+                bool(group.get("maximize", False)),
+                bool(group.get("differentiable", False)),
+                run.kernels,
+            )
+        # A differentiable step puts new tensors into the entries that the optimizer will hold.
+        entries = [self.state.get(p, e) for p, e in zip(params, prepared, strict=True)]
+        launches = plan.anew(updates, run.values, run.numbers, entries, self._said)
+        if len(run.plans) > 16:  # patterns of missing gradients that will hardly come back
+            run.plans.clear()
+
+        def install() -> None:
+            for p, entry, held in zip(params, prepared, entries, strict=True):
+                held.update(entry)
+                if held:
+                    self.state[p] = held
+                self._layouts[p] = layout(p) if p.layout is torch.strided else None
+            for entry in self.state.values() if shared else ():
+                if isinstance(entry, dict):  # also those that sit this step out
+                    entry.update({n: t for n, t in shared.items() if n in entry})
+            self._entries = list(self.state.values())
+            now = list(map(self.state.get, params))
+            run.plans[mask] = Planned(list(map(id, params)), now, self._entries, plan)
+
+        return [install, *launches]
+
+    def engines_used(self) -> dict[str, str]:
+        """The engine that updated each parameter at its last step: name -> engine."""
+        by_id = {id(p): p for group in self.param_groups for p in group["params"]}
+        return {
+            self.name_of(by_id[key]): name
+            for run in self._runs.values()
+            for planned in run.plans.values()
+            for key, name in zip(planned.ids, planned.plan.engines, strict=True)
+            if key in by_id
+        }
