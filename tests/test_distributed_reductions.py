@@ -114,7 +114,7 @@ def test_processes_with_other_gradients_get_an_error_and_do_not_hang(
 
 
 def shares(rank: int, folder: str) -> list[Any]:
-    """Every class of SHARED and MATRICES: split weights, each process with a part of the loss; then resumed."""
+    """Every class of SHARED and MATRICES: each process with a part of the loss; then resumed."""
     found = []
     for name in (*SHARED, *MATRICES):
         reached = split(rank, 2, name)

@@ -30,9 +30,8 @@ def whiten(x: Tensor, factor: Tensor, decay: float, size: float) -> tuple[Tensor
     """x multiplied by the root of the average of its rows' products."""
     rows = x.reshape(len(x), x.shape[1], -1)[:, : factor.shape[-1]]
     factor = factor.mul_(decay) + (1 - decay) * rows @ rows.mT
-    return x / (
-        1 + factor.diagonal(dim1=-2, dim2=-1).sum(-1).view(-1, *[1] * (x.dim() - 1))
-    ), factor
+    trace = factor.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return x / (1 + trace.view(-1, *[1] * (x.dim() - 1))), factor
 
 
 @gradstep.opaque(returns=("seen",))
@@ -227,7 +226,7 @@ def test_bad_functions() -> None:
     with pytest.raises(ValueError, match="it can be 'vector' or 'matrix'"):
         gradstep.shaped(lambda shape: shape, only="row")
     one = gradstep.opaque(returns=("x", "y"))(lambda x, y: x)
-    with pytest.raises(ValueError, match="returned 1 tensor.s. and must return 2"):
+    with pytest.raises(ValueError, match=r"returned 1 tensor\(s\) and must return 2"):
         one(torch.ones(2), torch.ones(3))
     flat = gradstep.opaque(returns=("y",))(lambda x, y: y.sum(1))
     with pytest.raises(ValueError, match="it must return the shape that it got"):
