@@ -1,0 +1,241 @@
+"""PSGD Kron."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Positive,
+    clamp,
+    exp,
+    lerp,
+    minimum,
+    nonzero,
+    number,
+    opaque,
+    rms,
+    rule,
+    shaped,
+    where,
+)
+from gradstep.rules.random_numbers import generator, normal
+
+
+def merged(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A weight's shape with all dimensions but the last in one; a number as a vector of one."""
+    return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (math.prod(shape),)
+
+
+def factor_shapes(shape: tuple[int, ...], max_size: float) -> list[tuple[int, ...]]:
+    """The shape of the factor of each dimension: a matrix, or its diagonal alone."""
+    whole = merged(shape)
+    diagonal = [len(whole) == 1 or d == 1 or d > max_size for d in whole]
+    return [(d,) if alone else (d, d) for d, alone in zip(whole, diagonal, strict=True)]
+
+
+def packed_shape(shape: tuple[int, ...], max_size: float) -> tuple[int]:
+    """The shape of the state that holds all factors, one after the other."""
+    return (sum(math.prod(factor) for factor in factor_shapes(shape, max_size)),)
+
+
+@opaque(returns=("g", "factors"))
+def whiten(
+    g: Tensor,
+    factors: Tensor,
+    step: float,
+    update: float,
+    balance: float,
+    precond_lr: float,
+    precond_init_scale: float,
+    max_size: float,
+    seed: float,
+) -> tuple[Tensor, Tensor]:
+    """A gradient with each dimension multiplied by ``Qᵀ Q``, and the factors Q anew.
+
+    Args:
+        g: (batch, *shape): the average gradient.
+        factors: (batch, length): the factors of its dimensions.
+        step: 1 at the first, which makes the factors.
+        update: whether to fit the factors to this gradient.
+        balance: whether to give them all the same largest element first.
+        precond_lr: how far an update goes.
+        precond_init_scale: what all factors together multiply by at first.
+        max_size: a larger dimension's factor is a diagonal.
+        seed: of the random numbers that stand against the gradient.
+    """
+    x = g.reshape(len(g), *merged(g.shape[1:]))
+    shapes = factor_shapes(tuple(g.shape[1:]), max_size)
+    pieces = factors.split([math.prod(shape) for shape in shapes], dim=1)
+    qs = [q.reshape(len(g), *shape) for q, shape in zip(pieces, shapes, strict=True)]
+    if step == 1:
+        start = precond_init_scale ** (1 / len(qs))
+        qs = [_identity(q) * start for q in qs]
+    if balance and len(qs) > 1:
+        qs = _balanced(qs)
+    if update:
+        v = normal(x.shape[1:], generator(seed, step), x).expand_as(x)
+        qs = _fitted(qs, x, v, precond_lr)
+    for dimension, q in enumerate(qs):
+        x = _along(_along(x, q, dimension), q.mT if q.dim() > 2 else q, dimension)
+    return x.reshape(g.shape), torch.cat([q.reshape(len(g), -1) for q in qs], dim=1)
+
+
+def _fitted(qs: list[Tensor], x: Tensor, v: Tensor, precond_lr: float) -> list[Tensor]:
+    """The factors, one step nearer to those that make of x what v is."""
+    # So that they stay finite where the gradient is tiny or has no full rank.
+    size = x.abs().mean(dim=tuple(range(1, x.dim())), keepdim=True)
+    a = x + math.sqrt(torch.finfo(torch.float32).eps) * size * v
+    b = v
+    for dimension, q in enumerate(qs):
+        a, b = _along(a, q, dimension), _divided(b, q, dimension)
+    made = []
+    for dimension, q in enumerate(qs):
+        rows_a, rows_b = _as_rows(a, dimension), _as_rows(b, dimension)
+        tiny = torch.finfo(q.dtype).tiny
+        if q.dim() == 2:
+            of_a, of_b = (rows_a * rows_a).sum(dim=-1), (rows_b * rows_b).sum(dim=-1)
+            largest = (of_a + of_b).amax(dim=-1, keepdim=True)
+            made.append(q - precond_lr * (of_a - of_b) / largest.clamp(min=tiny) * q)
+        else:
+            of_a, of_b = rows_a @ rows_a.mT, rows_b @ rows_b.mT
+            change = precond_lr * (of_a - of_b).triu() / _spectral_norm(of_a + of_b)
+            made.append(q - change @ q)
+    return made
+
+
+def _spectral_norm(matrices: Tensor) -> Tensor:
+    """A lower bound of the largest eigenvalue, no more than √2 below it; never 0."""
+    tiny = torch.finfo(matrices.dtype).tiny
+    largest = matrices.abs().amax(dim=(-2, -1), keepdim=True).clamp(min=tiny)
+    scaled = matrices / largest
+    longest = (scaled * scaled).sum(dim=-2, keepdim=True).argmax(dim=-1, keepdim=True)
+    column = scaled.gather(-1, longest.expand(-1, scaled.shape[-2], -1))
+    turned = scaled.mT @ column
+    turned = turned / torch.linalg.vector_norm(turned, dim=-2, keepdim=True).clamp(min=tiny)
+    norm = torch.linalg.vector_norm(scaled @ turned, dim=-2, keepdim=True)
+    return (norm * largest).clamp(min=tiny)
+
+
+def _balanced(qs: list[Tensor]) -> list[Tensor]:
+    """Factors of the same product, whose largest elements are equally large."""
+    largest = [q.abs().reshape(len(q), -1).amax(dim=-1) for q in qs]
+    mean = torch.stack(largest).log().mean(dim=0).exp()
+    return [
+        q * (mean / size).reshape(-1, *(1,) * (q.dim() - 1))
+        for q, size in zip(qs, largest, strict=True)
+    ]
+
+
+def _identity(q: Tensor) -> Tensor:
+    """The identity of each, as a matrix or as its diagonal."""
+    ones = q.new_ones(q.shape[:2])
+    return ones if q.dim() == 2 else ones.diag_embed()
+
+
+def _along(x: Tensor, q: Tensor, dimension: int) -> Tensor:
+    """x with a dimension, counted from 0 without the batch's, multiplied by its factor."""
+    if q.dim() == 2:
+        return x * _beside(q, x, dimension)
+    return q @ x if dimension == 0 else x @ q.mT
+
+
+def _divided(x: Tensor, q: Tensor, dimension: int) -> Tensor:
+    """x with a dimension multiplied by the transposed inverse of its factor."""
+    if q.dim() == 2:
+        return x / _beside(q, x, dimension)
+    if dimension == 0:
+        return torch.linalg.solve_triangular(q.mT, x, upper=False)
+    return torch.linalg.solve_triangular(q, x, upper=True, left=False)
+
+
+def _beside(q: Tensor, x: Tensor, dimension: int) -> Tensor:
+    """A diagonal in the shape in which it meets x."""
+    return q.reshape(len(q), *(-1 if i == dimension else 1 for i in range(x.dim() - 1)))
+
+
+def _as_rows(x: Tensor, dimension: int) -> Tensor:
+    """x as matrices with a dimension as their rows."""
+    return x.movedim(dimension + 1, 1).reshape(len(x), x.shape[dimension + 1], -1)
+
+
+@rule(lr=3e-4, class_name="Kron")
+def kron(
+    g: Any,
+    momentum_buffer: Any,
+    factors: Any = shaped(packed_shape, "max_size_triangular"),
+    waited: Any = number(0.0),
+    unbalanced: Any = number(0.0),
+    *,
+    w: Any,
+    step: Any,
+    is_matrix: Any,
+    b1: Decay = 0.9,
+    weight_decay: NonNegative = 0.0,
+    max_size_triangular: NonNegative = 8192,
+    precond_lr: NonNegative = 0.1,
+    precond_init_scale: Positive = 1.0,
+    max_prob: Positive = 1.0,
+    min_prob: Positive = 0.03,
+    prob_decay: NonNegative = 1e-3,
+    flat_start: NonNegative = 500,
+    balance_interval: Positive = 100,
+    seed: NonNegative = 0,
+) -> Any:
+    """PSGD Kron: the average gradient, made white by a matrix for each of its dimensions.
+
+    Each dimension has a triangular Q that is fitted, step by step, until the gradients multiplied
+    by ``Qᵀ Q`` along every dimension are as random numbers divided by it: ``A Aᵀ = B Bᵀ`` with
+    ``A = Q₁ G Q₂ᵀ`` and ``B = Q₁⁻ᵀ V Q₂⁻¹``, V random, by
+
+        Q ← Q − precond_lr · triu(A Aᵀ − B Bᵀ) / |A Aᵀ + B Bᵀ| · Q
+
+    States:
+        momentum_buffer: the moving average of the gradient.
+        factors: the Q of all dimensions, one after the other.
+        waited: how many steps have gone by since the last update of the factors.
+        unbalanced: how many updates there were since the factors were balanced.
+
+    Hyperparameters:
+        b1: how much of the average gradient is kept at each step.
+        weight_decay: shrinks weights of two dimensions or more by lr · weight_decay (decoupled).
+        max_size_triangular: a larger dimension has a diagonal Q, as vectors have.
+        precond_lr: how far an update of the factors goes.
+        precond_init_scale: what the factors multiply the gradient by at first, as its root.
+        max_prob: the share of steps that update the factors, at first.
+        min_prob: the same in the end.
+        prob_decay: how fast it falls: by this share of itself a step.
+        flat_start: how many steps it takes until it falls.
+        balance_interval: after how many updates the factors are made equally large.
+        seed: chooses the random numbers V.
+
+    Papers:
+        Li 2015, "Preconditioned stochastic gradient descent", arXiv:1512.04202.
+        Pooladzandi & Li 2024, "Curvature-informed SGD via general purpose Lie-group
+        preconditioners", arXiv:2402.04553.
+
+    Agrees with kron-torch 0.3.3 given the same V, but for three things. Every hundredth update
+    balances the factors; there one in a hundred does, at random. The random numbers that make an
+    update safe do not enter the step; there they do, at a part in 3,000. And each weight counts
+    its own steps and updates; there all have one count. As there, weights of more than two
+    dimensions are matrices, with all dimensions but the last in one; a step whose root mean square
+    is above 1.1 is scaled down to it; and the share of steps is kept by counting, not by chance.
+    """
+    momentum_buffer = lerp(momentum_buffer, g, 1 - b1)
+    prob = clamp(max_prob * exp(-prob_decay * (step - 1 - flat_start)), min_prob, max_prob)
+    due = where((waited + 1) * prob >= 1, 1, 0)
+    waited, unbalanced = (waited + 1) * (1 - due), unbalanced + due
+    balance = where(unbalanced >= balance_interval, 1, 0)
+    direction, factors = whiten(
+        momentum_buffer / (1 - b1**step), factors, step, due, balance,
+        precond_lr, precond_init_scale, max_size_triangular, seed,
+    )  # fmt: skip
+    direction = minimum(1, 1.1 / (rms(direction) + 1e-12)) * direction
+    if nonzero(weight_decay) and is_matrix:
+        direction = direction + weight_decay * w
+    return direction, momentum_buffer, factors, waited, unbalanced * (1 - balance)
