@@ -143,7 +143,8 @@ def apollo(
 def on_matrices(base: Any, params: Any, own: dict[str, Any], rank: int, **options: Any) -> Any:
     """An authors' optimizer, given every weight of more than two dimensions as a matrix."""
     params = list(params)
-    views = [p.data.view(p.shape[0], -1) if p.dim() > 1 else p.data for p in params]
+    shapes = [(len(p), -1) if p.dim() > 1 else p.shape for p in params]
+    views = [torch.nn.Parameter(p.data.view(s)) for p, s in zip(params, shapes, strict=True)]
 
     class OnMatrices(base):  # type: ignore[misc]
         def step(self, closure: Any = None) -> Any:

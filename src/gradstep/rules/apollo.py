@@ -20,7 +20,13 @@ from gradstep.rule import (
     where,
     zeros,
 )
-from gradstep.rules.low_rank import moment_shape, scaled_as_adam
+from gradstep.rules.low_rank import (
+    average,
+    average_square,
+    moment_shape,
+    randomly_projected,
+    scaled_as_adam,
+)
 
 
 @rule(lr=0.01, class_name="APOLLO")
@@ -85,13 +91,13 @@ def apollo(
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)
         direction = exp_avg / (sqrt(exp_avg_sq) + eps)
     else:
-        numbers = (step, beta1, beta2, eps, update_proj_gap, tensor_wise, seed)
-        made = scaled_as_adam(g, low_exp_avg, low_exp_avg_sq, *numbers)
-        direction, low_exp_avg, low_exp_avg_sq = made
-        growth = maximum(1, norm(direction) / (scaled_norm + 1e-8) / 1.01)
-        growth = where(scaled_norm > 0, growth, 1)
-        scaled_norm = norm(direction) / growth
-        direction = sqrt(scale) / growth * direction
+        low = randomly_projected(g, low_exp_avg, step, update_proj_gap, seed)
+        low_exp_avg = average(low_exp_avg, low, beta1)
+        low_exp_avg_sq = average_square(low_exp_avg_sq, low, beta2)
+        direction = scaled_as_adam(g, low, low_exp_avg, low_exp_avg_sq, eps, tensor_wise)
+        growth = where(scaled_norm > 0, norm(direction) / (scaled_norm + 1e-8), 0)
+        scaled_norm = norm(direction) / maximum(1, growth / 1.01)
+        direction = sqrt(scale) / maximum(1, growth / 1.01) * direction
     w = w - lr * (correction2 / correction1) * direction
     w = w * (1 - lr * weight_decay) if nonzero(weight_decay) else w
     return new_weight(w), exp_avg, exp_avg_sq, low_exp_avg, low_exp_avg_sq, scaled_norm

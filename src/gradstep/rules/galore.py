@@ -16,7 +16,15 @@ from gradstep.rule import (
     sqrt,
     zeros,
 )
-from gradstep.rules.low_rank import adam_within, moment_shape, projector_shape, subspace
+from gradstep.rules.low_rank import (
+    average,
+    average_square,
+    moment_shape,
+    projected,
+    projector_shape,
+    subspace,
+    taken_back,
+)
 
 
 @rule(lr=0.01, class_name="GaLore")
@@ -78,10 +86,10 @@ def galore(
         direction = exp_avg / (sqrt(exp_avg_sq) + eps)
     else:
         projector = subspace(g, projector, step, update_proj_gap)
-        direction, low_exp_avg, low_exp_avg_sq = adam_within(
-            g, projector, low_exp_avg, low_exp_avg_sq, beta1, beta2, eps
-        )
-        direction = scale * direction
+        low = projected(g, projector, low_exp_avg)
+        low_exp_avg = average(low_exp_avg, low, beta1)
+        low_exp_avg_sq = average_square(low_exp_avg_sq, low, beta2)
+        direction = scale * taken_back(g, projector, low_exp_avg, low_exp_avg_sq, eps)
     w = w - lr * (correction2 / correction1) * direction
     w = w * (1 - lr * weight_decay) if nonzero(weight_decay) else w
     return new_weight(w), exp_avg, exp_avg_sq, projector, low_exp_avg, low_exp_avg_sq

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -29,7 +28,8 @@ from gradstep.rules.random_numbers import generator, normal
 
 def merged(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A weight's shape with all dimensions but the last in one; a number as a vector of one."""
-    return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (math.prod(shape),)
+    numel = torch.Size(shape[:-1]).numel()
+    return (numel, shape[-1]) if len(shape) > 1 else (torch.Size(shape).numel(),)
 
 
 def factor_shapes(shape: tuple[int, ...], max_size: float) -> list[tuple[int, ...]]:
@@ -41,72 +41,112 @@ def factor_shapes(shape: tuple[int, ...], max_size: float) -> list[tuple[int, ..
 
 def packed_shape(shape: tuple[int, ...], max_size: float) -> tuple[int]:
     """The shape of the state that holds all factors, one after the other."""
-    return (sum(math.prod(factor) for factor in factor_shapes(shape, max_size)),)
+    return (sum(torch.Size(factor).numel() for factor in factor_shapes(shape, max_size)),)
 
 
-@opaque(returns=("g", "factors"))
-def whiten(
+@opaque(returns=("factors",))
+def balanced(
+    g: Tensor, factors: Tensor, step: float, scale: float, balance: float, max_size: float
+) -> Tensor:
+    """The factors; at the first step made, and later made equally large where ``balance`` is 1.
+
+    Args:
+        g: (batch, *shape): a gradient.
+        factors: (batch, length): the factors of its dimensions.
+        step: 1 at the first, which makes the factors.
+        scale: what all factors together multiply by at first.
+        balance: whether to give all factors the same largest element; their product stays.
+        max_size: a larger dimension's factor is a diagonal.
+    """
+    qs = _unpacked(factors, g, max_size)
+    if step == 1:
+        return _packed([_identity(q) * scale ** (1 / len(qs)) for q in qs])
+    if not balance or len(qs) == 1:
+        return factors
+    largest = [q.abs().reshape(len(q), -1).amax(dim=-1) for q in qs]
+    mean = torch.stack(largest).log().mean(dim=0).exp()
+    return _packed([q * _wide(mean / size, q) for q, size in zip(qs, largest, strict=True)])
+
+
+@opaque(returns=("factors",))
+def fitted(
     g: Tensor,
     factors: Tensor,
     step: float,
     update: float,
-    balance: float,
     precond_lr: float,
-    precond_init_scale: float,
     max_size: float,
     seed: float,
-) -> tuple[Tensor, Tensor]:
-    """A gradient with each dimension multiplied by ``Qᵀ Q``, and the factors Q anew.
+) -> Tensor:
+    """The factors Q, where ``update`` is 1 a step nearer to those that make the gradient white.
 
     Args:
-        g: (batch, *shape): the average gradient.
+        g: (batch, *shape): the gradient.
         factors: (batch, length): the factors of its dimensions.
-        step: 1 at the first, which makes the factors.
+        step: chooses the random numbers, with the seed.
         update: whether to fit the factors to this gradient.
-        balance: whether to give them all the same largest element first.
         precond_lr: how far an update goes.
-        precond_init_scale: what all factors together multiply by at first.
         max_size: a larger dimension's factor is a diagonal.
         seed: of the random numbers that stand against the gradient.
     """
-    x = g.reshape(len(g), *merged(g.shape[1:]))
-    shapes = factor_shapes(tuple(g.shape[1:]), max_size)
-    pieces = factors.split([math.prod(shape) for shape in shapes], dim=1)
-    qs = [q.reshape(len(g), *shape) for q, shape in zip(pieces, shapes, strict=True)]
-    if step == 1:
-        start = precond_init_scale ** (1 / len(qs))
-        qs = [_identity(q) * start for q in qs]
-    if balance and len(qs) > 1:
-        qs = _balanced(qs)
-    if update:
-        v = normal(x.shape[1:], generator(seed, step), x).expand_as(x)
-        qs = _fitted(qs, x, v, precond_lr)
-    for dimension, q in enumerate(qs):
-        x = _along(_along(x, q, dimension), q.mT if q.dim() > 2 else q, dimension)
-    return x.reshape(g.shape), torch.cat([q.reshape(len(g), -1) for q in qs], dim=1)
-
-
-def _fitted(qs: list[Tensor], x: Tensor, v: Tensor, precond_lr: float) -> list[Tensor]:
-    """The factors, one step nearer to those that make of x what v is."""
-    # So that they stay finite where the gradient is tiny or has no full rank.
+    if not update:
+        return factors
+    x, qs = _matrices(g), _unpacked(factors, g, max_size)
+    b = normal(x.shape[1:], generator(seed, step), x).expand_as(x)
+    # So that the factors stay finite where the gradient is tiny or has no full rank.
     size = x.abs().mean(dim=tuple(range(1, x.dim())), keepdim=True)
-    a = x + math.sqrt(torch.finfo(torch.float32).eps) * size * v
-    b = v
+    a = x + torch.finfo(torch.float32).eps ** 0.5 * size * b
     for dimension, q in enumerate(qs):
         a, b = _along(a, q, dimension), _divided(b, q, dimension)
     made = []
     for dimension, q in enumerate(qs):
         rows_a, rows_b = _as_rows(a, dimension), _as_rows(b, dimension)
-        tiny = torch.finfo(q.dtype).tiny
         if q.dim() == 2:
             of_a, of_b = (rows_a * rows_a).sum(dim=-1), (rows_b * rows_b).sum(dim=-1)
             largest = (of_a + of_b).amax(dim=-1, keepdim=True)
-            made.append(q - precond_lr * (of_a - of_b) / largest.clamp(min=tiny) * q)
+            largest = largest.clamp(min=torch.finfo(q.dtype).tiny)
+            made.append(q - precond_lr * (of_a - of_b) / largest * q)
         else:
             of_a, of_b = rows_a @ rows_a.mT, rows_b @ rows_b.mT
             change = precond_lr * (of_a - of_b).triu() / _spectral_norm(of_a + of_b)
             made.append(q - change @ q)
-    return made
+    return _packed(made)
+
+
+@opaque(returns=("g",))
+def whitened(g: Tensor, factors: Tensor, max_size: float) -> Tensor:
+    """The gradient with each dimension multiplied by the ``Qᵀ Q`` of its factor.
+
+    Args:
+        g: (batch, *shape): the gradient.
+        factors: (batch, length): the factors of its dimensions.
+        max_size: a larger dimension's factor is a diagonal.
+    """
+    x = _matrices(g)
+    for dimension, q in enumerate(_unpacked(factors, g, max_size)):
+        x = _along(_along(x, q, dimension), q if q.dim() == 2 else q.mT, dimension)
+    return x.reshape(g.shape)
+
+
+def _matrices(x: Tensor) -> Tensor:
+    """A batch of weights, each with all dimensions but the last in one."""
+    return x.reshape(len(x), *merged(x.shape[1:]))
+
+
+def _unpacked(factors: Tensor, x: Tensor, max_size: float) -> list[Tensor]:
+    """The factor of each dimension of x: matrices, or their diagonals."""
+    shapes = factor_shapes(x.shape[1:], max_size)
+    pieces = factors.split([torch.Size(shape).numel() for shape in shapes], dim=1)
+    return [q.reshape(len(x), *shape) for q, shape in zip(pieces, shapes, strict=True)]
+
+
+def _wide(numbers: Tensor, q: Tensor) -> Tensor:
+    """One number for each of a batch, in the shape in which it meets q."""
+    return numbers.reshape(-1, *(1,) * (q.dim() - 1))
+
+
+def _packed(qs: list[Tensor]) -> Tensor:
+    return torch.cat([q.reshape(len(q), -1) for q in qs], dim=1)
 
 
 def _spectral_norm(matrices: Tensor) -> Tensor:
@@ -120,16 +160,6 @@ def _spectral_norm(matrices: Tensor) -> Tensor:
     turned = turned / torch.linalg.vector_norm(turned, dim=-2, keepdim=True).clamp(min=tiny)
     norm = torch.linalg.vector_norm(scaled @ turned, dim=-2, keepdim=True)
     return (norm * largest).clamp(min=tiny)
-
-
-def _balanced(qs: list[Tensor]) -> list[Tensor]:
-    """Factors of the same product, whose largest elements are equally large."""
-    largest = [q.abs().reshape(len(q), -1).amax(dim=-1) for q in qs]
-    mean = torch.stack(largest).log().mean(dim=0).exp()
-    return [
-        q * (mean / size).reshape(-1, *(1,) * (q.dim() - 1))
-        for q, size in zip(qs, largest, strict=True)
-    ]
 
 
 def _identity(q: Tensor) -> Tensor:
@@ -231,10 +261,10 @@ def kron(
     due = where((waited + 1) * prob >= 1, 1, 0)
     waited, unbalanced = (waited + 1) * (1 - due), unbalanced + due
     balance = where(unbalanced >= balance_interval, 1, 0)
-    direction, factors = whiten(
-        momentum_buffer / (1 - b1**step), factors, step, due, balance,
-        precond_lr, precond_init_scale, max_size_triangular, seed,
-    )  # fmt: skip
+    average = momentum_buffer / (1 - b1**step)
+    factors = balanced(average, factors, step, precond_init_scale, balance, max_size_triangular)
+    factors = fitted(average, factors, step, due, precond_lr, max_size_triangular, seed)
+    direction = whitened(average, factors, max_size_triangular)
     direction = minimum(1, 1.1 / (rms(direction) + 1e-12)) * direction
     if nonzero(weight_decay) and is_matrix:
         direction = direction + weight_decay * w

@@ -6,8 +6,6 @@ Here all matrices lie: their shorter side is their rows; where both are equal, t
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,7 @@ from gradstep.rules.random_numbers import generator, normal
 
 def sides(shape: tuple[int, ...]) -> tuple[int, int]:
     """The shorter and the longer side of a weight as a matrix."""
-    first, rest = shape[0], math.prod(shape[1:])
+    first, rest = shape[0], torch.Size(shape[1:]).numel()
     return min(first, rest), max(first, rest)
 
 
@@ -41,7 +39,7 @@ def lying(x: Tensor) -> Tensor:
 
 def as_before(matrices: Tensor, x: Tensor) -> Tensor:
     """Matrices that lie, in the shape of ``x``."""
-    lie = x.shape[1] < math.prod(x.shape[2:])
+    lie = x.shape[1] < x.shape[2:].numel()
     return (matrices if lie else matrices.mT).reshape(x.shape)
 
 
@@ -66,68 +64,91 @@ def subspace(g: Tensor, projector: Tensor, step: float, update_proj_gap: float) 
     return (vectors * largest.sign()).to(projector.dtype)
 
 
-@opaque(returns=("g", "exp_avg", "exp_avg_sq"))
-def adam_within(
-    g: Tensor,
-    projector: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam's direction within a subspace, taken back to the whole space; the moments anew.
+@opaque(returns=("exp_avg",))
+def projected(g: Tensor, projector: Tensor, exp_avg: Tensor) -> Tensor:
+    """The gradient within the subspace: ``Pᵀ G``.
 
     Args:
         g: (batch, *shape): the gradient.
-        projector: (batch, shorter side, rank): a basis of the subspace.
-        exp_avg, exp_avg_sq: (batch, rank, longer side): the moments.
-        beta1, beta2, eps: of Adam.
+        projector: (batch, shorter side, rank): P.
+        exp_avg: (batch, rank, longer side): is of the shape wanted.
     """
-    low = projector.mT @ lying(g)
-    exp_avg, exp_avg_sq, direction = _adam(low, exp_avg, exp_avg_sq, beta1, beta2, eps)
-    return as_before(projector @ direction, g), exp_avg, exp_avg_sq
+    return projector.mT @ lying(g)
 
 
-@opaque(returns=("g", "exp_avg", "exp_avg_sq"))
-def scaled_as_adam(
-    g: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    step: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    update_proj_gap: float,
-    tensor_wise: float,
-    seed: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient, scaled as Adam scales its random projection; the moments anew.
+@opaque(returns=("exp_avg",))
+def randomly_projected(
+    g: Tensor, exp_avg: Tensor, step: float, update_proj_gap: float, seed: float
+) -> Tensor:
+    """The gradient by a random P, another one every ``update_proj_gap`` steps: ``P G``.
 
     Args:
         g: (batch, *shape): the gradient.
-        exp_avg, exp_avg_sq: (batch, rank, longer side): the projection's moments.
+        exp_avg: (batch, rank, longer side): is of the shape wanted.
         step: 1 at the first.
-        beta1, beta2, eps: of Adam.
-        update_proj_gap: how many steps a projection is kept for.
-        tensor_wise: one scale for all, not one for each channel of the longer side.
-        seed: of the projections.
+        update_proj_gap: how many steps a P is kept for.
+        seed: chooses the P.
     """
     matrices, rank = lying(g), exp_avg.shape[1]
     source = generator(seed, int(step - 1) // int(update_proj_gap))
-    projection = normal((matrices.shape[1], rank), source, g) / math.sqrt(rank)
-    low = projection.mT.expand(len(g), -1, -1) @ matrices
-    exp_avg, exp_avg_sq, direction = _adam(low, exp_avg, exp_avg_sq, beta1, beta2, eps)
+    projection = normal((matrices.shape[1], rank), source, g) / rank**0.5
+    return projection.mT.expand(len(g), -1, -1) @ matrices
+
+
+@opaque
+def average(exp_avg: Tensor, low: Tensor, beta1: float) -> Tensor:
+    """The moving average of projected gradients: ``beta1·m + (1 − beta1)·R``.
+
+    Args:
+        exp_avg: (batch, rank, longer side): m.
+        low: the same: R.
+        beta1: how much of the average is kept.
+    """
+    return beta1 * exp_avg + (1 - beta1) * low
+
+
+@opaque
+def average_square(exp_avg_sq: Tensor, low: Tensor, beta2: float) -> Tensor:
+    """The moving average of their squares: ``beta2·v + (1 − beta2)·R²``.
+
+    Args:
+        exp_avg_sq: (batch, rank, longer side): v.
+        low: the same: R.
+        beta2: how much of the average is kept.
+    """
+    return beta2 * exp_avg_sq + (1 - beta2) * (low * low)
+
+
+@opaque(returns=("g",))
+def taken_back(
+    g: Tensor, projector: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, eps: float
+) -> Tensor:
+    """Adam's direction within the subspace, as one of the whole space: ``P (m / (√v + eps))``.
+
+    Args:
+        g: (batch, *shape): is of the shape wanted.
+        projector: (batch, shorter side, rank): P.
+        exp_avg, exp_avg_sq: (batch, rank, longer side): m and v.
+        eps: of Adam.
+    """
+    return as_before(projector @ (exp_avg / (exp_avg_sq.sqrt() + eps)), g)
+
+
+@opaque(returns=("g",))
+def scaled_as_adam(
+    g: Tensor, low: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, eps: float, tensor_wise: float
+) -> Tensor:
+    """The gradient, each channel scaled as Adam scales that of R: by ``|m / (√v + eps)| / |R|``.
+
+    Args:
+        g: (batch, *shape): the gradient.
+        low: (batch, rank, longer side): R, its projection.
+        exp_avg, exp_avg_sq: the same: m and v.
+        eps: of Adam.
+        tensor_wise: whether to scale all by one number, and not each channel by its own.
+    """
     channels = (-2, -1) if tensor_wise else -2
+    direction = exp_avg / (exp_avg_sq.sqrt() + eps)
     before = torch.linalg.vector_norm(low, dim=channels, keepdim=True)
     after = torch.linalg.vector_norm(direction, dim=channels, keepdim=True)
-    return as_before(matrices * (after / (before + 1e-8)), g), exp_avg, exp_avg_sq
-
-
-def _adam(
-    x: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, beta1: float, beta2: float, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam's moments anew, and its direction without the corrections."""
-    exp_avg = beta1 * exp_avg + (1 - beta1) * x
-    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (x * x)
-    return exp_avg, exp_avg_sq, exp_avg / (exp_avg_sq.sqrt() + eps)
+    return as_before(lying(g) * (after / (before + 1e-8)), g)

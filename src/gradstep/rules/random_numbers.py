@@ -6,8 +6,6 @@ in a training that was resumed, and torch's own generator is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -22,7 +20,7 @@ def generator(seed: float, count: float) -> torch.Generator:
     return made
 
 
-def normal(shape: Sequence[int], source: torch.Generator, like: Tensor) -> Tensor:
+def normal(shape: tuple[int, ...], source: torch.Generator, like: Tensor) -> Tensor:
     """Numbers of the normal distribution, of the dtype and on the device of ``like``."""
     # torch draws float32 numbers in another way on CPUs with AVX2: their last bits differ.
-    return torch.randn(tuple(shape), generator=source, dtype=torch.float64).to(like)
+    return torch.randn(shape, generator=source, dtype=torch.float64).to(like)
