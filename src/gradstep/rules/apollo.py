@@ -87,8 +87,7 @@ def apollo(
     """
     correction1, correction2 = 1 - beta1**step, sqrt(1 - beta2**step)
     if low_exp_avg is None:
-        exp_avg = lerp(exp_avg, g, 1 - beta1)
-        exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)
+        exp_avg, exp_avg_sq = lerp(exp_avg, g, 1 - beta1), lerp(exp_avg_sq, g * g, 1 - beta2)
         direction = exp_avg / (sqrt(exp_avg_sq) + eps)
     else:
         low = randomly_projected(g, low_exp_avg, step, update_proj_gap, seed)
