@@ -65,7 +65,10 @@ def balanced(
         return factors
     largest = [q.abs().reshape(len(q), -1).amax(dim=-1) for q in qs]
     mean = torch.stack(largest).log().mean(dim=0).exp()
-    return _packed([q * _wide(mean / size, q) for q, size in zip(qs, largest, strict=True)])
+    shares = [
+        (mean / size).view(-1, *(1,) * (q.dim() - 1)) for q, size in zip(qs, largest, strict=True)
+    ]
+    return _packed([q * share for q, share in zip(qs, shares, strict=True)])
 
 
 @opaque(returns=("factors",))
@@ -91,11 +94,18 @@ def fitted(
     """
     if not update:
         return factors
-    x, qs = _matrices(g), _unpacked(factors, g, max_size)
-    b = normal(x.shape[1:], generator(seed, step), x).expand_as(x)
+    v = normal(merged(g.shape[1:]), generator(seed, step), g).unsqueeze(0)
+    # One by one: torch's sums over a batch may add up in another order.
+    each = zip(g.split(1), factors.split(1), strict=True)
+    return torch.cat(
+        [_packed(_fitted(_matrices(x), v, _unpacked(f, x, max_size), precond_lr)) for x, f in each]
+    )
+
+
+def _fitted(x: Tensor, v: Tensor, qs: list[Tensor], precond_lr: float) -> list[Tensor]:
+    """The factors of a gradient, in a batch of one, a step nearer to what makes v of it."""
     # So that the factors stay finite where the gradient is tiny or has no full rank.
-    size = x.abs().mean(dim=tuple(range(1, x.dim())), keepdim=True)
-    a = x + torch.finfo(torch.float32).eps ** 0.5 * size * b
+    a, b = x + torch.finfo(torch.float32).eps ** 0.5 * x.abs().mean() * v, v
     for dimension, q in enumerate(qs):
         a, b = _along(a, q, dimension), _divided(b, q, dimension)
     made = []
@@ -103,14 +113,13 @@ def fitted(
         rows_a, rows_b = _as_rows(a, dimension), _as_rows(b, dimension)
         if q.dim() == 2:
             of_a, of_b = (rows_a * rows_a).sum(dim=-1), (rows_b * rows_b).sum(dim=-1)
-            largest = (of_a + of_b).amax(dim=-1, keepdim=True)
-            largest = largest.clamp(min=torch.finfo(q.dtype).tiny)
+            largest = (of_a + of_b).max().clamp(min=torch.finfo(q.dtype).tiny)
             made.append(q - precond_lr * (of_a - of_b) / largest * q)
         else:
             of_a, of_b = rows_a @ rows_a.mT, rows_b @ rows_b.mT
             change = precond_lr * (of_a - of_b).triu() / _spectral_norm(of_a + of_b)
             made.append(q - change @ q)
-    return _packed(made)
+    return made
 
 
 @opaque(returns=("g",))
@@ -140,26 +149,19 @@ def _unpacked(factors: Tensor, x: Tensor, max_size: float) -> list[Tensor]:
     return [q.reshape(len(x), *shape) for q, shape in zip(pieces, shapes, strict=True)]
 
 
-def _wide(numbers: Tensor, q: Tensor) -> Tensor:
-    """One number for each of a batch, in the shape in which it meets q."""
-    return numbers.reshape(-1, *(1,) * (q.dim() - 1))
-
-
 def _packed(qs: list[Tensor]) -> Tensor:
     return torch.cat([q.reshape(len(q), -1) for q in qs], dim=1)
 
 
-def _spectral_norm(matrices: Tensor) -> Tensor:
+def _spectral_norm(matrix: Tensor) -> Tensor:
     """A lower bound of the largest eigenvalue, no more than √2 below it; never 0."""
-    tiny = torch.finfo(matrices.dtype).tiny
-    largest = matrices.abs().amax(dim=(-2, -1), keepdim=True).clamp(min=tiny)
-    scaled = matrices / largest
-    longest = (scaled * scaled).sum(dim=-2, keepdim=True).argmax(dim=-1, keepdim=True)
-    column = scaled.gather(-1, longest.expand(-1, scaled.shape[-2], -1))
-    turned = scaled.mT @ column
-    turned = turned / torch.linalg.vector_norm(turned, dim=-2, keepdim=True).clamp(min=tiny)
-    norm = torch.linalg.vector_norm(scaled @ turned, dim=-2, keepdim=True)
-    return (norm * largest).clamp(min=tiny)
+    tiny = torch.finfo(matrix.dtype).tiny
+    largest = matrix.abs().max().clamp(min=tiny)
+    scaled = matrix[0] / largest
+    column = scaled[:, (scaled * scaled).sum(dim=0).argmax()]
+    turned = column @ scaled
+    turned = turned / torch.linalg.vector_norm(turned).clamp(min=tiny)
+    return (torch.linalg.vector_norm(scaled @ turned) * largest).clamp(min=tiny)
 
 
 def _identity(q: Tensor) -> Tensor:

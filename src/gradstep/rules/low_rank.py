@@ -147,8 +147,11 @@ def scaled_as_adam(
         eps: of Adam.
         tensor_wise: whether to scale all by one number, and not each channel by its own.
     """
-    channels = (-2, -1) if tensor_wise else -2
     direction = exp_avg / (exp_avg_sq.sqrt() + eps)
-    before = torch.linalg.vector_norm(low, dim=channels, keepdim=True)
-    after = torch.linalg.vector_norm(direction, dim=channels, keepdim=True)
+    dim = None if tensor_wise else 0
+    # One by one: torch's sums over a batch may add up in another order.
+    before, after = (
+        torch.stack([torch.linalg.vector_norm(x, dim=dim, keepdim=True) for x in batch])
+        for batch in (low, direction)
+    )
     return as_before(lying(g) * (after / (before + 1e-8)), g)
