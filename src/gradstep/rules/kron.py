@@ -1,0 +1,273 @@
+"""PSGD Kron."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Positive,
+    clamp,
+    exp,
+    lerp,
+    minimum,
+    nonzero,
+    number,
+    opaque,
+    rms,
+    rule,
+    shaped,
+    where,
+)
+from gradstep.rules.random_numbers import generator, normal
+
+
+def merged(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A weight's shape with all dimensions but the last in one; a number as a vector of one."""
+    numel = torch.Size(shape[:-1]).numel()
+    return (numel, shape[-1]) if len(shape) > 1 else (torch.Size(shape).numel(),)
+
+
+def factor_shapes(shape: tuple[int, ...], max_size: float) -> list[tuple[int, ...]]:
+    """The shape of the factor of each dimension: a matrix, or its diagonal alone."""
+    whole = merged(shape)
+    diagonal = [len(whole) == 1 or d == 1 or d > max_size for d in whole]
+    return [(d,) if alone else (d, d) for d, alone in zip(whole, diagonal, strict=True)]
+
+
+def packed_shape(shape: tuple[int, ...], max_size: float) -> tuple[int]:
+    """The shape of the state that holds all factors, one after the other."""
+    return (sum(torch.Size(factor).numel() for factor in factor_shapes(shape, max_size)),)
+
+
+@opaque(returns=("factors",))
+def balanced(
+    g: Tensor, factors: Tensor, step: float, scale: float, balance: float, max_size: float
+) -> Tensor:
+    """The factors; at the first step made, and later made equally large where ``balance`` is 1.
+
+    Args:
+        g: (batch, *shape): a gradient.
+        factors: (batch, length): the factors of its dimensions.
+        step: 1 at the first, which makes the factors.
+        scale: what all factors together multiply by at first.
+        balance: whether to give all factors the same largest element; their product stays.
+        max_size: a larger dimension's factor is a diagonal.
+    """
+    qs = _unpacked(factors, g, max_size)
+    if step == 1:
+        return _packed([_identity(q) * scale ** (1 / len(qs)) for q in qs])
+    if not balance or len(qs) == 1:
+        return factors
+    largest = [q.abs().reshape(len(q), -1).amax(dim=-1) for q in qs]
+    mean = torch.stack(largest).log().mean(dim=0).exp()
+    shares = [
+        (mean / size).view(-1, *(1,) * (q.dim() - 1)) for q, size in zip(qs, largest, strict=True)
+    ]
+    return _packed([q * share for q, share in zip(qs, shares, strict=True)])
+
+
+@opaque(returns=("factors",))
+def fitted(
+    g: Tensor,
+    factors: Tensor,
+    step: float,
+    update: float,
+    precond_lr: float,
+    max_size: float,
+    seed: float,
+) -> Tensor:
+    """The factors Q, where ``update`` is 1 a step nearer to those that make the gradient white.
+
+    Args:
+        g: (batch, *shape): the gradient.
+        factors: (batch, length): the factors of its dimensions.
+        step: chooses the random numbers, with the seed.
+        update: whether to fit the factors to this gradient.
+        precond_lr: how far an update goes.
+        max_size: a larger dimension's factor is a diagonal.
+        seed: of the random numbers that stand against the gradient.
+    """
+    if not update:
+        return factors
+    v = normal(merged(g.shape[1:]), generator(seed, step), g).unsqueeze(0)
+    # One by one: torch's sums over a batch may add up in another order.
+    each = zip(g.split(1), factors.split(1), strict=True)
+    return torch.cat(
+        [_packed(_fitted(_matrices(x), v, _unpacked(f, x, max_size), precond_lr)) for x, f in each]
+    )
+
+
+def _fitted(x: Tensor, v: Tensor, qs: list[Tensor], precond_lr: float) -> list[Tensor]:
+    """The factors of a gradient, in a batch of one, a step nearer to what makes v of it."""
+    # So that the factors stay finite where the gradient is tiny or has no full rank.
+    a, b = x + torch.finfo(torch.float32).eps ** 0.5 * x.abs().mean() * v, v
+    for dimension, q in enumerate(qs):
+        a, b = _along(a, q, dimension), _divided(b, q, dimension)
+    made = []
+    for dimension, q in enumerate(qs):
+        rows_a, rows_b = _as_rows(a, dimension), _as_rows(b, dimension)
+        if q.dim() == 2:
+            of_a, of_b = (rows_a * rows_a).sum(dim=-1), (rows_b * rows_b).sum(dim=-1)
+            largest = (of_a + of_b).max().clamp(min=torch.finfo(q.dtype).tiny)
+            made.append(q - precond_lr * (of_a - of_b) / largest * q)
+        else:
+            of_a, of_b = rows_a @ rows_a.mT, rows_b @ rows_b.mT
+            change = precond_lr * (of_a - of_b).triu() / _spectral_norm(of_a + of_b)
+            made.append(q - change @ q)
+    return made
+
+
+@opaque(returns=("g",))
+def whitened(g: Tensor, factors: Tensor, max_size: float) -> Tensor:
+    """The gradient with each dimension multiplied by the ``Qᵀ Q`` of its factor.
+
+    Args:
+        g: (batch, *shape): the gradient.
+        factors: (batch, length): the factors of its dimensions.
+        max_size: a larger dimension's factor is a diagonal.
+    """
+    x = _matrices(g)
+    for dimension, q in enumerate(_unpacked(factors, g, max_size)):
+        x = _along(_along(x, q, dimension), q if q.dim() == 2 else q.mT, dimension)
+    return x.reshape(g.shape)
+
+
+def _matrices(x: Tensor) -> Tensor:
+    """A batch of weights, each with all dimensions but the last in one."""
+    return x.reshape(len(x), *merged(x.shape[1:]))
+
+
+def _unpacked(factors: Tensor, x: Tensor, max_size: float) -> list[Tensor]:
+    """The factor of each dimension of x: matrices, or their diagonals."""
+    shapes = factor_shapes(x.shape[1:], max_size)
+    pieces = factors.split([torch.Size(shape).numel() for shape in shapes], dim=1)
+    return [q.reshape(len(x), *shape) for q, shape in zip(pieces, shapes, strict=True)]
+
+
+def _packed(qs: list[Tensor]) -> Tensor:
+    return torch.cat([q.reshape(len(q), -1) for q in qs], dim=1)
+
+
+def _spectral_norm(matrix: Tensor) -> Tensor:
+    """A lower bound of the largest eigenvalue, no more than √2 below it; never 0."""
+    tiny = torch.finfo(matrix.dtype).tiny
+    largest = matrix.abs().max().clamp(min=tiny)
+    scaled = matrix[0] / largest
+    column = scaled[:, (scaled * scaled).sum(dim=0).argmax()]
+    turned = column @ scaled
+    turned = turned / torch.linalg.vector_norm(turned).clamp(min=tiny)
+    return (torch.linalg.vector_norm(scaled @ turned) * largest).clamp(min=tiny)
+
+
+def _identity(q: Tensor) -> Tensor:
+    """The identity of each, as a matrix or as its diagonal."""
+    ones = q.new_ones(q.shape[:2])
+    return ones if q.dim() == 2 else ones.diag_embed()
+
+
+def _along(x: Tensor, q: Tensor, dimension: int) -> Tensor:
+    """x with a dimension, counted from 0 without the batch's, multiplied by its factor."""
+    if q.dim() == 2:
+        return x * _beside(q, x, dimension)
+    return q @ x if dimension == 0 else x @ q.mT
+
+
+def _divided(x: Tensor, q: Tensor, dimension: int) -> Tensor:
+    """x with a dimension multiplied by the transposed inverse of its factor."""
+    if q.dim() == 2:
+        return x / _beside(q, x, dimension)
+    if dimension == 0:
+        return torch.linalg.solve_triangular(q.mT, x, upper=False)
+    return torch.linalg.solve_triangular(q, x, upper=True, left=False)
+
+
+def _beside(q: Tensor, x: Tensor, dimension: int) -> Tensor:
+    """A diagonal in the shape in which it meets x."""
+    return q.reshape(len(q), *(-1 if i == dimension else 1 for i in range(x.dim() - 1)))
+
+
+def _as_rows(x: Tensor, dimension: int) -> Tensor:
+    """x as matrices with a dimension as their rows."""
+    return x.movedim(dimension + 1, 1).reshape(len(x), x.shape[dimension + 1], -1)
+
+
+@rule(lr=3e-4, class_name="Kron")
+def kron(
+    g: Any,
+    momentum_buffer: Any,
+    factors: Any = shaped(packed_shape, "max_size_triangular"),
+    waited: Any = number(0.0),
+    unbalanced: Any = number(0.0),
+    *,
+    w: Any,
+    step: Any,
+    is_matrix: Any,
+    b1: Decay = 0.9,
+    weight_decay: NonNegative = 0.0,
+    max_size_triangular: NonNegative = 8192,
+    precond_lr: NonNegative = 0.1,
+    precond_init_scale: Positive = 1.0,
+    max_prob: Positive = 1.0,
+    min_prob: Positive = 0.03,
+    prob_decay: NonNegative = 1e-3,
+    flat_start: NonNegative = 500,
+    balance_interval: Positive = 100,
+    seed: NonNegative = 0,
+) -> Any:
+    """PSGD Kron: the average gradient, made white by a matrix for each of its dimensions.
+
+    Each dimension has a triangular Q that is fitted, step by step, until the gradients multiplied
+    by ``Qᵀ Q`` along every dimension are as random numbers divided by it: ``A Aᵀ = B Bᵀ`` with
+    ``A = Q₁ G Q₂ᵀ`` and ``B = Q₁⁻ᵀ V Q₂⁻¹``, V random, by
+
+        Q ← Q − precond_lr · triu(A Aᵀ − B Bᵀ) / |A Aᵀ + B Bᵀ| · Q
+
+    States:
+        momentum_buffer: the moving average of the gradient.
+        factors: the Q of all dimensions, one after the other.
+        waited: how many steps have gone by since the last update of the factors.
+        unbalanced: how many updates there were since the factors were balanced.
+
+    Hyperparameters:
+        b1: how much of the average gradient is kept at each step.
+        weight_decay: shrinks weights of two dimensions or more by lr · weight_decay (decoupled).
+        max_size_triangular: a larger dimension has a diagonal Q, as vectors have.
+        precond_lr: how far an update of the factors goes.
+        precond_init_scale: what the factors multiply the gradient by at first, as its root.
+        max_prob: the share of steps that update the factors, at first.
+        min_prob: the same in the end.
+        prob_decay: how fast it falls: by this share of itself a step.
+        flat_start: how many steps it takes until it falls.
+        balance_interval: after how many updates the factors are made equally large.
+        seed: chooses the random numbers V.
+
+    Papers:
+        Li 2015, "Preconditioned stochastic gradient descent", arXiv:1512.04202.
+        Pooladzandi & Li 2024, "Curvature-informed SGD via general purpose Lie-group
+        preconditioners", arXiv:2402.04553.
+
+    Agrees with kron-torch 0.3.3 given the same V, but for three things. Every hundredth update
+    balances the factors; there one in a hundred does, at random. The random numbers that make an
+    update safe do not enter the step; there they do, at a part in 3,000. And each weight counts
+    its own steps and updates; there all have one count. As there, weights of more than two
+    dimensions are matrices, with all dimensions but the last in one; a step whose root mean square
+    is above 1.1 is scaled down to it; and the share of steps is kept by counting, not by chance.
+    """
+    momentum_buffer = lerp(momentum_buffer, g, 1 - b1)
+    prob = clamp(max_prob * exp(-prob_decay * (step - 1 - flat_start)), min_prob, max_prob)
+    due = where((waited + 1) * prob >= 1, 1, 0)
+    waited, unbalanced = (waited + 1) * (1 - due), unbalanced + due
+    balance = where(unbalanced >= balance_interval, 1, 0)
+    average = momentum_buffer / (1 - b1**step)
+    factors = balanced(average, factors, step, precond_init_scale, balance, max_size_triangular)
+    factors = fitted(average, factors, step, due, precond_lr, max_size_triangular, seed)
+    direction = whitened(average, factors, max_size_triangular)
+    direction = minimum(1, 1.1 / (rms(direction) + 1e-12)) * direction
+    if nonzero(weight_decay) and is_matrix:
+        direction = direction + weight_decay * w
+    return direction, momentum_buffer, factors, waited, unbalanced * (1 - balance)
