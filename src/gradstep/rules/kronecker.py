@@ -2,12 +2,11 @@
 
 A weight of the shape (d₁, d₂, …) has a matrix of d₁ × d₁ for its first dimension, one of d₂ × d₂
 for its second, and so on; none for a dimension larger than ``max_size``, which is left alone. They
-lie one after the other in one state. Here ``x`` and the matrices come in batches.
+lie one after the other in one state. All is for functions with ``@opaque`` above them: ``x`` and the
+matrices come in batches.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ def unpack(state: Tensor, x: Tensor, max_size: float) -> list[Tensor | None]:
     return found
 
 
-def pack(matrices: Sequence[Tensor | None], state: Tensor) -> Tensor:
+def pack(matrices: list[Tensor | None], state: Tensor) -> Tensor:
     """The matrices as one state, of the shape of ``state``."""
     flat = [m.reshape(len(m), -1) for m in matrices if m is not None]
     return torch.cat(flat, dim=1) if flat else state
@@ -58,7 +57,7 @@ def as_rows(x: Tensor, dimension: int) -> Tensor:
     return x.movedim(dimension + 1, 1).reshape(len(x), x.shape[dimension + 1], -1)
 
 
-def along(x: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
+def along(x: Tensor, matrices: list[Tensor | None]) -> Tensor:
     """x with each of its dimensions multiplied by its matrix: ``M₁ X M₂ᵀ`` of a matrix."""
     for place, matrix in enumerate(matrices):
         if matrix is not None:
