@@ -11,9 +11,10 @@ import numpy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import avg_pool2d, cross_entropy
 
 import gradstep
+from gradstep.lab.digits import load_digits
 from references.sophia import sophia
 
 OPTIONS = {"lr": 0.01, "betas": (0.75, 0.5), "rho": 0.5, "weight_decay": 0.125}
@@ -238,7 +239,7 @@ def test_estimates_that_do_not_fit_are_refused() -> None:
         ([good, nan / 0], "second holds inf or nan"),
         ({torch.ones(3): good}, "float32 3 on cpu, which is no parameter of the optimizer"),
         ({"first": good}, "'first', which is no parameter of the optimizer"),
-        (good, "TypeError: estimates is a Parameter" if False else "TypeError: estimates is a"),
+        (good, "TypeError: estimates is a Tensor"),
         (7, "TypeError: estimates is a int"),
     ]
     for estimates, words in cases:
@@ -450,33 +451,34 @@ def test_16_bit_logits_are_drawn_from_in_32() -> None:
 # All together.
 
 
-@pytest.mark.parametrize("kind", ["G", "H"])
+@pytest.mark.parametrize("kind", ["signs", "G", "H"])
 def test_both_kinds_learn_to_read_digits(kind: str) -> None:
-    """In three epochs, better than by signs alone, which is what is left without estimates."""
-    from sklearn.datasets import load_digits
-
-    pixels, numbers = load_digits(return_X_y=True)
-    images, labels = torch.tensor(pixels / 16).float(), torch.tensor(numbers)
-    train, test = slice(0, 1500), slice(1500, None)
+    """And with a learning rate that is too much for signs alone: what is left without estimates."""
+    data = load_digits(0)
+    train, test = (avg_pool2d(x, 4).flatten(1) for x in (data.train_images, data.test_images))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 10))
-    optimizer = gradstep.Sophia(model.parameters(), lr=0.01, rho=0.05 if kind == "G" else 0.01)
+    optimizer = gradstep.Sophia(model.parameters(), lr=0.01, rho=2.0)
     random = torch.Generator().manual_seed(0)
-    for epoch in range(6):
-        order = torch.randperm(1500, generator=random)
-        for number, chosen in enumerate(order.split(50)):
-            logits = model(images[train][chosen])
+    for _ in range(6):
+        order = torch.randperm(len(train), generator=random)
+        for number, chosen in enumerate(order.split(48)):
+            images, labels = train[chosen], data.train_labels[chosen]
             if number % 10 == 0 and kind == "G":
-                gradstep.sampled_loss(logits, random).backward()
-                optimizer.update_hessian(batch_size=len(logits))
-            elif number % 10 == 0:
-                loss = cross_entropy(logits, labels[train][chosen])
+                gradstep.sampled_loss(model(images), random).backward()
+                optimizer.update_hessian(batch_size=len(images))
+            elif number % 10 == 0 and kind == "H":
+                loss = cross_entropy(model(images), labels)
                 optimizer.update_hessian(gradstep.hutchinson(loss, model.parameters(), random))
             optimizer.zero_grad()
-            cross_entropy(model(images[train][chosen]), labels[train][chosen]).backward()
+            cross_entropy(model(images), labels).backward()
             optimizer.step()
     with torch.no_grad():
-        right = (model(images[test]).argmax(1) == labels[test]).float().mean()
-    print(kind, epoch, float(right))
-    assert right > 0.9
+        answers = model(test)
+    right = (answers.argmax(1) == data.test_labels).float().mean()
+    loss = cross_entropy(answers, data.test_labels)
+    if kind == "signs":
+        assert right < 0.92 and loss > 0.3
+    else:
+        assert right > 0.93 and loss < 0.2
