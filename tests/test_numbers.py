@@ -521,12 +521,15 @@ def test_compile_engine(reference: Reference) -> None:
     torch._dynamo.utils.counters.clear()
     eager, _ = run(reference.ours, given, {**options, "engine": "eager"})
     compiled, optimizer = run(reference.ours, given, {**options, "engine": "compile"})
-    graph = trace(reference.rule, {**reference.rule.hyperparameters, "lr": 0.1})
-    # A function that torch.compile need not understand, or sums that all parameters wait for.
-    calls = graph.calls_opaque() or graph.sums_over_all()
-    expected = "eager" if calls else "compile"
-    assert set(optimizer.engines_used().values()) == {expected}  # type: ignore[attr-defined]
-    if calls:
+    numbers = {**reference.rule.hyperparameters, "lr": 0.1}
+    kinds = {len(case.shape) > 1 for case in given.cases}
+    graphs = [trace(reference.rule, numbers, matrix=kind) for kind in kinds]
+    # A function that torch.compile need not understand, or sums that all parameters wait for. A
+    # rule may have them for matrices alone.
+    calls = [graph.calls_opaque() or graph.sums_over_all() for graph in graphs]
+    expected = {"eager" if call else "compile" for call in calls}
+    assert set(optimizer.engines_used().values()) == expected  # type: ignore[attr-defined]
+    if any(calls):
         return
     assert_close(compiled, eager, given)
     if reference.theirs is not None:
@@ -534,6 +537,6 @@ def test_compile_engine(reference: Reference) -> None:
         assert_close(compiled, theirs, given)
     # One function for all steps: neither the step count nor the first step made another. torch
     # makes a second for a number that is nan, as one of RAdam's is at first.
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    count = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     # A rule that tells vectors from matrices has one for each.
-    assert graphs == (2 if reference.name == "RAdam" or reference.rule.tells_vectors_apart else 1)
+    assert count == (2 if reference.name == "RAdam" or reference.rule.tells_vectors_apart else 1)

@@ -108,7 +108,11 @@ REFERENCES = [
         gradstep.LDoG,
         gradstep.ldog,
         ldog,
-        extra=[{}, {"reps_rel": 1e-3, "weight_decay": 0.1, "lr": f64(0.5), "maximize": True}],
+        extra=[
+            {},
+            {"reps_rel": 0.01},
+            {"reps_rel": 1e-3, "weight_decay": 0.1, "lr": f64(0.5), "maximize": True},
+        ],
         takes_complex=False,
         elementwise=False,
         oracle=_ldog,
