@@ -30,7 +30,7 @@ def went_the_right_way(row: Row, options: dict[str, Any], before: float, after: 
 def decays(optimizer: Any) -> bool:
     """Whether weights shrink without a gradient; ASGD's lambd and FTRL's penalties do that."""
     if any(r.shrinks and r.name == type(optimizer).__name__ for r in REFERENCES):
-        return True
+        return all(group.get("constraints", True) for group in optimizer.param_groups)  # Nero's
     keys = ("weight_decay", "lambd", "lambda_1", "lambda_2")
     return any(group.get(key, 0) != 0 for group in optimizer.param_groups for key in keys)
 
@@ -120,6 +120,10 @@ def test_a_learning_rate_of_a_groups_own(row: Row, options: dict[str, Any]) -> N
         outer["step_sizes"] = (0, 50)  # its steps are otherwise no shorter than 1e-6
     if row.name == "AdaBound":
         outer["final_lr"] = 0.0  # else its bounds rise, whatever the learning rate
+    if row.name == "Nero":
+        outer["constraints"] = (
+            False  # else its neurons have a norm of 1, whatever the learning rate
+        )
     own = {"lr": 1e-3, **({"final_lr": 0.1} if "final_lr" in outer else {})}
     own |= copy.deepcopy(options)
     optimizer = row.make([{"params": list(task), **own}, {"params": [still]}], outer)

@@ -222,7 +222,8 @@ def test_make_fx_records_the_operations_of_the_eager_engine(row: Row) -> None:
     optimizer = row.make(given(task, True), row.fullest, engine="eager")
     task.train(optimizer, 2)
     saved = copy.deepcopy(optimizer.state_dict())
-    if row.coupled or not saved["state"] or any("step" in e for e in saved["state"].values()):
+    numbers = any(t.dim() == 0 for entry in saved["state"].values() for t in entry.values())
+    if row.coupled or not saved["state"] or numbers:
         pytest.skip("a step count is read as a number, which no graph can hold: nor with torch's")
 
     def step(params: dict[str, Tensor], state: Any) -> list[Tensor]:

@@ -87,10 +87,12 @@ if TYPE_CHECKING:
     from gradstep.compose.accumulate import Accumulate
     from gradstep.compose.average import EMA, AveragedWeights
     from gradstep.compose.freeze import Freeze
+    from gradstep.compose.hessian import hutchinson, sampled_loss
     from gradstep.compose.noise import GradientNoise
     from gradstep.compose.nonfinite import SkipNonFinite
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.sharpness import ASAM, SAM
+    from gradstep.hessian import HessianOptimizer
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
@@ -126,6 +128,7 @@ __all__ = [
     "Finding",
     "Freeze",
     "GradientNoise",
+    "HessianOptimizer",
     "Interval",
     "LrFind",
     "MistakeError",
@@ -162,6 +165,7 @@ __all__ = [
     "global_dot",
     "global_norm",
     "global_sum",
+    "hutchinson",
     "lerp",
     "log",
     "lr_find",
@@ -181,6 +185,7 @@ __all__ = [
     "rms",
     "rsqrt",
     "rule",
+    "sampled_loss",
     "schedule",
     "shaped",
     "shared",
@@ -201,6 +206,9 @@ _LATER = {
     "EMA": "gradstep.compose.average",
     "AveragedWeights": "gradstep.compose.average",
     "Freeze": "gradstep.compose.freeze",
+    "hutchinson": "gradstep.compose.hessian",
+    "sampled_loss": "gradstep.compose.hessian",
+    "HessianOptimizer": "gradstep.hessian",
     "GradientNoise": "gradstep.compose.noise",
     "SkipNonFinite": "gradstep.compose.nonfinite",
     "ASAM": "gradstep.compose.sharpness",

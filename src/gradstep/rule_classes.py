@@ -10,6 +10,7 @@ from typing import Any
 
 from gradstep import rules
 from gradstep.checkpoint import tell_apart
+from gradstep.hessian import HessianOptimizer
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import is_number
@@ -70,7 +71,8 @@ def class_of(rule: Rule) -> type[Optimizer]:
         "__doc__": _docstring(rule, options),
         "_places": places,
     }
-    return type(name, (Optimizer,), members)
+    base = HessianOptimizer if "hessian" in rule.states else Optimizer
+    return type(name, (base,), members)
 
 
 def _options(rule: Rule) -> tuple[dict[str, Any], dict[str, tuple[str, int]]]:

@@ -1,4 +1,4 @@
-"""DoG and DoWG. All weights are one vector here."""
+"""DoG, LDoG and DoWG. All weights are one vector here, but of LDoG."""
 
 from __future__ import annotations
 
@@ -31,6 +31,29 @@ def dog(
         yield w
 
 
+def ldog(
+    w: Array,
+    gradients: Iterable[Array | None],
+    *,
+    lr: float = 1.0,
+    reps_rel: float = 1e-6,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> Iterator[Array]:
+    """Ivgi et al. 2023, equation 2 for each layer; numbers are kept in float32, as all are."""
+    start, kind = w, w.dtype.type
+    furthest, total = numpy.float32(0), numpy.float32(0)
+    for g in gradients:
+        if g is not None:
+            g = g + weight_decay * w
+            way = max(kind(furthest), numpy.sqrt(numpy.sum((w - start) ** 2)))
+            way = way if furthest else reps_rel * (1 + numpy.sqrt(numpy.sum(w**2)))
+            squares = kind(total) + numpy.sum(g**2)
+            w = w - lr * way / numpy.sqrt(squares + eps) * g
+            furthest, total = numpy.float32(way), numpy.float32(squares)
+        yield w
+
+
 def dowg(
     w: Array,
     gradients: Iterable[Array],
@@ -55,6 +78,12 @@ def _dog(parameters: Any, options: dict[str, Any]) -> Any:
     return DoG(parameters, **options)
 
 
+def _ldog(parameters: Any, options: dict[str, Any]) -> Any:
+    from dog import LDoG
+
+    return LDoG(parameters, **options)
+
+
 def _dowg(parameters: Any, options: dict[str, Any]) -> Any:
     import optax
 
@@ -74,6 +103,19 @@ REFERENCES = [
         elementwise=False,
         coupled=True,
         oracle=_dog,
+    ),
+    Reference(
+        gradstep.LDoG,
+        gradstep.ldog,
+        ldog,
+        extra=[
+            {},
+            {"reps_rel": 0.01},
+            {"reps_rel": 1e-3, "weight_decay": 0.1, "lr": f64(0.5), "maximize": True},
+        ],
+        takes_complex=False,
+        elementwise=False,
+        oracle=_ldog,
     ),
     Reference(
         gradstep.DoWG,

@@ -79,6 +79,11 @@ CHOICES |= {
     ),
 }
 
+#: Its paper's rate is for language models.
+CHOICES["sophia"] = Choice(
+    gradstep.Sophia, 0.002, "momentum over the curvature, no step larger than the learning rate"
+)
+
 #: The classes that are made from their rules, with the learning rates of those.
 CHOICES |= {
     rule.name: Choice(getattr(gradstep, str(rule.class_name)), rule.lr, _meaning(rule))
@@ -152,3 +157,8 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
 def asks_for_loss(optimizer: torch.optim.Optimizer) -> bool:
     """Whether ``step`` must be given a function that returns the loss."""
     return isinstance(optimizer, gradstep.Optimizer) and "loss" in optimizer.rule.inputs
+
+
+def asks_for_hessian(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it must be given estimates of the Hessian's diagonal, between steps."""
+    return isinstance(optimizer, gradstep.HessianOptimizer)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+import gradstep
 from gradstep.lab.dataset import Dataset
-from gradstep.lab.optimizers import make_optimizer, needs_closure
+from gradstep.lab.optimizers import asks_for_hessian, make_optimizer, needs_closure
 
 #: Steps of a rule on a formula.
 STEPS = 200
@@ -175,6 +176,7 @@ def formula_path(formula: Formula, optimizer: str, lr: float, steps: int = STEPS
         loss.backward()
         return loss
 
+    random = torch.Generator().manual_seed(0)
     path = Path(optimizer, lr)
     for step in range(steps + 1):
         loss = loss_anew()
@@ -184,7 +186,11 @@ def formula_path(formula: Formula, optimizer: str, lr: float, steps: int = STEPS
         path.steps.append(step)
         if step == steps or not (left <= x <= right and bottom <= y <= top):
             break
-        made.step(loss_anew) if needs_closure(made) else made.step()
+        if asks_for_hessian(made) and step % 10 == 0:
+            again = formula.loss(weights[0], weights[1])
+            made.update_hessian(gradstep.hutchinson(again, [weights], random))
+        value = loss.detach()
+        made.step(loss_anew if needs_closure(made) else lambda value=value: value)
     return path
 
 

@@ -11,15 +11,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+import gradstep
 from gradstep.lab.dataset import Dataset, shifted
 from gradstep.lab.lenet import LeNet
-from gradstep.lab.optimizers import asks_for_loss, make_optimizer, needs_closure
+from gradstep.lab.optimizers import asks_for_hessian, asks_for_loss, make_optimizer, needs_closure
 from gradstep.lab.processes import ALONE, Processes
 from gradstep.lab.settings import Settings
 
@@ -102,6 +103,8 @@ def learn(learner: Learner, images: Tensor, labels: Tensor, processes: Processes
     images, labels = images[share], labels[share]
 
     start = perf_counter()
+    if asks_for_hessian(learner.optimizer) and learner.tally.steps % 10 == 0:
+        look_at_curvature(learner, images, batch, processes)
     scores = learner.network(images)  # what does the network see?
     loss = cross_entropy(scores, labels, reduction="sum") / batch  # how wrong is that?
     learner.optimizer.zero_grad()  # forget the gradient of the batch before
@@ -131,6 +134,20 @@ def loss_anew(learner: Learner, images: Tensor, labels: Tensor) -> float:
     loss = cross_entropy(learner.model(images), labels)
     loss.backward()
     return loss.item()
+
+
+def look_at_curvature(learner: Learner, images: Tensor, batch: int, processes: Processes) -> None:
+    """Give the optimizer an estimate of the Hessian, by answers that the network might have given.
+
+    They are drawn anew in each process, and again alike in a run that is resumed.
+    """
+    random = torch.Generator().manual_seed(learner.tally.steps * processes.count + processes.rank)
+    scores = learner.network(images)
+    part = len(scores) / batch  # 0 where a process has no share in the last batch
+    loss = gradstep.sampled_loss(scores, random) * part if part else scores.sum()
+    learner.optimizer.zero_grad()
+    (loss * processes.count).backward()
+    cast(gradstep.HessianOptimizer, learner.optimizer).update_hessian(batch_size=batch)
 
 
 def count_right(scores: Tensor, labels: Tensor) -> int:

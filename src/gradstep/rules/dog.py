@@ -1,4 +1,4 @@
-"""DoG and DoWG."""
+"""DoG, LDoG and DoWG."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 from gradstep.rule import (
     NonNegative,
     copy_of_weight,
+    dot,
     global_dot,
     global_norm,
     maximum,
     nonzero,
+    norm,
+    number,
     rule,
     shared,
     sqrt,
@@ -58,6 +61,48 @@ def dog(
     distance = global_norm(w - init_buffer)
     rbar = where(rbar > 0, maximum(rbar, distance), reps_rel * (1 + global_norm(w)))
     G = G + global_dot(g, g)
+    return rbar / sqrt(G + eps) * g, init_buffer, rbar, G
+
+
+@rule(lr=1.0, class_name="LDoG")
+def ldog(
+    g: Any,
+    init_buffer: Any = copy_of_weight(),
+    rbar: Any = number(0.0),
+    G: Any = number(0.0),
+    *,
+    w: Any,
+    reps_rel: NonNegative = 1e-6,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+) -> Any:
+    """LDoG: DoG for each layer by itself, with a distance and a sum of gradients of its own.
+
+    Not to be confused with DoG, for which all weights are one vector. Leave lr at 1, and average
+    the weights of the steps for the best result.
+
+    States:
+        init_buffer: the weight at the start.
+        rbar: the largest distance of the layer's weights from their start.
+        G: the sum of the squared norms of the layer's gradients.
+
+    Hyperparameters:
+        reps_rel: the first distance, as a share of 1 + the norm of the layer's weights; 1e-4 with
+            batch normalization.
+        eps: added to the sum of squares.
+        weight_decay: adds weight_decay · weight to the gradient (L2).
+
+    Paper:
+        Ivgi, Hinder & Carmon 2023, "DoG is SGD's best friend: a parameter-free dynamic step size
+        schedule", arXiv:2302.12022.
+
+    Agrees with the authors' dog-optimizer. A layer is a parameter: its weight or its bias.
+    """
+    if nonzero(weight_decay):
+        g = g + weight_decay * w
+    distance = norm(w - init_buffer)
+    rbar = where(rbar > 0, maximum(rbar, distance), reps_rel * (1 + norm(w)))
+    G = G + dot(g, g)
     return rbar / sqrt(G + eps) * g, init_buffer, rbar, G
 
 

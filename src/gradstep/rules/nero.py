@@ -1,0 +1,77 @@
+"""Nero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradstep.rule import (
+    Decay,
+    Positive,
+    abs,
+    lerp,
+    mean,
+    new_weight,
+    number,
+    rule,
+    sqrt,
+    where,
+    zeros,
+)
+from gradstep.rules.units import unit_mean, unit_norm
+
+
+@rule(lr=0.01, class_name="Nero")
+def nero(
+    g: Any,
+    exp_avg_sq: Any = zeros(),
+    scale: Any = number(0.0),
+    *,
+    w: Any,
+    step: Any,
+    lr: Any,
+    first: Any,
+    is_matrix: bool,
+    beta: Decay = 0.999,
+    eps: Positive = 1e-8,
+    constraints: bool = True,
+) -> Any:
+    """Nero: each neuron turns by the same angle, and its weights keep a mean of 0 and a norm of 1.
+
+    A neuron is what feeds one output: a row of a matrix, one filter of a convolution; of a weight
+    of one dimension, such as a bias, each element by itself. Neurons of one input alone have a mean
+    of 0 and nothing else: leave constraints out for them.
+
+    States:
+        exp_avg_sq: the moving average of the squared norm of the neuron's gradient, at each of its
+            elements.
+        scale: the mean norm of the layer's neurons at the start, or 0.01 where that is 0.
+
+    Hyperparameters:
+        beta: how much of the average squared norm is kept at each step.
+        eps: keeps the divisions from blowing up where gradients or weights are tiny.
+        constraints: bring each neuron to a mean of 0 and a norm of 1, before the first step and
+            after each.
+
+    Paper:
+        Liu, Bernstein, Meister & Yue 2021, "Learning by turning: neural architecture aware
+        optimisation", arXiv:2102.07227.
+
+    Agrees with pytorch_optimizer. The authors' code brings neurons to their norm when the optimizer
+    is made, and adds no eps; here it is done at the first step, as a part of it. A step with a
+    learning rate of 0 changes nothing.
+    """
+    held = is_matrix and constraints
+    start = where(first, _unit(w, eps), w) if held else w
+    length = unit_norm(start) if is_matrix else abs(w)
+    scale = where(first, where(mean(length) > 0, mean(length), 0.01), scale)
+    size = unit_norm(g) if is_matrix else abs(g)
+    exp_avg_sq = lerp(exp_avg_sq, size * size, 1 - beta)
+    moved = start - lr * scale * (g / (sqrt(exp_avg_sq / (1 - beta**step)) + eps))
+    moved = _unit(moved, eps) if held else moved
+    return new_weight(where(lr > 0, moved, w)), exp_avg_sq, scale
+
+
+def _unit(w: Any, eps: Any) -> Any:
+    """Each neuron with a mean of 0 and a norm of 1."""
+    centred = w - unit_mean(w)
+    return centred / (unit_norm(centred) + eps)
