@@ -2,8 +2,8 @@
 
 A weight of the shape (d₁, d₂, …) has a matrix of d₁ × d₁ for its first dimension, one of d₂ × d₂
 for its second, and so on; none for a dimension larger than ``max_size``, which is left alone. They
-lie one after the other in one state. All is for functions with ``@opaque`` above them: ``x`` and the
-matrices come in batches.
+lie one after the other in one state. All is for functions with ``@opaque`` above them: ``x`` and
+the matrices come in batches.
 """
 
 from __future__ import annotations
