@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -153,3 +154,16 @@ def test_closing_takes_the_hooks_off() -> None:
     diagnosis.close()
     assert len(torch_module._global_forward_hooks) == before
     assert not torch_module._global_forward_hooks_with_kwargs
+
+
+def test_a_compiled_module_is_quiet() -> None:
+    model, optimizer = made()
+    compiled: Any = torch.compile(model, backend="eager")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*global hooks")
+        filters = list(warnings.filters)
+        with gradstep.diagnose(model, optimizer, on_mistake="list") as diagnosis:
+            backward(compiled)
+            optimizer.step()
+        assert list(warnings.filters) == filters
+    assert diagnosis.findings == []

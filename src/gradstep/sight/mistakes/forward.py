@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,18 +54,24 @@ class Forward(Family):
         self.spoilt: Spoilt | None = None
         self.looked = False
         self._left = _FIRST
-        self._handle: Any = torch_module.register_module_forward_hook(
-            self._returned, with_kwargs=True
-        )
+        self._handle: Any = None
+        self._filter: Any = None
+        self._begin()
 
     def arm(self) -> None:
         """Look at the next step's forward pass."""
         self._left = max(self._left, 2)  # the present step is counted, too
         self.spoilt, self.looked = None, False
         if self._handle is None:
-            self._handle = torch_module.register_module_forward_hook(
-                self._returned, with_kwargs=True
-            )
+            self._begin()
+
+    def _begin(self) -> None:
+        self._handle = torch_module.register_module_forward_hook(self._returned, with_kwargs=True)
+        # A compiled module warns of hooks that it calls once more; these do nothing then.
+        warnings.filterwarnings(
+            "ignore", "Using `torch.compile.module.` when there are global hooks"
+        )
+        self._filter = warnings.filters[0]
 
     def after_step(self, watched: Watched) -> None:
         if self._handle is None:
@@ -80,6 +87,8 @@ class Forward(Family):
             # What torch itself leaves behind.
             torch_module._global_forward_hooks_with_kwargs.pop(self._handle.id, None)
             self._handle = None
+            if self._filter in warnings.filters:
+                warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
 
     def _returned(self, module: nn.Module, given: Any, named: Any, output: Any) -> None:
         if not is_compiling() and torch.is_grad_enabled():
