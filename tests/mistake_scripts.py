@@ -351,6 +351,19 @@ for _ in range(3):
     torch.log(torch.relu(model(x)) * 0).mean().backward()
     optimizer.step()  # HERE
 """,
+        # In the forward pass, in a module of the model.
+        _START
+        + """
+class Log(nn.Module):
+    def forward(self, x):
+        return torch.log(torch.relu(x) * 0)
+model.append(Log())
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+for _ in range(3):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()  # HERE
+""",
     ],
     "vanishing-gradient": [
         _START

@@ -455,10 +455,12 @@ class Training(RuleBasedStateMachine):
         chosen = self.optimizer.param_groups[group]
         key = data.draw(st.sampled_from([k for k in CHANGES if k in chosen]))
         value = data.draw(st.sampled_from(CHANGES[key]))
+        if self.kind.make is gradstep.AdamW and (key, value) == ("decoupled_weight_decay", False):
+            return  # as torch's, AdamW sets it to True when a checkpoint is loaded or it is copied
         try:
             self.optimizer.check_group({**chosen, key: value})
         except ValueError:
-            return  # Nesterov's momentum without momentum, AdamW without its decay
+            return  # Nesterov's momentum without momentum
         for optimizer in (self.optimizer, self.twin):
             optimizer.param_groups[group][key] = value
 

@@ -14,6 +14,7 @@ from torch.compiler import is_compiling as _is_compiling
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from gradstep.checkpoint import check_outline, checked_state
+from gradstep.cut_short import accounted
 from gradstep.engine import together
 from gradstep.engine.plan import ENGINES, Launch, check_dimensions
 from gradstep.engine.update import is_matrix
@@ -29,7 +30,9 @@ class Optimizer(Planning):
     """Updates weights with their gradients, by any rule or chain of rules.
 
     A :class:`torch.optim.Optimizer` in every way: parameter groups, hooks, schedulers,
-    checkpoints. A step is all or nothing: everything is checked before the first write.
+    checkpoints. A step is all or nothing: everything is checked before the first write. But for an
+    error in a function of :func:`gradstep.opaque`: some parameters may be updated by then, each
+    with its states, and the error names them.
 
     Args:
         params: tensors, ``(name, tensor)`` pairs, or dicts that define parameter groups, as
@@ -131,6 +134,8 @@ class Optimizer(Planning):
         Raises:
             TypeError, ValueError, RuntimeError: a gradient, state or hyperparameter that does not
                 fit, named. Weights and states are as they were.
+            RuntimeError: a function that the rule calls has raised when some parameters were
+                updated already, which are named.
         """
         if _is_compiling():
             return self._step_outside_of_graph(closure)
@@ -198,6 +203,14 @@ class Optimizer(Planning):
 
     def launch(self, launches: Sequence[Launch]) -> None:
         """Make the step that :meth:`prepare` has prepared."""
+        if self._calls:
+            with accounted([self]):
+                self.write(launches)
+        else:
+            self.write(launches)
+
+    def write(self, launches: Sequence[Launch]) -> None:
+        """:meth:`launch`, for who accounts for an error himself."""
         if self._waits:
             together.run(launches)
         else:

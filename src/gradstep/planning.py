@@ -41,6 +41,7 @@ class Planning(Groups):
         self._entries: list[Any] = []
         self._said: set[str] = set()
         self._waits = False  # whether the rule sums over all parameters
+        self._calls = False  # whether it calls functions that are not traced, which may raise
         self._loss: float | None = None  # what the closure of the present step returned
         self._loss_for_all = 0.0  # the same, over all processes
         self._shared: dict[str, Tensor] = {}  # what all parameters have together, in this step
@@ -132,6 +133,7 @@ class Planning(Groups):
         if not run.read(self, self._loss_for_all):
             return
         self._waits = self._waits or any(g.sums_over_all() for g in run.graphs.values())
+        self._calls = self._calls or any(g.calls_opaque() for g in run.graphs.values())
         if not all(g.is_elementwise() for g in run.graphs.values()):
             shards = (p for p in run.group["params"] if is_sharded(p))
             self._mesh = next((p.device_mesh for p in shards), self._mesh)

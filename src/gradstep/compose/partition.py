@@ -19,6 +19,7 @@ from gradstep.compose.members import (
     matches,
     members,
 )
+from gradstep.cut_short import accounted
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 
@@ -72,6 +73,8 @@ class Partition(torch.optim.Optimizer):
         Raises:
             TypeError, ValueError, RuntimeError: whatever does not fit, named. All weights and
                 states, of every part, are as they were.
+            RuntimeError: a function that a rule calls has raised when some parameters were updated
+                already, which are named.
         """
         loss = None
         if closure is not None:
@@ -82,8 +85,9 @@ class Partition(torch.optim.Optimizer):
             for hook in list(part._optimizer_step_pre_hooks.values()):
                 hook(part, (part,), {})
         planned = [(part, part.prepare(loss)) for part in parts]
-        for part, launches in planned:
-            part.launch(launches)
+        with accounted([part for part in parts if any(p._calls for p in parts)]):
+            for part, launches in planned:
+                part.write(launches)
         for part in parts:
             for hook in list(part._optimizer_step_post_hooks.values()):
                 hook(part, (part,), {})

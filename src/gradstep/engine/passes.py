@@ -169,12 +169,16 @@ def _needs(
 
 
 def _place_writes(found: list[Pass], graph: Graph) -> None:
-    """Give each state to the first pass that can make it and after which none reads the old."""
+    """Give each state to the first pass that can make it and after which none reads the old.
+
+    But not before the last opaque function has been called: it may raise.
+    """
+    safe = 1 + max((i for i, each in enumerate(found) if each.calls), default=-1)
     found[-1].writes.append(("w", graph.new_weight))
     for name, before, after in graph.states:
         if after is before or after.extent == "own":  # which opaque functions make
             continue
-        for position, each in enumerate(found):
+        for position, each in enumerate(found[safe:], safe):
             if each.domain != after.extent or not _computable(after, each.domain, each.available):
                 continue
             if not any(before is n for p in found[position + 1 :] for n in _needs_of(p)):

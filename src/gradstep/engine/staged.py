@@ -307,8 +307,14 @@ class StagedLaunch:
         if kernel.sums_over_all and not part.waves:
             for _ in range(kernel.sums_over_all):
                 over_all.append((yield 0.0))
-        for wave in part.waves:
-            over_all = yield from self._run_wave(wave)
+        done: list[int] = []
+        try:
+            for wave in part.waves:
+                over_all = yield from self._run_wave(wave)
+                done += wave.tensors
+        except Exception:
+            self._close(done)
+            raise
         if part.number_states is not None:
             # A tensor without elements has no totals but those over all parameters.
             sums = iter(over_all)
@@ -320,6 +326,18 @@ class StagedLaunch:
             at = self._pointers.buffer_info()[0] + 16 * len(part.weights)
             part.number_states.write(at, after.buffer_info()[0], len(after) // len(self._rows))
         _increment_version(part.owners)
+
+    def _close(self, done: list[int]) -> None:
+        """A function has raised: bring those to an end that had gone through all passes."""
+        part = self._part
+        start, width = 2 * len(part.weights), part.row_width
+        for i in done:
+            row = self._flat[start + width * i : start + width * (i + 1)]
+            numbers = row[width - part.number_count :]
+            for number, after in zip(numbers, part.kernel.after(*self._rows[i]), strict=False):
+                number.fill_(after)
+        if done:
+            _increment_version([part.owners[i] for i in done])
 
     def _run_wave(self, wave: Wave) -> Generator[float, float, list[float]]:
         """Make the step of a wave, and return the sums over all parameters."""

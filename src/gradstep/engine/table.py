@@ -32,6 +32,7 @@ class Table:
         weights: the tensors that are written: of a DTensor this process's part.
         state_names, row_width: the states, numbers included, that a weight has; how many.
         counts: whether steps are counted.
+        number_count: how many states are one number, the step count among them.
         number_states: reads and writes the states that are one number, if there are any.
     """
 
@@ -48,7 +49,7 @@ class Table:
         self.state_names = list(names)
         self._row_of = itemgetter(*names) if names else None
         self.counts = "step" in first.numbers
-        self._number_count = len(first.numbers)
+        self.number_count = len(first.numbers)
         self.number_states: NumberStates | None = None
         if first.numbers:
             stored = [str(n.dtype).removeprefix("torch.") for n in first.numbers.values()]
@@ -101,7 +102,7 @@ class Table:
             n = len(gradients)
             for i in range(n):
                 row = flat[2 * n + i * self.row_width : 2 * n + (i + 1) * self.row_width]
-                states = row[: len(row) - self._number_count]
+                states = row[: len(row) - self.number_count]
                 if not alike_in_parts([flat[i], flat[n + i], *states]):
                     return None
             flat = [local(t) for t in flat]

@@ -141,6 +141,9 @@ def opaque(
     It may also take states of a shape of their own (:func:`gradstep.shaped`), and return them anew:
     ``returns`` then names those of its arguments that it returns.
 
+    If it raises, the parameters that it was called for are as they were, and so are their states;
+    those that were updated before in the same step are not taken back, and the error names them.
+
     Args:
         function: see :class:`Opaque`.
         dtype: what it wants its tensor as. Default: as the engine works, float32 or float64.

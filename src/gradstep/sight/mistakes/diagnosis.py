@@ -19,6 +19,7 @@ from gradstep.sight.mistakes.finding import (
     Severity,
 )
 from gradstep.sight.mistakes.finite import Finite
+from gradstep.sight.mistakes.forward import Forward
 from gradstep.sight.mistakes.gradients import Gradients
 from gradstep.sight.mistakes.layers import Layers
 from gradstep.sight.mistakes.membership import Membership
@@ -42,6 +43,7 @@ _FAMILIES: tuple[type[Family], ...] = (
     Scheduling,
     Scaling,
     Finite,
+    Forward,
     Layers,
     Sizes,
     RuleSigns,

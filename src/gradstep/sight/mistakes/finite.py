@@ -1,12 +1,14 @@
-"""Gradients that are inf or nan, and where in the backward pass they began."""
+"""Gradients that are inf or nan, and where in the forward or backward pass they began."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradstep.sight.mistakes.forward import Forward
 from gradstep.sight.mistakes.watched import Family, Held, Watched
 
 #: At each of the first steps, where a training that diverges does so, then at each of these.
@@ -16,7 +18,13 @@ _FIRST, _EACH = 20, 10
 class Finite(Family):
     """Non-finite gradients. A nan stays in the weights, so a look now and then does not miss it."""
 
+    def __init__(self, diagnosis: Any) -> None:
+        super().__init__(diagnosis)
+        self._explained: set[int] = set()  # ids of those for which the beginning is known
+
     def before_step(self, watched: Watched) -> None:
+        if id(watched) in self._explained:
+            return
         if watched.steps >= _FIRST and watched.steps % _EACH and not watched.looks:
             return
         if watched.has_closure or getattr(watched.optimizer, "found_inf", None) is not None:
@@ -42,7 +50,14 @@ class Finite(Family):
         name = name_of(first.parameter)
         module = name.rpartition(".")[0] or name
         hint = "torch.autograd.set_detect_anomaly(True) to see which operation makes them"
-        if spoilt:
+        forward = self.diagnosis.family(Forward)
+        told = forward is not None and forward.looked
+        key = None
+        if not spoilt and told and forward.spoilt and (not sound or forward.reached_the_end()):
+            seen, write = _of_forward_pass(forward)
+            key = ("forward", id(watched))  # also if the gradients were named before
+            self._explained.add(id(watched))
+        elif spoilt:
             name = name_of(spoilt[0].parameter)
             seen = f"gradients are {kind}, and so are weights already, {name} among them"
             write = f"a smaller lr; {hint}"
@@ -59,12 +74,14 @@ class Finite(Family):
         else:
             seen = (
                 f"gradients are {kind} from the loss on: {module} is the first module that gets "
-                "them"
+                "them" + ", and what the modules returned in the forward pass was finite" * told
             )
             write = (
                 "print(loss): if it is not finite, look for log(0), a division by 0 or inputs "
                 f"that are not finite; {hint}"
             )
+        if forward is not None and not spoilt and key is None:
+            forward.arm()  # in case the step is left out, as a loop may do, and the weights last
         self.diagnosis.report(
             "non-finite-gradient",
             seen,
@@ -72,7 +89,31 @@ class Finite(Family):
             write=write,
             parameter=name,
             watched=watched,
+            key=key,
         )
+
+
+def _of_forward_pass(forward: Forward) -> tuple[str, str]:
+    """What was seen in the forward pass, and what to write."""
+    spoilt = forward.spoilt
+    assert spoilt is not None
+    name = forward.name_of(spoilt.module())
+    if spoilt.weights is not None:
+        seen = f"weights of {name} are {spoilt.weights}, and so is what it returned"
+        return seen, "look at what wrote these weights: an initialisation, a checkpoint"
+    if spoilt.given is not None:
+        return (
+            f"what {name} was given in the forward pass is {spoilt.given} already, and no module "
+            "before it returned such values",
+            "look at the batch, and at operations before this module that stand in no module of "
+            "their own: a log(0), a division by 0, an exp that overflows",
+        )
+    return (
+        f"{name} returned {spoilt.kind} in the forward pass, though its input and its weights were "
+        "finite; it is the first module that did",
+        "look in this module for a log(0), a division by 0, an exp that overflows, or a range that "
+        "its dtype does not have; a small number added, or clamp(), keeps values finite",
+    )
 
 
 def _readable(gradient: Tensor | None) -> bool:
