@@ -115,6 +115,31 @@ def test_the_formula_in_every_engine(dtype: torch.dtype) -> None:
     assert float(state["total"]) == pytest.approx(total, 1e-13) and float(state["seen"]) == 20
 
 
+@gradstep.opaque
+def divided(x: Tensor, by: float, offset: float) -> Tensor:
+    return x / (by + offset)
+
+
+@gradstep.rule
+def by_its_norm(g: Any, length: Any = gradstep.number(0.0), *, eps: float = 0.5) -> Any:
+    length = gradstep.norm(g - gradstep.mean(g))
+    return divided(g, length, eps), length
+
+
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+def test_a_function_is_given_what_is_known_of_a_tensor(engine: str) -> None:
+    """A number that takes two passes, other for each of a batch."""
+    held = [w.double().requires_grad_() for w in weights()]
+    optimizer = gradstep.Optimizer(held, by_its_norm, lr=1.0, engine=engine)
+    before = [w.detach().clone() for w in held]
+    step(optimizer, 0)
+    for w, start in zip(held, before, strict=True):
+        assert w.grad is not None
+        length = (w.grad - w.grad.mean()).norm()
+        torch.testing.assert_close(w.detach(), start - w.grad / (length + 0.5))
+        assert float(optimizer.state[w]["length"]) == pytest.approx(float(length))
+
+
 def test_states_are_wide_also_for_weights_of_few_bits() -> None:
     optimizer = optimizer_for(torch.bfloat16)
     step(optimizer, 0)
