@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy
@@ -91,6 +91,41 @@ def host_function(
                 return tuple(float(n) for n in ieee(*map(numpy.float64, values)))
 
     return numbers
+
+
+class HostRows:
+    """A function from the numbers of tensors to a row of ``outputs`` for each.
+
+    Most tensors have most numbers in common: what does not hang on sums of a tensor's own is worked
+    out once for all that are alike.
+
+    Args:
+        outputs: the nodes of a row.
+        inputs: the names of the numbers that there are, in order.
+        own: how many of the last of them are sums of a tensor's own.
+    """
+
+    def __init__(self, outputs: Sequence[Node], inputs: Sequence[str], own: int) -> None:
+        names = {str(n.value) for n in in_order(outputs) if n.operation == "input"}
+        used = [place for place, name in enumerate(inputs) if name in names]
+        self.width = len(outputs)
+        self._used = used
+        self._once = not used or used[-1] < len(inputs) - own
+        self._function = host_function(outputs, [inputs[place] for place in used])
+
+    def __call__(self, rows: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:
+        """The rows for tensors, each given by its numbers; those behind the last used may lack."""
+        used, function = self._used, self._function
+        if not self._once:
+            return [function(*[row[place] for place in used]) for row in rows]
+        made: dict[tuple[float, ...], tuple[float, ...]] = {}
+        found = []
+        for row in rows:
+            key = tuple([row[place] for place in used])
+            if key not in made:
+                made[key] = function(*key)
+            found.append(made[key])
+        return found
 
 
 def _compile(

@@ -2,7 +2,7 @@
 
 The code has a function ``line`` for consecutive elements, as a kernel without reductions has it,
 which also lays out the values that are to be summed; and ``run``, which takes tiles off a shared
-counter, calls ``line`` for each of their lines, and sums. Sums are taken in float64, in eight
+counter, calls ``line`` for each of their lines, and sums. Sums are taken in float64, in
 lanes that are added up in a fixed order, so that no bit depends on the vector width or on which
 thread takes which tile.
 
@@ -29,7 +29,13 @@ from gradstep.engine.passes import Pass
 from gradstep.engine.tiles import FIELDS, LINE
 from gradstep.rule.graph import REDUCTIONS, Graph, Node
 
-LANES = 8
+#: One addition waits four cycles for the one before it, so several vectors are summed in turn.
+LANES = 32
+
+#: Cache lines of 64 bytes that are asked for ahead of a line of elements.
+PREFETCH = 32
+
+I32 = ir.IntType(32)
 
 
 @dataclass(frozen=True)
@@ -317,6 +323,8 @@ class _Writer:
             address = b.add(start, b.mul(index_of[column.extent], size))
             arguments.append(b.inttoptr(address, POINTER))
         b.call(line, [*arguments, *buffers, count, row])
+        if each.sums:
+            self._prefetch(b, arguments, count)
         is_first = b.icmp_signed("==", m, f["middle"])
         for node, buffer, total, partial in zip(each.sums, buffers, totals, partials, strict=True):
             if self._over_lines(node):
@@ -353,6 +361,20 @@ class _Writer:
         b.position_at_end(done)
         b.ret_void()
 
+    def _prefetch(self, b: ir.IRBuilder, addresses: list[Any], count: Any) -> None:
+        """Ask for the start of the next line while this one's values are summed."""
+        name = "llvm.prefetch.p0"
+        known = self.module.globals.get(name)
+        kind = ir.FunctionType(VOID, [POINTER, I32, I32, I32])
+        function = known or ir.Function(self.module, kind, name)
+        hints = [ir.Constant(I32, hint) for hint in (0, 3, 1)]
+        for column, address in zip(self.columns, addresses, strict=True):
+            if self.along(column):
+                behind = b.mul(count, ir.Constant(I64, ITEM_BYTES[column.storage]))
+                for piece in range(PREFETCH):
+                    at = b.add(behind, ir.Constant(I64, 64 * piece))
+                    b.call(function, [b.gep(address, [at], source_etype=ir.IntType(8)), *hints])
+
     def _over_lines(self, node: Node) -> bool:
         """Whether the reduction goes across lines: the sum of each column of a matrix."""
         return self.each.domain == "element" and node.extent == "column"
@@ -378,7 +400,10 @@ class _Writer:
         return function, False
 
     def _gather(self, node: Node) -> ir.Function:
-        """A line's sum in eight lanes, lane k taking in every eighth element from k on."""
+        """A line's sum in lanes, lane k taking in the elements k, k + LANES, k + 2 · LANES, …
+
+        In the end the lanes of the second half are added to those of the first, until one is left.
+        """
         function, known = self._function("gather", node, ir.FunctionType(F64, [POINTER, I64]))
         if known:
             return function
@@ -416,11 +441,15 @@ class _Writer:
         final = b.phi(lanes)
         final.add_incoming(begin, start)
         final.add_incoming(new_total, loop)
-        parts = [b.extract_element(final, ir.Constant(ir.IntType(32), k)) for k in range(LANES)]
-        while len(parts) > 1:
-            pairs = zip(parts[::2], parts[1::2], strict=True)
-            parts = [self._combined(b, node, left, right) for left, right in pairs]
-        b.ret(parts[0])
+        part, width = final, LANES
+        while width > 1:
+            width //= 2
+            halves = [
+                b.shuffle_vector(part, part, ir.Constant(ir.VectorType(I32, width), list(places)))
+                for places in (range(width), range(width, 2 * width))
+            ]
+            part = self._combined(b, node, *halves)
+        b.ret(b.extract_element(part, ir.Constant(I32, 0)))
         return function
 
     def real_align(self) -> int:

@@ -11,6 +11,7 @@ import math
 from array import array
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy
@@ -20,7 +21,7 @@ from torch import Tensor
 from gradstep.engine import compiler, threads, together
 from gradstep.engine.fit import STORAGE, local_update
 from gradstep.engine.fused import PARALLEL, STEP
-from gradstep.engine.host import HostNodes, host_function
+from gradstep.engine.host import HostNodes, HostRows
 from gradstep.engine.kernel import ITEM_BYTES
 from gradstep.engine.pass_kernel import Places, kept_storage, write_pass
 from gradstep.engine.passes import Pass, passes
@@ -52,8 +53,8 @@ class Stage:
 
     each: Pass
     run: Any
-    row: Callable[..., tuple[float, ...]]
-    calls: list[tuple[Node, Callable[..., tuple[float, ...]]]]
+    row: HostRows
+    calls: list[tuple[Node, HostRows]]
 
 
 class StagedKernel:
@@ -81,10 +82,10 @@ class StagedKernel:
             code = compiler.functions(text.code, {"run": (_ARGUMENTS, False)}) if wanted else {}
             run = code.get("run")
             calls = [(node, self._numbers_of(node, as_host)) for node in each.calls]
-            row = host_function([as_host(n) for n in text.numbers], self.inputs)
+            row = self._host_rows([as_host(n) for n in text.numbers])
             self.stages.append(Stage(each, run, row, calls))
         after = [as_host(node) for _, _, node in settled.numbers]
-        self.after = host_function([*after, STEP], self.inputs)
+        self.after = self._host_rows([*after, STEP])
         #: States of a shape of their own: name, before and after.
         self.own_states = [state for state in settled.states if state[1].extent == "own"]
         #: Opaque function's node -> what it makes of such tensors.
@@ -93,9 +94,12 @@ class StagedKernel:
             if node.operation == "part":
                 self.parts.setdefault(id(node.arguments[0]), []).append(node)
 
-    def _numbers_of(self, call: Node, as_host: HostNodes) -> Callable[..., tuple[float, ...]]:
+    def _numbers_of(self, call: Node, as_host: HostNodes) -> HostRows:
         numbers = [a for a in call.arguments if a.extent in ("number", "tensor")]
-        return host_function([as_host(a) for a in numbers], self.inputs)
+        return self._host_rows([as_host(a) for a in numbers])
+
+    def _host_rows(self, outputs: Sequence[Node]) -> HostRows:
+        return HostRows(outputs, self.inputs, len(self.totals))
 
     def geometry(self, weight: Tensor, domain: str) -> Geometry:
         """How a tensor, or what is kept of it, is cut."""
@@ -319,10 +323,9 @@ class StagedLaunch:
             # A tensor without elements has no totals but those over all parameters.
             sums = iter(over_all)
             empty = [next(sums) if n.operation == "global_sum" else 0.0 for n in kernel.totals]
-            after = array("d")
-            for row in self._rows:
-                missing = len(row) < len(kernel.inputs)
-                after.extend(kernel.after(*row, *(empty if missing else ())))
+            whole = len(kernel.inputs)
+            rows = [row if len(row) == whole else (*row, *empty) for row in self._rows]
+            after = array("d", chain.from_iterable(kernel.after(rows)))
             at = self._pointers.buffer_info()[0] + 16 * len(part.weights)
             part.number_states.write(at, after.buffer_info()[0], len(after) // len(self._rows))
         _increment_version(part.owners)
@@ -334,7 +337,8 @@ class StagedLaunch:
         for i in done:
             row = self._flat[start + width * i : start + width * (i + 1)]
             numbers = row[width - part.number_count :]
-            for number, after in zip(numbers, part.kernel.after(*self._rows[i]), strict=False):
+            (made,) = part.kernel.after([self._rows[i]])
+            for number, after in zip(numbers, made, strict=False):
                 number.fill_(after)
         if done:
             _increment_version([part.owners[i] for i in done])
@@ -391,19 +395,16 @@ class StagedLaunch:
             for name, before, _ in part.kernel.own_states
         }
 
-    def _padded(self, tensor: int, own: list[float]) -> tuple[float, ...]:
-        """A tensor's numbers for the host's functions, with zeros for what is not there yet."""
-        row = self._rows[tensor]
-        missing = len(self._part.kernel.inputs) - len(row) - len(own)
-        return (*row, *own, *(0.0,) * missing)
+    def _known(self, wave: Wave, totals: list[list[float]]) -> list[tuple[float, ...]]:
+        """The tensors' numbers, as far as they are there yet."""
+        return [(*self._rows[i], *own) for i, own in zip(wave.tensors, totals, strict=True)]
 
     def _run_stage(
         self, wave: Wave, number: int, memory: Tensor, totals: list[list[float]]
     ) -> None:
         part, stage = self._part, self._part.kernel.stages[number]
-        numbers = array("d")
-        for tensor, own in zip(wave.tensors, totals, strict=True):
-            numbers.extend(stage.row(*self._padded(tensor, own)))
+        rows = stage.row(self._known(wave, totals))
+        numbers = array("d", chain.from_iterable(rows))
         tiles, count, elements = wave.tiles[number]
         counter = array("q", [0])
         arguments = (
@@ -416,7 +417,7 @@ class StagedLaunch:
             tiles.buffer_info()[0],
             count,
             numbers.buffer_info()[0],
-            len(numbers) // len(wave.tensors),
+            stage.row.width,
             counter.buffer_info()[0],
         )
         if elements < PARALLEL:
@@ -429,15 +430,12 @@ class StagedLaunch:
         self,
         wave: Wave,
         node: Node,
-        work_out: Callable[..., tuple[float, ...]],
+        work_out: HostRows,
         memory: Tensor,
         totals: list[list[float]],
         own: dict[int, list[Tensor]],
     ) -> None:
-        rows = [
-            work_out(*self._padded(tensor, found))
-            for tensor, found in zip(wave.tensors, totals, strict=True)
-        ]
+        rows = work_out(self._known(wave, totals))
         parts = self._part.kernel.parts.get(id(node), [])
         own.update({id(made): [] for made in parts})
         for alike in wave.alike:
