@@ -292,3 +292,26 @@ def test_to_climb_is_to_descend_what_is_turned() -> None:
         w.grad = torch.full((3,), sign)
         optimizer.step(lambda sign=sign: sign * 3)
     assert torch.equal(*ws)
+
+
+def test_steps_after_the_first_are_not_planned_anew() -> None:
+    """The number of all parameters stands in every entry, which is no reason for a long look."""
+    weights = [torch.ones(4, 3, requires_grad=True), torch.ones(5, requires_grad=True)]
+    optimizer = gradstep.Prodigy(weights)
+    planned = []
+    careful = optimizer._plan_anew
+    optimizer._plan_anew = lambda *arguments: planned.append(1) or careful(*arguments)  # type: ignore
+    for _ in range(3):
+        for w in weights:
+            w.grad = torch.ones_like(w)
+        optimizer.step()
+    assert len(planned) == 1
+    entries = [optimizer.state[w] for w in weights]
+    (name,) = [n for n, s in optimizer.rule.states.items() if s.shared][:1]
+    entries[1][name] = entries[1][name].clone()  # equal, and yet another tensor
+    for count in (2, 2):
+        for w in weights:
+            w.grad = torch.ones_like(w)
+        optimizer.step()
+        assert len(planned) == count
+        assert entries[0][name] is entries[1][name]

@@ -63,7 +63,12 @@ class Table:
         pointers = self._locate(flat)
         self._addresses = self._written(pointers)
         self._checked = (flat, pointers)
-        self._guard = make_guard(flat)
+        # A number that all parameters have together stands in every row, and once in the guard.
+        first_at: dict[int, int] = {}
+        places = [first_at.setdefault(id(tensor), i) for i, tensor in enumerate(flat)]
+        self._once = list(first_at.values()) if len(first_at) < len(flat) else None
+        self._again = [(i, place) for i, place in enumerate(places) if place != i]
+        self._guard = make_guard(flat if self._once is None else [flat[i] for i in self._once])
 
     def located(self) -> tuple[list[Any], array[int]]:
         """All tensors of the checked updates in the kernel's order, and where they lie; once."""
@@ -106,7 +111,12 @@ class Table:
                 if not alike_in_parts([flat[i], flat[n + i], *states]):
                     return None
             flat = [local(t) for t in flat]
-        if not self._guard(*flat):
+        if self._once is None:
+            if not self._guard(*flat):
+                return None
+        elif any(flat[i] is not flat[place] for i, place in self._again) or not self._guard(
+            *[flat[i] for i in self._once]
+        ):
             return None
         pointers = self._locate(flat)
         return (flat, pointers) if self._written(pointers) == self._addresses else None
