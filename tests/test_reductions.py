@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import gradstep
 from gradstep import dot, lerp, max, mean, norm, per_column, per_row, rms, size, sqrt, sum
-from gradstep.engine import staged, tiles
+from gradstep.engine import tiles, waves
 from gradstep.rule.settle import settle
 from gradstep.rule.trace import trace
 
@@ -131,7 +131,7 @@ def test_the_same_bits_for_any_number_of_threads(
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         alone.append(run(rule, shapes, "fused")[0])
-    monkeypatch.setattr(staged, "WAVE", 1)
+    monkeypatch.setattr(waves, "WAVE", 1)
     alone.append(run(rule, shapes, "fused")[0])
     for other in alone[1:]:
         assert all(map(torch.equal, alone[0], other))

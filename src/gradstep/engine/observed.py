@@ -19,8 +19,9 @@ from gradstep.engine.eager_rounds import EagerRounds
 from gradstep.engine.kernel import ITEM_BYTES
 from gradstep.engine.pass_kernel import kept_storage
 from gradstep.engine.passes import passes
-from gradstep.engine.staged import StagedLaunch, StagedPart, Wave
+from gradstep.engine.staged import StagedLaunch, StagedPart
 from gradstep.engine.update import Update
+from gradstep.engine.waves import Wave
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.settle import settle
 

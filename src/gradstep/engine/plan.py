@@ -257,7 +257,8 @@ class Plan:
     ) -> list[Launch]:
         with _importing:
             from gradstep.engine.fused import FusedPart, fused_kernel
-            from gradstep.engine.staged import StagedPart, staged_kernel
+            from gradstep.engine.staged import StagedPart
+            from gradstep.engine.staged_kernel import staged_kernel
 
         by_kind: dict[Any, list[int]] = {}
         for i in positions:

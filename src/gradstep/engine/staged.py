@@ -1,16 +1,10 @@
-"""Run the passes of a rule that reduces or calls opaque functions, over the tensors of a group.
-
-The tensors go through all passes a wave at a time: as many as have :data:`WAVE` elements together,
-or one. So what is kept between passes stays small, and small tensors are still in the cache when
-the next pass reads them. Tensors that an opaque function is to take together have one shape.
-"""
+"""Run the passes of a rule that reduces or calls opaque functions, over the tensors of a group."""
 
 from __future__ import annotations
 
 import math
 from array import array
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -18,120 +12,21 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine import compiler, threads, together
-from gradstep.engine.fit import STORAGE, local_update
-from gradstep.engine.fused import PARALLEL, STEP
-from gradstep.engine.host import HostNodes, HostRows
+from gradstep.engine import threads, together
+from gradstep.engine.fit import local_update
+from gradstep.engine.fused import PARALLEL
+from gradstep.engine.host import HostRows
 from gradstep.engine.kernel import ITEM_BYTES
-from gradstep.engine.pass_kernel import Places, kept_storage, write_pass
-from gradstep.engine.passes import Pass, passes
+from gradstep.engine.pass_kernel import kept_storage
+from gradstep.engine.staged_kernel import StagedKernel
 from gradstep.engine.table import Table
-from gradstep.engine.tiles import Geometry, flat, of_matrices
 from gradstep.engine.update import Update, is_dense
-from gradstep.rule.graph import FACTS, Graph, Node
+from gradstep.engine.waves import Wave, divided, lay_out
+from gradstep.rule.graph import Node
 from gradstep.rule.opaque import Opaque
 from gradstep.rule.reductions import facts_of
-from gradstep.rule.settle import settle
-
-#: Elements a wave, unless one tensor has more.
-WAVE = 1 << 22
 
 _increment_version = torch.autograd.graph.increment_version
-_ARGUMENTS = 11
-
-
-@dataclass
-class Stage:
-    """One pass, ready to run.
-
-    Attributes:
-        each: what it does.
-        run: the machine code.
-        row: works out the numbers that it reads.
-        calls: the opaque functions after it, each with what works out its numbers.
-    """
-
-    each: Pass
-    run: Any
-    row: HostRows
-    calls: list[tuple[Node, HostRows]]
-
-
-class StagedKernel:
-    """The machine code of a graph's passes for one storage type, and what works out its numbers."""
-
-    def __init__(self, graph: Graph, storage: str, number_names: Sequence[str]) -> None:
-        settled = settle(graph)
-        self.storage = storage
-        self.working = "float64" if storage == "float64" else "float32"
-        self.places = Places()
-        self.by_matrices = settled.needs_matrix()
-        program = passes(settled)
-        #: The reductions of a whole tensor to one number, which go back to the host.
-        self.totals = [n for p in program for n in p.sums if n.extent == "tensor"]
-        self.sums_over_all = sum(n.operation == "global_sum" for n in self.totals)
-        own = [name for name, _, _ in graph.numbers]
-        totals = [f"total {i}" for i in range(len(self.totals))]
-        self.inputs = (*own, "step", "first", *number_names, *FACTS, *totals)
-        half_instructions = "+f16c" in compiler.cpu()[1].split(",")
-        as_host = HostNodes(self.totals)
-        self.stages = []
-        for each in program:
-            text = write_pass(each, settled, storage, self.places, half_instructions)
-            wanted = each.wanted()
-            code = compiler.functions(text.code, {"run": (_ARGUMENTS, False)}) if wanted else {}
-            run = code.get("run")
-            calls = [(node, self._numbers_of(node, as_host)) for node in each.calls]
-            row = self._host_rows([as_host(n) for n in text.numbers])
-            self.stages.append(Stage(each, run, row, calls))
-        after = [as_host(node) for _, _, node in settled.numbers]
-        self.after = self._host_rows([*after, STEP])
-        #: States of a shape of their own: name, before and after.
-        self.own_states = [state for state in settled.states if state[1].extent == "own"]
-        #: Opaque function's node -> what it makes of such tensors.
-        self.parts: dict[int, list[Node]] = {}
-        for node in settled.nodes():
-            if node.operation == "part":
-                self.parts.setdefault(id(node.arguments[0]), []).append(node)
-
-    def _numbers_of(self, call: Node, as_host: HostNodes) -> HostRows:
-        numbers = [a for a in call.arguments if a.extent in ("number", "tensor")]
-        return self._host_rows([as_host(a) for a in numbers])
-
-    def _host_rows(self, outputs: Sequence[Node]) -> HostRows:
-        return HostRows(outputs, self.inputs, len(self.totals))
-
-    def geometry(self, weight: Tensor, domain: str) -> Geometry:
-        """How a tensor, or what is kept of it, is cut."""
-        if not self.by_matrices:
-            return flat(weight.numel())
-        rows, columns = weight.shape[-2:]
-        return of_matrices(weight.numel() // max(1, rows * columns), rows, columns, domain)
-
-
-@dataclass
-class Wave:
-    """Tensors that go through the passes together.
-
-    Attributes:
-        tensors: their places in the table.
-        tiles: for each pass the tiles' numbers, how many, and how many elements.
-        places: a row of offsets into the arena for each tensor.
-        bytes: the arena's length.
-        totals: for each whole reduction, and each tensor: where its partial outcomes lie.
-        joins: for each pass what is to be put together: place, count and length of partial sums.
-        batches: opaque function's node -> where each tensor's share lies.
-        alike: the tensors by shape and layout, as ranges of neighbours: each range is a batch.
-    """
-
-    tensors: list[int]
-    tiles: list[tuple[array[int], int, int]] = field(default_factory=list)
-    places: array[int] = field(default_factory=lambda: array("q"))
-    bytes: int = 0
-    totals: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    joins: list[list[tuple[str, int, int, int]]] = field(default_factory=list)
-    batches: dict[int, list[int]] = field(default_factory=dict)
-    alike: list[range] = field(default_factory=list)
 
 
 class StagedPart(Table):
@@ -150,88 +45,8 @@ class StagedPart(Table):
         self.facts = [tuple(facts_of(weight).values()) for weight in self.weights]
         #: Shown each wave after its passes, with its arena and the totals of each tensor.
         self.watch: Callable[[Wave, Tensor, list[list[float]]], None] | None = None
-        self.waves = [self._wave(tensors) for tensors in self._divided()]
-
-    def _divided(self) -> list[list[int]]:
-        """The tensors in waves, empty ones left out."""
-        groups: dict[Any, list[int]] = {}
-        has_calls = any(stage.calls for stage in self.kernel.stages)
-        for i, weight in enumerate(self.weights):
-            if weight.numel():
-                key = (weight.shape, weight.stride(), self.strides[i]) if has_calls else None
-                groups.setdefault(key, []).append(i)
-        waves: list[list[int]] = []
-        if self.kernel.sums_over_all:  # all wait for each other
-            return [[i for tensors in groups.values() for i in tensors]] if groups else []
-        for tensors in groups.values():
-            held = WAVE + 1
-            for i in tensors:
-                held += self.weights[i].numel()
-                if held > WAVE:
-                    waves.append([])
-                    held = self.weights[i].numel()
-                waves[-1].append(i)
-        return waves
-
-    def _wave(self, tensors: list[int]) -> Wave:
-        kernel, wave = self.kernel, Wave(tensors)
-        weights = [self.weights[i] for i in tensors]
-        offsets: dict[tuple[int, int], int] = {}
-        position = {id(owner): p for p, owner in enumerate(kernel.places.owners)}
-
-        def place(owner: Node, sizes: list[int]) -> None:
-            wave.bytes = -(-wave.bytes // 64) * 64
-            for row, size in enumerate(sizes):
-                offsets[position[id(owner)], row] = wave.bytes
-                wave.bytes += size
-
-        for stage in kernel.stages:
-            each = stage.each
-            cuts = [kernel.geometry(weight, each.domain) for weight in weights]
-            numbers = array("q")
-            for row, (tensor, cut) in enumerate(zip(tensors, cuts, strict=True)):
-                numbers.extend(cut.tiles(tensor, row))
-            elements = sum(c.flat or c.outer * c.middle * c.inner for c in cuts)
-            wave.tiles.append((numbers, sum(c.count() for c in cuts), elements))
-            for node, owner in each.keeps:
-                item = ITEM_BYTES[kept_storage(owner, kernel.working)]
-                place(owner, [item * _length(w, node.extent) for w in weights])
-                if owner.operation == "opaque":
-                    own = [offsets[position[id(owner)], row] for row in range(len(weights))]
-                    wave.batches[id(owner)] = own
-            joins: list[tuple[str, int, int, int]] = []
-            for node in each.sums:
-                if node.extent == "tensor":
-                    place(node, [8 * cut.count() for cut in cuts])
-                else:
-                    parts = [
-                        cut.middle_tiles()
-                        if each.domain == "element" and node.extent == "column"
-                        else cut.inner_tiles()
-                        for cut in cuts
-                    ]
-                    lengths = [_length(w, node.extent) for w in weights]
-                    place(node, [8 * p * n for p, n in zip(parts, lengths, strict=True)])
-                starts = [offsets[position[id(node)], row] for row in range(len(weights))]
-                if node.extent == "tensor":
-                    counts = [cut.count() for cut in cuts]
-                    wave.totals[id(node)] = list(zip(starts, counts, strict=True))
-                else:
-                    for start, count, length in zip(starts, parts, lengths, strict=True):
-                        if count > 1:
-                            joins.append((node.operation, start, count, length))
-            wave.joins.append(joins)
-        keys = [
-            (w.shape, w.stride(), self.strides[i]) for w, i in zip(weights, tensors, strict=True)
-        ]
-        for row, key in enumerate(keys):
-            if row and key == keys[row - 1]:
-                wave.alike[-1] = range(wave.alike[-1].start, row + 1)
-            else:
-                wave.alike.append(range(row, row + 1))
-        for row in range(len(tensors)):
-            wave.places.extend(offsets.get((p, row), 0) for p in range(len(kernel.places.owners)))
-        return wave
+        known = (kernel, self.weights, self.strides)
+        self.waves = [lay_out(*known, tensors) for tensors in divided(*known)]
 
     def launch(
         self,
@@ -259,15 +74,6 @@ class StagedPart(Table):
             first = float(firsts is not None and firsts[i])
             rows.append((*given, first, *values, *self.facts[i]))
         return StagedLaunch(self, flat, pointers, rows)
-
-
-def _length(weight: Tensor, extent: str) -> int:
-    """How many values there are of an extent."""
-    if extent == "element":
-        return weight.numel()
-    rows, columns = weight.shape[-2:]
-    matrices = weight.numel() // max(1, rows * columns)
-    return matrices * {"row": rows, "column": columns, "matrix": 1}[extent]
 
 
 class StagedLaunch:
@@ -504,13 +310,3 @@ def _joined(operation: str, parts: Any) -> float:
     if operation == "max":
         return float(parts.max()) if len(parts) else math.nan
     return together.exact_sum(parts.tolist())
-
-
-def staged_kernel(
-    graph: Graph, dtype: torch.dtype, number_names: Sequence[str], kernels: dict[Any, Any]
-) -> StagedKernel:
-    """The kernel for weights of a dtype, from ``kernels`` if it is there."""
-    key = (id(graph), STORAGE[dtype][0])
-    if key not in kernels:
-        kernels[key] = StagedKernel(graph, STORAGE[dtype][0], number_names)
-    return kernels[key]

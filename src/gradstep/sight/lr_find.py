@@ -65,9 +65,11 @@ class LrFind:
             ImportError: matplotlib is not installed.
             OSError, ValueError: a file that cannot be written, or an ending without a format.
         """
-        from gradstep.sight.watch_pictures import draw_lr_find, write
+        from gradstep.sight.lr_find_picture import draw_lr_find
+        from gradstep.sight.watch_pictures import write
 
-        write(lambda: draw_lr_find(self), path)
+        found = (self.lrs, self.losses, self.smoothed, self.steepest, self.tenth_of_minimum)
+        write(lambda: draw_lr_find(*found), path)
 
 
 def lr_find(

@@ -15,7 +15,6 @@ from gradstep.sight.statistics import FIELDS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from gradstep.sight.lr_find import LrFind
 
 #: Okabe and Ito's colours, which people who do not see red and green apart can tell.
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1"]
@@ -60,7 +59,7 @@ def overview(records: Sequence[Record]) -> Figure:
     """
     names = _names(records)
     steps = [record.step for record in records]
-    figure = _figure(12, 8)
+    figure = blank_figure(12, 8)
     grid = figure.subplots(2, 2, sharex=True).flatten()
     styles = _styles(names)
     panels = (
@@ -99,7 +98,7 @@ def heatmap(records: Sequence[Record]) -> Figure:
 
     names = _names(records)
     table = _table(records, names, "update_ratio")
-    figure = _figure(11, min(30.0, max(3.2, 1.6 + 0.24 * len(names))))
+    figure = blank_figure(11, min(30.0, max(3.2, 1.6 + 0.24 * len(names))))
     axes = figure.subplots()
     good = table[numpy.isfinite(table) & (table > 0)]
     low, high = (good.min(), good.max()) if good.size else (1e-4, 1e-2)
@@ -132,7 +131,7 @@ def histograms(records: Sequence[Record]) -> Figure:
     if len(names) > SHOWN:
         places = numpy.linspace(0, len(names) - 1, SHOWN).round().astype(int)
         names = [names[i] for i in places]
-    figure = _figure(11, 1.0 + 1.3 * len(names))
+    figure = blank_figure(11, 1.0 + 1.3 * len(names))
     grid = figure.subplots(len(names), 2, squeeze=False)
     steps = [record.step for record in kept]
     for row, name in zip(grid, names, strict=True):
@@ -148,34 +147,6 @@ def histograms(records: Sequence[Record]) -> Figure:
         axes.set_xlabel("step")
     for axes in grid[:-1].flatten():
         axes.set_xticklabels([])
-    return figure
-
-
-def draw_lr_find(found: LrFind) -> Figure:
-    """Loss against learning rate, with what is suggested."""
-    figure = _figure(7.5, 4.6)
-    axes = figure.subplots()
-    axes.plot(found.lrs, found.losses, color="#bbbbbb", linewidth=1, label="loss of a batch")
-    axes.plot(found.lrs, found.smoothed, color="#0072B2", linewidth=1.8, label="smoothed")
-    marks = (
-        (found.steepest, "#D55E00", "steepest descent"),
-        (found.tenth_of_minimum, "#009E73", "a tenth of the minimum"),
-    )
-    for lr, colour, name in marks:
-        if lr is not None:
-            axes.axvline(lr, color=colour, linewidth=1.2, linestyle="--", label=f"{name}: {lr:.1e}")
-    # What diverged would press all else to the bottom.
-    low, first = min(found.smoothed), found.smoothed[0]
-    room = max(first - low, 0.1 * abs(first), 1e-12)
-    axes.set_ylim(low - 0.3 * room, first + 0.8 * room)
-    axes.set_xscale("log")
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss")
-    axes.set_title("Learning rate range test")
-    axes.legend(fontsize=9, framealpha=0.9)
-    axes.grid(True, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -323,7 +294,8 @@ def _colour_map(name: str = "viridis") -> Any:
     return colormaps[name].with_extremes(bad="#cccccc")
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
+    """An empty picture of so many inches, of no window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
