@@ -402,7 +402,8 @@ class _Writer:
     def _gather(self, node: Node) -> ir.Function:
         """A line's sum in lanes, lane k taking in the elements k, k + LANES, k + 2 · LANES, …
 
-        In the end the lanes of the second half are added to those of the first, until one is left.
+        In the end the lanes of the second half are added to those of the first, until eight are
+        left, and those in pairs: so a short line is summed as it is read.
         """
         function, known = self._function("gather", node, ir.FunctionType(F64, [POINTER, I64]))
         if known:
@@ -442,14 +443,18 @@ class _Writer:
         final.add_incoming(begin, start)
         final.add_incoming(new_total, loop)
         part, width = final, LANES
-        while width > 1:
+        while width > 8:
             width //= 2
             halves = [
                 b.shuffle_vector(part, part, ir.Constant(ir.VectorType(I32, width), list(places)))
                 for places in (range(width), range(width, 2 * width))
             ]
             part = self._combined(b, node, *halves)
-        b.ret(b.extract_element(part, ir.Constant(I32, 0)))
+        parts = [b.extract_element(part, ir.Constant(I32, k)) for k in range(width)]
+        while len(parts) > 1:
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [self._combined(b, node, left, right) for left, right in pairs]
+        b.ret(parts[0])
         return function
 
     def real_align(self) -> int:

@@ -266,8 +266,9 @@ class StagedLaunch:
         """
         function: Opaque = node.value
         given = [
-            # A function leaves alone what it does not return.
-            tensors[0].unsqueeze(0)
+            # A function leaves alone what it does not return. What another has made may lie in any
+            # order, on which the last bits of a matrix product depend.
+            tensors[0].unsqueeze(0).contiguous()
             if len(tensors) == 1 and place not in function.returns
             else torch.stack(tensors)
             for place, tensors in enumerate(own, start=int(node.extent == "element"))

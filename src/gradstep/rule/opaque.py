@@ -57,8 +57,10 @@ class Opaque:
         x = arguments[0]
         if hasattr(x, "full_tensor"):
             return _in_parts(self, x, arguments[1:])
+        plain = torch.contiguous_format
         given: list[Any] = [
-            a.unsqueeze(0).clone() if isinstance(a, Tensor) and a.dim() else a for a in arguments
+            a.unsqueeze(0).clone(memory_format=plain) if isinstance(a, Tensor) and a.dim() else a
+            for a in arguments
         ]
         given[0] = x.unsqueeze(0).to(self.dtype or x.dtype, copy=True)
         made = [
