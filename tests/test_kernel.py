@@ -307,6 +307,7 @@ def test_kernels_have_every_operation_of_the_language() -> None:
     """What the language gains must be added to the tables above."""
     tested = {*EXACT, *FUSED, *CURVED, *IN_TORCH, "fma", "stored"}
     tested |= {"sum", "max", "global_sum", "opaque"}  # test_reductions.py
+    tested |= {"part"}  # test_matrix_states.py
     from gradstep.rule.operations import OPERATIONS
 
     assert set(OPERATIONS) <= tested
