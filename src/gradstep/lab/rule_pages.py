@@ -30,9 +30,9 @@ Made by `gradstep rules --pages docs/rules`, from the rules themselves.
 """
 _PICTURES = """\
 `digits`: the share of scikit-learn's test digits that LeNet reads after {epochs} epochs of training
-with the rule, with the learning rate that `gradstep train` begins with. Where that is below 95 %, the
-training was too short for it: most such rates are those of papers with larger nets, DoG, LDoG and
-D-Adaptation begin with steps of next to nothing, and Kate's falls with every gradient. In the
+with the rule, with the learning rate that `gradstep train` begins with. Where that is below 95 %,
+the training was too short for it: most such rates are those of papers with larger nets, DoG, LDoG
+and D-Adaptation begin with steps of next to nothing, and Kate's falls with every gradient. In the
 pictures, the rate for each surface is the best of fifteen.
 
 """
