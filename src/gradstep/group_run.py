@@ -66,7 +66,7 @@ class GroupRun:
         numbers = {n: groups.hyperparameter(group, n) for n in rule.hyperparameters}
         flags = [numbers[n] for n in groups.flag_names]
         # What gives states their shapes: another value asks for a look with care at those that are.
-        flags += [as_float(numbers[n]) for state in rule.states.values() for n in state.of]
+        flags += [_as_given(numbers[n]) for state in rule.states.values() for n in state.of]
         flags += [group.get("maximize", False), group.get("differentiable", False)]
         floats = {
             n: as_float(v)

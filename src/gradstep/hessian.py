@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import describe, layout
+from gradstep.engine.update import describe, in_pairs, layout
 from gradstep.optimizer import Optimizer
 from gradstep.rule.hyperparameter import Interval, check_number
 from gradstep.states import begin_states, shared_states
@@ -82,7 +82,7 @@ class HessianOptimizer(Optimizer):
                 )
         for each, entry in zip(chosen, entries, strict=True):
             share = 1 - float(self.hyperparameter(each.group, beta))
-            before, found = _in_pairs(entry[state]), each.found()
+            before, found = in_pairs(entry[state]), each.found()
             after = torch.lerp(before.to(found.dtype), found, share).to(before.dtype)
             if each.group.get("differentiable"):  # a graph may hold the average as it was
                 whole = torch.view_as_complex(after) if entry[state].is_complex() else after
@@ -209,14 +209,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _in_pairs(x: Tensor) -> Tensor:
-    """Complex numbers as pairs of reals; others as they are."""
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-
-
 def _square(gradient: Tensor, batch_size: float) -> Callable[[], Tensor]:
     def found() -> Tensor:
-        g = _in_pairs(gradient.detach().to(_wide(gradient.dtype)))
+        g = in_pairs(gradient.detach().to(_wide(gradient.dtype)))
         return g * g * batch_size
 
     return found
@@ -224,7 +219,7 @@ def _square(gradient: Tensor, batch_size: float) -> Callable[[], Tensor]:
 
 def _signed(value: Tensor, negative: bool) -> Callable[[], Tensor]:
     def found() -> Tensor:
-        estimate = _in_pairs(value.detach().to(_wide(value.dtype)))
+        estimate = in_pairs(value.detach().to(_wide(value.dtype)))
         return -estimate if negative else estimate
 
     return found

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gradstep.engine.update import in_pairs
+
 
 def hutchinson(
     loss: Tensor, parameters: Iterable[Tensor], generator: torch.Generator | None = None
@@ -62,7 +64,7 @@ def hutchinson(
     with torch.enable_grad():
         gradients = torch.autograd.grad(loss.sum(), params, create_graph=True, allow_unused=True)
         pairs = [(g, z) for g, z in zip(gradients, signs, strict=True) if g is not None]
-        products = [(_in_pairs(g) * _in_pairs(z)).sum() for g, z in pairs]
+        products = [(in_pairs(g) * in_pairs(z)).sum() for g, z in pairs]
         curved = [x for x in products if x.requires_grad]
     found: tuple[Tensor | None, ...] = (None,) * len(params)
     if curved:
@@ -128,11 +130,7 @@ def _signs(p: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.view_as_complex(signs) if p.is_complex() else signs
 
 
-def _in_pairs(x: Tensor) -> Tensor:
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-
-
 def _product(x: Tensor, y: Tensor) -> Tensor:
     """Element by element; of complex tensors, part by part."""
-    product = _in_pairs(x) * _in_pairs(y)
+    product = in_pairs(x) * in_pairs(y)
     return torch.view_as_complex(product) if x.is_complex() else product

@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import Update, is_matrix
+from gradstep.engine.update import Update, in_pairs, is_matrix
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.language import NewWeight
@@ -108,14 +108,14 @@ def run(
             weight, states = weight[rows], {n: s[rows] for n, s in states.items()}
         elif sparse == "dense":
             gradient = gradient.to_dense()
-        real_states = {n: _real(s) for n, s in states.items()}
+        real_states = {n: in_pairs(s) for n, s in states.items()}
         new_weight, new_states = _evaluate(
-            rule, _real(weight), _real(gradient), real_states, update, numbers, maximize
+            rule, in_pairs(weight), in_pairs(gradient), real_states, update, numbers, maximize
         )
         if weight.numel():  # of nothing, a mean is not a number: the kernels leave the states too
             for name, real_state in real_states.items():
-                _real(update.states[name])[rows] = new_states[name].to(real_state.dtype)
-            _real(update.weight)[rows] = new_weight.to(_real(weight).dtype)
+                in_pairs(update.states[name])[rows] = new_states[name].to(real_state.dtype)
+            in_pairs(update.weight)[rows] = new_weight.to(in_pairs(weight).dtype)
         _write_numbers(update, new_states)
 
 
@@ -133,15 +133,15 @@ def run_differentiable(
                 "differentiable mode"
             )
     # The copy is what autograd keeps: the weight itself is written below.
-    weight = _real(update.weight.clone())
-    states = {n: _real(s.clone()) for n, s in update.states.items()}
+    weight = in_pairs(update.weight.clone())
+    states = {n: in_pairs(s.clone()) for n, s in update.states.items()}
     new_weight, new_states = _evaluate(
-        rule, weight, _real(update.gradient), states, update, numbers, maximize
+        rule, weight, in_pairs(update.gradient), states, update, numbers, maximize
     )
     for name, old in update.states.items():
         real_dtype = old.real.dtype if old.is_complex() else old.dtype
         entry[name] = _like(new_states[name].to(real_dtype), old)
-    _real(update.weight).copy_(new_weight)
+    in_pairs(update.weight).copy_(new_weight)
     with torch.no_grad():
         _write_numbers(update, new_states)
 
@@ -196,11 +196,6 @@ def _move(weight: Tensor, direction: Any, lr: Any) -> Tensor:
         return weight - lr * direction
     # One rounding, as torch's own SGD.
     return torch.add(weight, direction, alpha=-float(lr))
-
-
-def _real(tensor: Tensor) -> Tensor:
-    # autograd hands out gradients that are lazy conjugates; what is written is never one.
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _like(value: Tensor, old: Tensor) -> Tensor:

@@ -62,6 +62,12 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
+def in_pairs(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs of reals: a view, unless they are a lazy conjugate. Others as is."""
+    # autograd hands out gradients that are lazy conjugates; what is written is never one.
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def describe(tensor: Tensor) -> str:
     """Dtype, shape, device, and the layout if it is no common one, in words."""
     shape = "×".join(map(str, tensor.shape)) or "0-dim"

@@ -132,10 +132,6 @@ class Graph:
         """The reductions and opaque functions, each after those that it needs."""
         return [node for node in self.nodes() if node.gathers]
 
-    def calls(self) -> list[Node]:
-        """The opaque functions, each after those that it needs."""
-        return [node for node in self.nodes() if node.operation == "opaque"]
-
     def is_elementwise(self) -> bool:
         """Whether each element's step depends on nothing of the other elements or of the shape."""
         return not any(
@@ -151,7 +147,7 @@ class Graph:
 
     def calls_opaque(self) -> bool:
         """Whether it calls functions that are not looked into."""
-        return bool(self.calls())
+        return any(node.operation == "opaque" for node in self.nodes())
 
     def needs_matrix(self) -> bool:
         """Whether it works along rows or columns, which a vector does not have."""

@@ -23,6 +23,7 @@ from gradstep.rule import (
     shaped,
     where,
 )
+from gradstep.rules.kronecker import as_rows
 from gradstep.rules.random_numbers import generator, normal
 
 
@@ -110,7 +111,7 @@ def _fitted(x: Tensor, v: Tensor, qs: list[Tensor], precond_lr: float) -> list[T
         a, b = _along(a, q, dimension), _divided(b, q, dimension)
     made = []
     for dimension, q in enumerate(qs):
-        rows_a, rows_b = _as_rows(a, dimension), _as_rows(b, dimension)
+        rows_a, rows_b = as_rows(a, dimension), as_rows(b, dimension)
         if q.dim() == 2:
             of_a, of_b = (rows_a * rows_a).sum(dim=-1), (rows_b * rows_b).sum(dim=-1)
             largest = (of_a + of_b).max().clamp(min=torch.finfo(q.dtype).tiny)
@@ -189,11 +190,6 @@ def _divided(x: Tensor, q: Tensor, dimension: int) -> Tensor:
 def _beside(q: Tensor, x: Tensor, dimension: int) -> Tensor:
     """A diagonal in the shape in which it meets x."""
     return q.reshape(len(q), *(-1 if i == dimension else 1 for i in range(x.dim() - 1)))
-
-
-def _as_rows(x: Tensor, dimension: int) -> Tensor:
-    """x as matrices with a dimension as their rows."""
-    return x.movedim(dimension + 1, 1).reshape(len(x), x.shape[dimension + 1], -1)
 
 
 @rule(lr=3e-4, class_name="Kron")

@@ -1,4 +1,4 @@
-"""Matrices for the dimensions of a weight, as Shampoo, SOAP and PSGD keep them.
+"""Matrices for the dimensions of a weight, as Shampoo and SOAP keep them.
 
 A weight of the shape (d₁, d₂, …) has a matrix of d₁ × d₁ for its first dimension, one of d₂ × d₂
 for its second, and so on; none for a dimension larger than ``max_size``, which is left alone. They

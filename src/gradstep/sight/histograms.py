@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engine.fit import local
+from gradstep.engine.update import in_pairs
 
 #: Bins of a histogram. An odd number, so that zero lies in the middle of one.
 BINS = 41
@@ -38,8 +39,7 @@ def histogram(tensor: Tensor, largest: float) -> Histogram:
     tensor = local(tensor.detach())
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
+    tensor = in_pairs(tensor)
     elements = tensor.float() if tensor.dtype != torch.float64 else tensor
     if not math.isfinite(largest):
         elements = elements[elements.isfinite()]

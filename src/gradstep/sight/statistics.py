@@ -13,7 +13,7 @@ from torch import Tensor
 from gradstep.engine.fit import STORAGE, as_stored, local
 from gradstep.engine.guard import make_guard
 from gradstep.engine.together import exact_sum
-from gradstep.engine.update import is_dense
+from gradstep.engine.update import in_pairs, is_dense
 from gradstep.rule import reductions
 from gradstep.rule.language import where
 
@@ -209,8 +209,7 @@ def _by_torch(weight: Tensor, gradient: Tensor, before: Tensor) -> Tensor:
         tensor = local(tensor.detach())
         if tensor.layout is not torch.strided:
             tensor = tensor.to_dense()
-        if tensor.is_complex():
-            tensor = torch.view_as_real(tensor.resolve_conj())
+        tensor = in_pairs(tensor)
         # That device has no float64.
         given.append(tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64))
     if not given[0].numel():  # this process's part of a DTensor may be nothing

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.engine.update import in_pairs
 from gradstep.sight.mistakes.place import Place
 
 
@@ -154,8 +155,7 @@ def window_of(tensor: Tensor, most: int) -> Tensor | None:
         return None
     if not tensor.untyped_storage().nbytes():  # given back for the time being, as by FSDP
         return None
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
+    tensor = in_pairs(tensor)
     if tensor.is_contiguous():
         flat = tensor.view(-1)
     elif tensor.numel() <= 16 * most:
