@@ -38,6 +38,8 @@ class Reference:
         full_rank: whether its numbers hang on eigenvectors of the gradient's dimensions, which are
             arbitrary where a dimension is longer than all others together. Such weights are then
             not compared with the formula.
+        ill_conditioned: its states that follow the roundings of sums, since they are large where a
+            gradient has nothing. Weights do not: they are multiplied there by nothing.
         bound: how far two ways of making its steps may differ, in eps of the largest weight.
         oracle: another library's optimizer for the same parameters and arguments, as
             ``(parameters, options) -> optimizer``, which imports its library by itself; for a rule
@@ -57,6 +59,7 @@ class Reference:
     shrinks: bool = False
     coupled: bool = False
     full_rank: bool = False
+    ill_conditioned: Sequence[str] = ()
     bound: float = 8.0
     oracle: Callable[[Any, dict[str, Any]], torch.optim.Optimizer] | None = None
 

@@ -34,7 +34,8 @@ def pixels(figure: Any) -> numpy.ndarray:
 
 def test_no_two_optimizers_look_alike() -> None:
     figure = draw_curves(records(**{name: [0.5, 0.9] for name in TRAINABLE}))
-    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    lines = figure.axes[0].lines
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(looks) == len(TRAINABLE)
 
 

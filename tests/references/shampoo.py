@@ -85,6 +85,7 @@ REFERENCES = [
         ],
         takes_complex=False,
         elementwise=False,
+        ill_conditioned=("roots",),
         bound=64.0,
         oracle=library_shampoo,
     ),

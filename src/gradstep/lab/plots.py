@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: Okabe and Ito's colours, which people who do not see red and green apart can tell.
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1"]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+_LINES = ["-", "--", ":"]
 _GREY = "#666666"
 _GREEN = "#00745A"
 _RED = "#B8420A"
@@ -175,9 +176,12 @@ def _mistakes(scores: Tensor, labels: Tensor) -> list[tuple[int, int]]:
 
 def _style(name: str, epochs: int) -> dict[str, Any]:
     lap, place = divmod(list(TRAINABLE).index(name), len(_COLOURS))
+    # The ninth has another marker than the first, the sixty-fifth another line.
+    line = _LINES[lap // len(_MARKERS) % len(_LINES)]
     return {
         "color": _COLOURS[place],
-        "marker": _MARKERS[(place + lap) % len(_MARKERS)],  # the ninth looks unlike the first
+        "marker": _MARKERS[(place + lap) % len(_MARKERS)],
+        "linestyle": line,
         "markersize": 4,
         "markevery": max(1, -(-epochs // 20)),
         "linewidth": 1.6,

@@ -57,6 +57,9 @@ class Opaque:
         x = arguments[0]
         if hasattr(x, "full_tensor"):
             return _in_parts(self, x, arguments[1:])
+        if not x.numel():  # of nothing, nothing is made: the function is not asked
+            kept = tuple(arguments[place] for place in self.returns)
+            return kept[0] if len(kept) == 1 else kept
         plain = torch.contiguous_format
         given: list[Any] = [
             a.unsqueeze(0).clone(memory_format=plain) if isinstance(a, Tensor) and a.dim() else a
