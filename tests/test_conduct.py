@@ -567,7 +567,7 @@ def test_the_fused_engine_runs_with_any_flag(subject: Subject, caplog: Any) -> N
 # All or nothing.
 
 #: Classes whose rules are linear in the gradient, or look at the rows that it has alone.
-TAKES_SPARSE = {"SGD", "Adagrad", "ASGD", "SGDW", "QHM", "AggMo", "SGDScheduleFree"}
+TAKES_SPARSE = {"SGD", "Adagrad", "ASGD", "SGDW", "QHM", "AggMo", "SGDScheduleFree", "SRMM"}
 
 
 def spoils(subject: Subject, w: Tensor, optimizer: Any) -> dict[str, tuple[Any, Any, Any]]:

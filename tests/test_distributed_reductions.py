@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 import gradstep
 from ranks import run_ranks
 
-RULES = ("Adafactor", "Muon", "Shampoo", "clipped Adam")
+RULES = ("Adafactor", "Muon", "Shampoo", "clipped Adam", "grafted Adam")
 #: Rules with numbers that all weights, and all processes, have together.
 SHARED = {
     "DoG": {"reps_rel": 1e-2},
@@ -46,7 +46,10 @@ def optimizer_for(name: str, model: nn.Module) -> gradstep.Optimizer:
     if name in options:
         optimizer: gradstep.Optimizer = getattr(gradstep, name)(named, **options[name])
         return optimizer
-    rule = gradstep.chain(gradstep.clip_by_global_norm(0.1), gradstep.adam())
+    clip, size = gradstep.clip_by_global_norm(0.1), gradstep.sgd(momentum=0.9)
+    rule = gradstep.chain(
+        clip, gradstep.graft(size, gradstep.adam()) if name == "grafted Adam" else gradstep.adam()
+    )
     return gradstep.Optimizer(named, rule, lr=0.01)
 
 

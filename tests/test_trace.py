@@ -549,7 +549,7 @@ def test_numbers_never_compile_anew(reference: Reference) -> None:
     assert "lr" in numbers
     for name, factor in itertools.product(numbers, (0.5, 0.75)):
         both(scaled(name, factor))
-    shape = (7,) if reference.by_rows else (3, 4)  # matrices have passes of their own there
+    shape = (7,) if reference.dimensions is None else (3, 4)  # as many dimensions: as many passes
     added = {**{n: group[n] for n in numbers}, "lr": 0.123}
     fused.add_param_group({"params": [torch.zeros(shape, dtype=torch.float64)], **added})
     train(fused)

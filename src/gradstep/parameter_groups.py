@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gradstep.engine.update import describe
-from gradstep.rule.definition import Rule, chain
+from gradstep.rule.combine import chain
+from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
 from gradstep.rule.schedule import as_schedule, at_start
 from gradstep.rule.trace import trace

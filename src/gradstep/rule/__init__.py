@@ -1,6 +1,7 @@
-"""What a rule is: the decorator, chains, the little language and its trace."""
+"""What a rule is: the decorator, chains and grafts, the little language and its trace."""
 
-from gradstep.rule.definition import Rule, chain, rule
+from gradstep.rule.combine import chain, graft
+from gradstep.rule.definition import Rule, rule
 from gradstep.rule.hyperparameter import Decay, Interval, NonNegative, Positive, Share
 from gradstep.rule.language import (
     abs,
@@ -67,6 +68,7 @@ __all__ = [
     "global_dot",
     "global_norm",
     "global_sum",
+    "graft",
     "lerp",
     "log",
     "max",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import typing
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -32,7 +31,7 @@ INPUTS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """An update rule. Made by :func:`rule` from a function, or by :func:`chain` from rules.
+    """An update rule, of a function by :func:`rule`, or of rules by ``chain`` and ``graft``.
 
     Attributes:
         name: the function's name.
@@ -47,8 +46,11 @@ class Rule:
         class_name: what the class over it is called, as in ``gradstep.Lion``; None for a rule
             whose class is written by hand, and for one that has none.
         function: the function itself, for a single rule.
-        stages: the rules of a chain, each with the names that its states and hyperparameters have
-            in the chain.
+        stages: the rules that it is made of, each with the names that its states and
+            hyperparameters have in it.
+        made_by: what made it of them, and does it again.
+        join: makes one direction of those of the stages, which then each get the gradient; None
+            for a chain, where each gets the direction of the one before.
     """
 
     name: str
@@ -61,13 +63,16 @@ class Rule:
     class_name: str | None = None
     function: Callable[..., Any] | None = field(default=None, repr=False)
     stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
+    made_by: Callable[..., Rule] | None = field(default=None, repr=False)
+    join: Callable[..., Any] | None = field(default=None, repr=False)
 
     def stage_names(self) -> tuple[str, ...]:
-        """The names of a chain's rules, numbered where one stands twice; none for a single rule."""
-        labels: list[str] = []
-        for stage, _ in self.stages:
-            labels.append(_free(stage.name, labels))
-        return tuple(labels)
+        """The names of a chain's rules, numbered where one stands twice; none for a single rule.
+
+        Last that of what joins their directions, if there is such a thing.
+        """
+        names = numbered([stage.name for stage, _ in self.stages])
+        return names if self.join is None else (*names, self.join.__name__)
 
     @property
     def tells_vectors_apart(self) -> bool:
@@ -79,6 +84,8 @@ class Rule:
     def __doc__(self) -> str | None:  # type: ignore[override]
         if self.function is not None:
             return inspect.getdoc(self.function)
+        if self.join is not None:
+            return inspect.getdoc(self.join)
         return "In order: " + ", ".join(stage.name for stage, _ in self.stages) + "."
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
@@ -107,7 +114,8 @@ class Rule:
                 keywords[name] = as_schedule(value)
         elif arguments:
             if self.function is None:
-                raise TypeError(f"{self.name} is a chain: call run(), or give it to an optimizer")
+                kind = getattr(self.made_by, "__name__", "")
+                raise TypeError(f"{self.name} is a {kind}: call run(), or give it to an optimizer")
             return self.function(*arguments, **{**self.hyperparameters, **keywords})
         for name in keywords:
             if name not in self.hyperparameters:
@@ -183,29 +191,34 @@ class Rule:
         self, g: Any, states: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         new_states: dict[str, Any] = {}
-        direction = g
+        directions = [g]
+        alone = "gradient" not in inputs  # within another, that counts the stages
         for position, (stage, names) in enumerate(self.stages):
-            if isinstance(direction, Symbol):
-                direction.recorder.stage = position
+            given = g if self.join is not None else directions[-1]
+            if isinstance(given, Symbol) and alone:
+                given.recorder.stage = position
             own_states = {n: states.get(names[n]) for n in stage.states}
             own_inputs = {"gradient": g, **{n: v for n, v in inputs.items() if n in INPUTS}}
             own_inputs.update({n: inputs[names[n]] for n in stage.hyperparameters})
             if "next_w" in stage.inputs:
-                own_inputs["next_w"] = _moved(direction, inputs)
-            elif isinstance(direction, NewWeight):
+                own_inputs["next_w"] = _moved(given, inputs)
+            elif isinstance(given, NewWeight):
                 raise RuleError(
                     f"{stage.name} follows a rule that sets the weight outright. "
                     "Such a rule can only stand last in a chain, or before stages that take the "
                     "weight after the step (next_w)."
                 )
-            direction, changed = stage.run(direction, own_states, own_inputs)
+            direction, changed = stage.run(given, own_states, own_inputs)
+            directions.append(direction)
             new_states.update({names[n]: value for n, value in changed.items()})
-        return direction, new_states
+        if self.join is None:
+            return directions[-1], new_states
+        if isinstance(g, Symbol) and alone:
+            g.recorder.stage = len(self.stages)
+        return self.join(*directions[1:]), new_states
 
-    def _parts(self) -> tuple[Rule, ...]:
-        """The rules of a chain, each with the defaults that it has in it; otherwise itself."""
-        if self.function is not None:
-            return (self,)
+    def parts(self) -> tuple[Rule, ...]:
+        """The rules that it is made of, each with the defaults that it has in it."""
         values = self.hyperparameters
         return tuple(
             replace(stage, hyperparameters={n: values[names[n]] for n in stage.hyperparameters})
@@ -215,7 +228,7 @@ class Rule:
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by name, as functions are: the module's own rule, with its defaults changed."""
         if self.function is None:
-            return chain, self._parts()
+            return self.made_by, self.parts()
         module, name = self.function.__module__, self.function.__qualname__
         return _rule_by_name, (module, name, dict(self.hyperparameters))
 
@@ -351,62 +364,15 @@ def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
     )
 
 
-def _free(name: str, taken: Collection[str]) -> str:
+def free_name(name: str, taken: Collection[str]) -> str:
     """The name, with the first number from 2 on that makes it one of its own."""
-    numbered = (name if i == 1 else f"{name}{i}" for i in itertools.count(1))
-    return next(n for n in numbered if n not in taken)
+    tried = (name if i == 1 else f"{name}{i}" for i in itertools.count(1))
+    return next(n for n in tried if n not in taken)
 
 
-def chain(*rules: Rule) -> Rule:
-    """Rules in a row: the direction that one returns is the gradient of the next.
-
-    A chain is again a rule, traced and fused as one; a chain within a chain is its rules. A state
-    or hyperparameter keeps its name where it is the only one of that name, and gets its rule's
-    name in front (and a number, where the same rule stands twice) where it is not.
-
-    Raises:
-        TypeError: something that is no rule.
-        ValueError: no rules at all; or a rule behind one that takes the weight after the step.
-    """
-    if not rules:
-        raise ValueError("chain() needs at least one rule")
-    for r in rules:
-        if not isinstance(r, Rule):
-            raise TypeError(
-                f"chain() takes rules; got {r!r}. Is a decorator @gradstep.rule missing?"
-            )
-    rules = tuple(part for r in rules for part in r._parts())
-    for before, behind in itertools.pairwise(rules):
-        if "next_w" in before.inputs and "next_w" not in behind.inputs:
-            raise ValueError(
-                f"{behind.name} stands behind {before.name}, which takes the weight after the step "
-                f"(next_w) and would see one that {behind.name} changes. Put {before.name} last"
-            )
-    owned = [[*r.states, *r.hyperparameters] for r in rules]
-    count = Counter(n for own in owned for n in own)
-    labels: list[str] = []
-    for r in rules:
-        labels.append(_free(r.name, labels))
-    taken = [n for n in count if count[n] == 1]
-    stages: list[tuple[Rule, dict[str, str]]] = []
-    states: dict[str, State] = {}
-    hyperparameters: dict[str, Any] = {}
-    intervals: dict[str, Interval] = {}
-    for r, label, own in zip(rules, labels, owned, strict=True):
-        names = {n: n if count[n] == 1 else _free(f"{label}_{n}", taken) for n in own}
-        taken += names.values()
-        stages.append((r, names))
-        for n, state in r.states.items():
-            value = (
-                names.get(state.value, state.value) if isinstance(state.value, str) else state.value
-            )
-            when = None if state.when is None else names[state.when]
-            of = tuple(names[name] for name in state.of)
-            states[names[n]] = replace(state, value=value, when=when, of=of)
-        hyperparameters.update({names[n]: d for n, d in r.hyperparameters.items()})
-        intervals.update({names[n]: i for n, i in r.intervals.items()})
-    inputs = frozenset().union(*(r.inputs for r in rules))
-    sparse = "rows" if all(r.sparse == "rows" for r in rules) else None
-    name = "chain(" + ", ".join(labels) + ")"
-    lr = next((r.lr for r in rules if r.class_name is not None), 1e-3)
-    return Rule(name, states, hyperparameters, intervals, inputs, sparse, lr, stages=tuple(stages))
+def numbered(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each one of its own: with a number where it stands again."""
+    found: list[str] = []
+    for name in names:
+        found.append(free_name(name, found))
+    return tuple(found)

@@ -259,7 +259,7 @@ def trace(
     else:
         direction = _tensor(rule, "direction", direction)
         new_weight = weight - inputs["lr"] * direction
-        new_weight.name, new_weight.stage = "w", len(rule.stages)
+        new_weight.name, new_weight.stage = "w", len(rule.stage_names())
     tensors = [n for n, s in active.items() if s.start != "number"]
     after = tuple(
         (n, states[n], _tensor(rule, n, new_states[n], active[n].extent())) for n in tensors
@@ -293,7 +293,8 @@ def trace(
 def _functions(rule: Rule) -> list[Any]:
     if rule.function is not None:
         return [rule.function]
-    return [f for stage, _ in rule.stages for f in _functions(stage)]
+    inside = [f for stage, _ in rule.stages for f in _functions(stage)]
+    return inside if rule.join is None else [*inside, rule.join]
 
 
 def _tensor(rule: Rule, name: str, value: Any, extent: str = "element") -> Any:

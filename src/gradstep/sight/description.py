@@ -71,7 +71,7 @@ def _describe_chain(rule: Rule) -> Description:
         papers += [paper for paper in own.papers if paper not in papers]
         notes += [f"{stage.name}: {note}" for note in own.notes]
     return Description(
-        summary=rule.__doc__ or "",
+        summary=(rule.__doc__ or "").partition("\n")[0],
         paragraphs=tuple(paragraphs),
         states=states,
         hyperparameters=hyperparameters,

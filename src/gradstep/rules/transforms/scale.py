@@ -80,8 +80,8 @@ def graft_to_gradient(g: Any, *, gradient: Any) -> Any:
         Agarwal, Anil, Hazan, Koren & Zhang 2020, "Disentangling adaptive gradient methods from
         learning rates", arXiv:2002.11803.
 
-    Agrees with the paper for the size of SGD, each weight on its own; its grafting of any rule's
-    size on any other's is left out.
+    Agrees with the paper for the size of SGD, each weight on its own; graft(size, direction) takes
+    any rule's size.
     """
     length = norm(g)
     return g * where(length > 0, norm(gradient) / length, 0)
