@@ -95,6 +95,35 @@ def timm_table(library: Any) -> dict[str, dict[str, Make]]:
         "adamw": _loop_and_foreach(library.AdamWLegacy, lr=1e-3),
         "nadam": loop(library.NAdamLegacy, lr=2e-3),
         "lion": _loop_and_foreach(library.Lion, lr=1e-4),
+        "adabelief": loop(library.AdaBelief, lr=1e-3, rectify=False),
+        "adan": _loop_and_foreach(library.Adan, lr=1e-3),
+        "adopt": _loop_and_foreach(library.Adopt, lr=1e-3, clip_exp=0.25),
+        "laprop": loop(library.LaProp, lr=4e-4),
+        "madgrad": loop(library.MADGRAD, lr=1e-2),
+        "lamb": loop(
+            library.Lamb, lr=1e-3, weight_decay=1e-2, max_grad_norm=None, always_adapt=True
+        ),
+        "lars": loop(library.Lars, lr=1.0, momentum=0.9, always_adapt=True),
+        "novograd": loop(library.NvNovoGrad, lr=1e-3, betas=(0.95, 0.98)),
+        "adamp": loop(library.AdamP, lr=1e-3),
+    }
+
+
+def heavyball_table(library: Any) -> dict[str, dict[str, Make]]:
+    def compiled(kind: Callable[..., Any], **options: Any) -> dict[str, Make]:
+        # Else its steps set all gradients to None, and the second is timed without any.
+        options["consume_grad"] = False
+        return {"compile": lambda w, g: TorchStepper(lambda p: kind(p, **options), w, g)}
+
+    adam = {"betas": (0.9, 0.999), "eps": 1e-8}
+    return {
+        "momentum": compiled(library.SGD, lr=1e-3, beta=0.9),
+        "adam": compiled(library.AdamW, lr=1e-3, **adam),
+        "adamw": compiled(library.AdamW, lr=1e-3, weight_decay=1e-2, **adam),
+        "nadam": compiled(library.NAdam, lr=2e-3, **adam),
+        "ademamix": compiled(library.AdEMAMix, lr=1e-3, alpha=5.0),
+        "laprop": compiled(library.LaProp, lr=4e-4, betas=(0.9, 0.999), eps=1e-15),
+        "schedule-free-adamw": compiled(library.SFAdamW, lr=2.5e-3, **adam),
     }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gradstep.lab.bench_case import WRITES, Case
 from gradstep.lab.bench_peer_tables import (
+    heavyball_table,
     optax_table,
     optimi_table,
     pytorch_optimizer_table,
@@ -72,6 +73,7 @@ PEERS = {
         ),
         Peer("timm", "timm.optim", ("timm", "torchvision"), timm_table),
         Peer("optimi", "optimi", ("torch-optimi",), optimi_table),
+        Peer("heavyball", "heavyball", ("heavyball",), heavyball_table),
     ]
 }
 
