@@ -453,7 +453,7 @@ def test_a_chain_of_elementwise_stages_is_one_pass() -> None:
         gradstep.average_weights(),
     )
     graph = trace_rule(rule, {**rule.hyperparameters, "lr": 1e-3})
-    assert graph.is_elementwise()
+    assert graph.is_elementwise
     compiled = len(compiler._functions)
     _, optimizer = trained(rule, "fused")
     assert set(optimizer.engines_used().values()) == {"fused"}

@@ -554,7 +554,7 @@ def packed(loop: str, instruction: str, register: str) -> int:
 def calls_c(reference: Reference) -> bool:
     """Whether an element's step has an exp, a log or a power: C's library is asked one by one."""
     graph = trace(reference.rule, {**reference.rule.hyperparameters, "lr": 1e-3})
-    return any(n.per_element and n.operation in ("exp", "log", "pow") for n in graph.nodes())
+    return any(n.per_element and n.operation in ("exp", "log", "pow") for n in graph.nodes)
 
 
 @x86_only

@@ -524,7 +524,7 @@ def test_compile_engine(reference: Reference) -> None:
     values = {**reference.rule.hyperparameters, "lr": 0.1}
     graphs = [trace(reference.rule, values, matrix=len(case.shape) > 1) for case in given.cases]
     # A function that torch.compile need not understand, or sums that all parameters wait for.
-    calls = [graph.calls_opaque() or graph.sums_over_all() for graph in graphs]
+    calls = [graph.calls_opaque or graph.sums_over_all for graph in graphs]
     expected = ["eager" if called else "compile" for called in calls]
     assert list(optimizer.engines_used().values()) == expected  # type: ignore[attr-defined]
     if all(calls):

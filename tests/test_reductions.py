@@ -427,8 +427,8 @@ def test_a_sum_that_a_weight_and_a_number_state_need_is_taken_once() -> None:
         return g / total, total
 
     settled = settle(trace(shared, {"lr": 0.1}))
-    assert [node.operation for node in settled.gathered()] == ["sum"]
-    (reduction,) = settled.gathered()
+    assert [node.operation for node in settled.gathered] == ["sum"]
+    (reduction,) = settled.gathered
     assert reduction.arguments[0].operation == "fma"
     ((_, _, after),) = settled.numbers
     assert after is reduction

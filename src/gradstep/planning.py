@@ -113,7 +113,7 @@ class Planning(Groups):
                     f"made with {name}, and its groups have {name}={found[0]} and {found[1]}. Give "
                     "all groups the same."
                 )
-        counts = {sum(n.operation == "global_sum" for n in graph.nodes()) for graph in graphs}
+        counts = {sum(n.operation == "global_sum" for n in graph.nodes) for graph in graphs}
         if len(counts) > 1:
             raise ValueError(
                 f"with the options that its groups have, {self.rule.name} sums over all parameters "
@@ -132,9 +132,9 @@ class Planning(Groups):
         """Read a group's numbers and flags, check them, and trace the rule if flags are new."""
         if not run.read(self, self._loss_for_all):
             return
-        self._waits = self._waits or any(g.sums_over_all() for g in run.graphs.values())
-        self._calls = self._calls or any(g.calls_opaque() for g in run.graphs.values())
-        if not all(g.is_elementwise() for g in run.graphs.values()):
+        self._waits = self._waits or any(g.sums_over_all for g in run.graphs.values())
+        self._calls = self._calls or any(g.calls_opaque for g in run.graphs.values())
+        if not all(g.is_elementwise for g in run.graphs.values()):
             shards = (p for p in run.group["params"] if is_sharded(p))
             self._mesh = next((p.device_mesh for p in shards), self._mesh)
 

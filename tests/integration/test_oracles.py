@@ -97,7 +97,7 @@ def looks_at_all(reference: Reference, options: dict[str, Any]) -> bool:
     """Whether a weight's step depends on the other weights."""
     numbers = {**reference.rule.hyperparameters, "lr": 0.1}
     graph = trace(reference.rule, {**numbers, **{n: options[n] for n in numbers if n in options}})
-    return any(node.operation == "global_sum" for node in graph.nodes())
+    return any(node.operation == "global_sum" for node in graph.nodes)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["together", "late"])

@@ -61,7 +61,7 @@ def unfit_whole(update: Update, graph: Graph) -> str | None:
     """Why a rule that looks beyond single elements cannot update a weight by passes; or None."""
     if is_sharded(update.weight):
         return "it is a DTensor, and the rule looks at more than this process's part"
-    if graph.needs_matrix() and not update.weight.is_contiguous():
+    if graph.needs_matrix and not update.weight.is_contiguous():
         return "its rows do not lie one after the other in memory"
     shapes = update.shapes
     if any(not s.is_contiguous() for n, s in update.states.items() if n in shapes):

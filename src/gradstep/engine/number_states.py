@@ -6,6 +6,7 @@ the kernel of a small net. One call reads them all, one call writes them all.
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,9 +26,14 @@ _ARGUMENTS = {
 }
 
 
-def _code(columns: Sequence[Any]) -> str:
-    """Both functions. A row is ``width`` addresses; those of the numbers stand at its end."""
+@functools.cache  # 2 ms, and a plan is made anew whenever a gradient comes or goes
+def _code(kinds: tuple[str, ...]) -> str:
+    """Both functions, for numbers that are stored as float32 or float64.
+
+    A row is ``width`` addresses; those of the numbers stand at its end.
+    """
     module = ir.Module(name="gradstep_numbers")
+    columns = [F32 if kind == "float32" else F64 for kind in kinds]
 
     def read(builder: ir.IRBuilder, address: Any, row: Any, column: int, stored: Any) -> None:
         value = builder.load(address, typ=stored)
@@ -81,7 +87,7 @@ class NumberStates:
 
     def __init__(self, rows: int, width: int, stored: Sequence[str]) -> None:
         numbers = len(stored)
-        code = _code([F32 if kind == "float32" else F64 for kind in stored])
+        code = _code(tuple(stored))
         known = functions(code, {name: (len(a), False) for name, a in _ARGUMENTS.items()})
         self._read, self._write = known["read_numbers"], known["write_numbers"]
         self._shape = (rows, width, numbers)

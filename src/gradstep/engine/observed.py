@@ -30,7 +30,7 @@ class Lookout:
     """Sees the reductions and opaque functions of one weight's step while a kernel makes it.
 
     Attributes:
-        found: after the step, for each node of ``graph.gathered()`` its values for the weights
+        found: after the step, for each node of ``graph.gathered`` its values for the weights
             at ``places``; None before.
         problem: what went wrong here, which the step itself does not hear of.
     """
@@ -104,7 +104,7 @@ class Lookout:
                     found[str(named.name)] = _at_places(
                         _lying(memory[start:], owner, weight, kernel.working), self.places
                     )
-        self.found = [found[str(p)] for p in range(len(self.graph.gathered()))]
+        self.found = [found[str(p)] for p in range(len(self.graph.gathered))]
 
 
 class _Lookouts:
@@ -142,10 +142,10 @@ def gathered_eagerly(
         for node in each.sums:
             if node.operation == "global_sum":
                 known[id(node)] = numpy.float64((yield 0.0))
-    for node in settled.nodes():
+    for node in settled.nodes:
         if node.gathers:
             values[str(node.name)] = step.value(node, known)
-    return [_at_places(values[str(p)], places) for p in range(len(graph.gathered()))]
+    return [_at_places(values[str(p)], places) for p in range(len(graph.gathered))]
 
 
 def _at_places(value: Any, places: Sequence[tuple[int, ...]]) -> list[float]:
@@ -163,7 +163,7 @@ def _numbered(graph: Graph) -> Graph:
     """
     copies: dict[int, Node] = {}
     number = 0
-    for node in graph.nodes():
+    for node in graph.nodes:
         name = None
         if node.gathers:
             name = str(number)

@@ -42,7 +42,7 @@ def check_dimensions(rule: Rule, graph: Graph, weight: Tensor, name: Callable[[]
     Raises:
         ValueError: names the weight, and says what the rule takes.
     """
-    for node in graph.gathered():
+    for node in graph.gathered:
         wanted = node.value.dimensions if node.operation == "opaque" else None
         if wanted not in (None, weight.dim()):
             raise ValueError(
@@ -50,7 +50,7 @@ def check_dimensions(rule: Rule, graph: Graph, weight: Tensor, name: Callable[[]
                 f"dimensions, and {name()} has {weight.dim()}. Give it to another rule, as "
                 "gradstep.partition does."
             )
-    if graph.needs_matrix() and not is_matrix(weight):
+    if graph.needs_matrix and not is_matrix(weight):
         raise ValueError(
             f"{rule.name} works along rows and columns, and {name()} has {weight.dim()} "
             "dimension(s). Give it to another rule."
@@ -178,7 +178,7 @@ class Plan:
     def _check_rule(self, update: Update) -> None:
         """Raise unless the rule can update such a weight at all."""
         graph, weight = self._graph_of(update), update.weight
-        if weight.is_complex() and not graph.is_elementwise():
+        if weight.is_complex() and not graph.is_elementwise:
             name = self.rule.name[:1].upper() + self.rule.name[1:]
             raise RuntimeError(
                 f"{name} does not support complex parameters, and {update.name()} is one: it looks "
@@ -186,7 +186,7 @@ class Plan:
                 "as adam."
             )
         check_dimensions(self.rule, graph, weight, update.name)
-        if self.differentiable and graph.sums_over_all():
+        if self.differentiable and graph.sums_over_all:
             raise RuntimeError(
                 f"`differentiable` is not supported by {self.rule.name}, which sums over all "
                 f"parameters, {update.name()} among them. Set differentiable=False."
@@ -196,7 +196,7 @@ class Plan:
         self, update: Update, numbers: Mapping[str, Any], entry: dict[str, Any], way: str | None
     ) -> Launch:
         graph = self._graph_of(update)
-        if graph.sums_over_all():
+        if graph.sums_over_all:
             return EagerRounds(graph, update, numbers)
         if self.differentiable:
             return lambda: eager.run_differentiable(
@@ -215,10 +215,10 @@ class Plan:
                 ways[i] = eager.sparse_way(self.rule, self._graph_of(update), update)
             engines.append("eager" if self.differentiable else self.engine)
             graph = self._graph_of(update)
-            if engines[i] == "compile" and graph.calls_opaque():
+            if engines[i] == "compile" and graph.calls_opaque:
                 engines[i] = "eager"
                 self._say(update, "its rule calls a function that is not traced", said)
-            if engines[i] == "compile" and graph.sums_over_all():
+            if engines[i] == "compile" and graph.sums_over_all:
                 engines[i] = "eager"
                 self._say(update, "its rule sums over all parameters", said)
             if engines[i] in ("eager", "compile"):
@@ -226,14 +226,14 @@ class Plan:
                     engines[i] = "eager"
                 continue
             reason = unfit(update)
-            if reason is None and not graph.is_elementwise():
+            if reason is None and not graph.is_elementwise:
                 reason = unfit_whole(update, graph)
             if reason is None:
                 engines[i] = "fused"
                 continue
             plain = type(update.weight) in (Tensor, torch.nn.Parameter) and ways[i] is None
             elsewhere = update.weight.device.type not in ("cpu", "meta")
-            alone = not (graph.calls_opaque() or graph.sums_over_all())
+            alone = not (graph.calls_opaque or graph.sums_over_all)
             if self.engine == "auto" and plain and elsewhere and alone:
                 engines[i] = "compile"
                 continue
@@ -273,7 +273,7 @@ class Plan:
             dtype = own[0].weight.dtype
             graph = self._graph_of(own[0])
             part: Any
-            if graph.is_elementwise():
+            if graph.is_elementwise:
                 kernel = fused_kernel(graph, dtype, self.number_names, self.kernels)
                 part = FusedPart(kernel, own)
             else:

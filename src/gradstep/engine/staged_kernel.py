@@ -47,7 +47,7 @@ class StagedKernel:
         self.storage = storage
         self.working = "float64" if storage == "float64" else "float32"
         self.places = Places()
-        self.by_matrices = settled.needs_matrix()
+        self.by_matrices = settled.needs_matrix
         program = passes(settled)
         #: The reductions of a whole tensor to one number, which go back to the host.
         self.totals = [n for p in program for n in p.sums if n.extent == "tensor"]
@@ -72,7 +72,7 @@ class StagedKernel:
         self.own_states = [state for state in settled.states if state[1].extent == "own"]
         #: Opaque function's node -> what it makes of such tensors.
         self.parts: dict[int, list[Node]] = {}
-        for node in settled.nodes():
+        for node in settled.nodes:
             if node.operation == "part":
                 self.parts.setdefault(id(node.arguments[0]), []).append(node)
 

@@ -155,8 +155,8 @@ def _arrange(graph: Graph) -> tuple[list[_Assignment], dict[int, str]]:
 
 
 def _names(graph: Graph) -> dict[int, str]:
-    names = {id(node): node.name for node in graph.nodes() if node.name is not None}
-    for node in graph.nodes():
+    names = {id(node): node.name for node in graph.nodes if node.name is not None}
+    for node in graph.nodes:
         if node.operation == "input":
             names[id(node)] = input_name(node)
         elif node.operation == "constant":
@@ -184,10 +184,10 @@ def _calculated(node: Node) -> bool:
 
 
 def _name_long_expressions(graph: Graph, names: dict[int, str]) -> None:
-    uses = Counter(id(a) for node in graph.nodes() for a in node.arguments)
+    uses = Counter(id(a) for node in graph.nodes for a in node.arguments)
     size: dict[int, int] = {}
     made = 0
-    for node in graph.nodes():
+    for node in graph.nodes:
         size[id(node)] = 1 + sum(1 if id(a) in names else size[id(a)] for a in node.arguments)
         if id(node) not in names and uses[id(node)] > 1 and size[id(node)] > _LONG:
             made += 1
@@ -198,7 +198,7 @@ def _assignments(graph: Graph, names: dict[int, str]) -> list[_Assignment]:
     """A line for each named node; and one for each state, and the weight, of another name."""
     found = [
         _Assignment(names[id(node)], node)
-        for node in graph.nodes()
+        for node in graph.nodes
         if _calculated(node) and id(node) in names
     ]
     before = {name: node for name, node, _ in (*graph.states, *graph.numbers)}
@@ -212,7 +212,7 @@ def _in_readable_order(
     graph: Graph, assignments: Sequence[_Assignment], names: dict[int, str]
 ) -> tuple[list[_Assignment], _Assignment | None]:
     """The assignments in order; or, if there is none, one whose name stands in the way."""
-    position = {id(node): i for i, node in enumerate(graph.nodes())}
+    position = {id(node): i for i, node in enumerate(graph.nodes)}
     makers = {id(a.node): i for i, a in enumerate(assignments) if not a.copies}
     reads = [_reads(a, names) for a in assignments]
     waits: list[set[int]] = [{makers[r] for r in own if r in makers} for own in reads]
@@ -223,7 +223,7 @@ def _in_readable_order(
         key=lambda i: (assignments[i].copies, position[id(assignments[i].node)]),
     ):
         by_name.setdefault(assignments[i].name, []).append(i)
-    inputs = {names[id(n)]: n for n in graph.nodes() if n.operation == "input"}
+    inputs = {names[id(n)]: n for n in graph.nodes if n.operation == "input"}
     takes_over: set[int] = set()
     for name, holders in by_name.items():
         earlier: Node | None = inputs.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -124,31 +125,37 @@ class Graph:
         """The new weight, then the new state tensors, in order."""
         return (self.new_weight, *(after for _, _, after in self.states))
 
+    @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """All nodes, also those that only a state of one number needs."""
         return in_order([*self.outputs(), *(after for _, _, after in self.numbers)])
 
+    @cached_property
     def gathered(self) -> list[Node]:
         """The reductions and opaque functions, each after those that it needs."""
-        return [node for node in self.nodes() if node.gathers]
+        return [node for node in self.nodes if node.gathers]
 
+    @cached_property
     def is_elementwise(self) -> bool:
         """Whether each element's step depends on nothing of the other elements or of the shape."""
         return not any(
             node.gathers
             or node.extent not in ("element", "number")
             or (node.operation == "input" and node.value in FACTS)
-            for node in self.nodes()
+            for node in self.nodes
         )
 
+    @cached_property
     def sums_over_all(self) -> bool:
         """Whether it sums over all parameters of the optimizer, or keeps a number for them all."""
-        return bool(self.shared) or any(n.operation == "global_sum" for n in self.nodes())
+        return bool(self.shared) or any(n.operation == "global_sum" for n in self.nodes)
 
+    @cached_property
     def calls_opaque(self) -> bool:
         """Whether it calls functions that are not looked into."""
-        return any(node.operation == "opaque" for node in self.nodes())
+        return any(node.operation == "opaque" for node in self.nodes)
 
+    @cached_property
     def needs_matrix(self) -> bool:
         """Whether it works along rows or columns, which a vector does not have."""
         return any(node.extent in ("row", "column", "matrix") for node in self.order)

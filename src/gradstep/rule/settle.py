@@ -20,7 +20,7 @@ from gradstep.rule.graph import Graph, Node, in_order
 
 def settle(graph: Graph) -> Graph:
     """The same graph with its scaled additions as ``fma`` nodes: ``fma(a, b, c) = a·b + c``."""
-    nodes = graph.nodes()
+    nodes = graph.nodes
     uses = Counter(id(a) for node in nodes for a in node.arguments)
     uses.update(id(node) for node in graph.outputs())
     settled: dict[int, Node] = {}

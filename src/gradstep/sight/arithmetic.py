@@ -63,10 +63,10 @@ class Arithmetic:
         self.dtype = dtype
         self._operations = _Operations(_WORKING[dtype])
         self._settled, self._twins = _settled_with_twins(graph)
-        self._own = graph.nodes()
-        self._work = self._settled.nodes()
+        self._own = graph.nodes
+        self._work = self._settled.nodes
         self._outcomes: dict[int, int] = {}
-        for position, node in enumerate(graph.gathered()):
+        for position, node in enumerate(graph.gathered):
             self._outcomes[id(node)] = self._outcomes[id(self._twins[id(node)])] = position
         nodes = {id(n): n for n in (*self._work, *self._own) if n.extent in ("number", "tensor")}
         self._number_nodes = list(nodes.values())
@@ -182,7 +182,7 @@ def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
     so each gets a name of its own first.
     """
     copies: dict[int, Node] = {}
-    for number, node in enumerate(graph.nodes()):
+    for number, node in enumerate(graph.nodes):
         arguments = tuple(copies[id(a)] for a in node.arguments)
         copies[id(node)] = (
             node
@@ -202,9 +202,9 @@ def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
         order=in_order([copy(node) for node in graph.outputs()]),
     )
     settled = settle(tagged)
-    by_name = {node.name: node for node in settled.nodes() if node.arguments and node.name}
+    by_name = {node.name: node for node in settled.nodes if node.arguments and node.name}
     twins = {}
-    for node in graph.nodes():
+    for node in graph.nodes:
         twin = node if copy(node) is node else by_name.get(str(copy(node).name))
         if twin is not None:
             twins[id(node)] = twin

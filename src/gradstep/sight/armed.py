@@ -262,7 +262,7 @@ class _Afterwards:
     def __init__(self, optimizer: Optimizer, waiting: Sequence[StepExplanation]) -> None:
         self._waiting = waiting
         graphs = [graph for run in optimizer._runs.values() for graph in run.graphs.values()]
-        sums = [sum(n.operation == "global_sum" for n in graph.nodes()) for graph in graphs]
+        sums = [sum(n.operation == "global_sum" for n in graph.nodes) for graph in graphs]
         self._sums = max(sums, default=0)
         if optimizer._waits:
             self.rounds = self._last
@@ -310,12 +310,12 @@ class _Reading:
     def start(self, launches: Sequence[Any]) -> list[Any]:
         """Have the sums and functions of the rule watched; returns what is to be run beside."""
         graph = self._elements[0].graph if self._elements else None
-        if graph is None or not graph.gathered():
+        if graph is None or not graph.gathered:
             return []
         from gradstep.engine.observed import Lookout, gathered_eagerly  # takes the compiler with it
 
         optimizer, places = self._optimizer, [element.place for element in self._elements]
-        if graph.sums_over_all():
+        if graph.sums_over_all:
             held = [p for group in optimizer.param_groups for p in group["params"]]
             weights = [p.numel() for p in held if p.grad is not None]
             everything = (len(weights), sum(weights))
@@ -329,7 +329,7 @@ class _Reading:
             optimizer, group_of(optimizer, self._tensor), self._tensor, graph, settings
         )
         rounds = self._keep(gathered_eagerly(graph, update, settings, places))
-        if graph.sums_over_all():
+        if graph.sums_over_all:
             return [_Beside(rounds)]
         for _ in rounds:
             raise AssertionError("a rule without sums over all parameters asked for one")
@@ -351,7 +351,7 @@ class _Reading:
         engine = used.get(self._optimizer.name_of(self._tensor), "")
         accounts = []
         for position, (element, note) in enumerate(zip(self._elements, self._notes, strict=True)):
-            if element.graph.gathered():
+            if element.graph.gathered:
                 assert self._outcomes is not None
                 own = tuple(values[position] for values in self._outcomes)
                 element = replace(element, outcomes=own)

@@ -32,7 +32,7 @@ _WHOSE = {
 
 def passes_over_weights(graph: Graph) -> int:
     """How often a step goes through all weights in memory; 1 where nothing is summed first."""
-    if graph.is_elementwise():
+    if graph.is_elementwise:
         return 1
     return sum(p.domain == "element" for p in passes(settle(graph)))
 
