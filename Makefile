@@ -25,10 +25,11 @@ types: $(ENVIRONMENT)/test
 	$(BIN)/mypy
 
 unit: $(ENVIRONMENT)/test
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not alone' --cov=gradstep --cov-report=
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'sweep and not alone'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not sweep and not alone' --cov=gradstep --cov-report=
 	$(BIN)/python -m pytest -m alone --cov=gradstep --cov-report= --cov-append
 	$(BIN)/coverage report --skip-covered --sort=cover
-	$(BIN)/coverage report --fail-under=95 --include='*/optimizer.py,*/checkpoint.py,*/engine/eager.py,*/engine/plan.py,*/engine/update.py,*/rule/*'
+	$(BIN)/coverage report --fail-under=95 --include='*/optimizer.py,*/planning.py,*/group_run.py,*/parameter_groups.py,*/states.py,*/checkpoint.py,*/engine/eager.py,*/engine/plan.py,*/engine/update.py,*/rule/*'
 
 test-integration: $(INTEGRATION)/ready
 	$(INTEGRATION)/bin/python -m pytest tests/integration

@@ -36,6 +36,8 @@ from layouts import (
 from reference import Reference
 from reference_row import loss_at
 
+pytestmark = pytest.mark.sweep
+
 REALS = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 ENGINES = ("auto", "eager")
 

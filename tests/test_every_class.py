@@ -20,6 +20,8 @@ from classes import (
 )
 from reference import REFERENCES
 
+pytestmark = pytest.mark.sweep
+
 WITH_GROUPS = [row for row in ROWS if row.takes_groups]
 
 

@@ -15,6 +15,8 @@ from torch.optim import optimizer as torch_optimizer
 import gradstep
 from classes import ROWS, Row, Task, assert_same_bits, each
 
+pytestmark = pytest.mark.sweep
+
 
 def one() -> list[torch.Tensor]:
     return [torch.tensor([[1.0, 1.0]])]

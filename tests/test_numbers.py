@@ -33,6 +33,8 @@ from layouts import (
 from reference import REFERENCES, Reference
 from reference_row import loss_at
 
+pytestmark = pytest.mark.sweep
+
 # torch.compile's own log would be kept by pytest, at ten times the test's time.
 logging.getLogger("torch.__trace").setLevel(logging.WARNING)
 

@@ -17,6 +17,8 @@ from torch.optim import lr_scheduler, swa_utils
 import gradstep
 from classes import IN_TORCH, ROWS, Row, Task, assert_same_bits, assert_same_values, each
 
+pytestmark = pytest.mark.sweep
+
 s = lr_scheduler
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "LambdaLR": lambda o: s.LambdaLR(o, lambda e: 0.9**e),

@@ -18,6 +18,8 @@ from gradstep.sight.arithmetic import Arithmetic, Evaluation, nearest
 from gradstep.sight.catalogue import find_rule, rule_names, shaping_settings
 from gradstep.sight.element import Element, element_of
 
+pytestmark = pytest.mark.sweep
+
 
 @gradstep.rule
 def everything(

@@ -15,6 +15,8 @@ from gradstep.sight.ink import Ink
 from printed import holds, number, unbroken
 from test_sight_arithmetic import CONFIGURATIONS, at, bits, gradients
 
+pytestmark = pytest.mark.sweep
+
 PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 

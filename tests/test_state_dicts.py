@@ -27,6 +27,8 @@ from classes import (
     each_configuration,
 )
 
+pytestmark = pytest.mark.sweep
+
 
 def given(task: Task, named: bool) -> Any:
     return list(task.params.items()) if named else list(task)

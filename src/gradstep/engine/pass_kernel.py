@@ -35,6 +35,10 @@ LANES = 32
 #: Cache lines of 64 bytes that are asked for ahead of a line of elements.
 PREFETCH = 32
 
+#: Lines that a pass reads side by side where it writes nothing: a core has more requests for memory
+#: on their way where they go to several pages. 58 M elements: 15.0 ms one by one, 12.9 ms by fours.
+TOGETHER = 4
+
 I32 = ir.IntType(32)
 
 
@@ -164,56 +168,63 @@ class _Writer:
                 kept_storage(owner, self.working), node.extent, None, self.places.of(owner)
             )
             stores.append((node, self.column(target)))
-        line = self._write_line(loads, stores)
-        self._write_run(line)
+        reads = [number for _, number in loads if self.along(self.columns[number])]
+        together = TOGETHER if each.sums and not stores and len(reads) <= 2 else 1
+        self._write_run({n: self._write_line(loads, stores, n) for n in sorted({1, together})})
         return str(self.module)
 
     def _write_line(
-        self, loads: list[tuple[Node, int]], stores: list[tuple[Node, int]]
+        self, loads: list[tuple[Node, int]], stores: list[tuple[Node, int]], lines: int
     ) -> ir.Function:
+        """The work on the elements of so many lines, side by side.
+
+        It takes all columns and buffers of the first line, then those of the next.
+        """
         each, width = self.each, len(self.columns) + len(self.each.sums)
-        kind = ir.FunctionType(VOID, [POINTER] * width + [I64, POINTER])
-        function = ir.Function(self.module, kind, "line")
+        kind = ir.FunctionType(VOID, [POINTER] * (width * lines) + [I64, POINTER])
+        function = ir.Function(self.module, kind, "line" if lines == 1 else f"line{lines}")
         function.linkage = "internal"
         function.attributes.add("noinline")
-        for argument in function.args[:width]:
+        for argument in function.args[: width * lines]:
             argument.add_attribute("noalias")
         *pointers, count, row = function.args
-        buffers = pointers[len(self.columns) :]
         entry, loop, done = (function.append_basic_block(n) for n in ("entry", "loop", "done"))
         builder = ir.IRBuilder(entry)
-        element = ElementCode(builder, self.real)
         zero = ir.Constant(I64, 0)
+        elements = [ElementCode(builder, self.real) for _ in range(lines)]
+        parts = [pointers[k * width : (k + 1) * width] for k in range(lines)]
         for position, node in enumerate(each.numbers):
             address = builder.gep(row, [ir.Constant(I64, position)], source_etype=F64)
-            element.number(node, builder.load(address, typ=F64))
-        for node in each.work:
-            for argument in node.arguments:
-                if argument.operation == "constant":
-                    element.values[id(argument)] = element.constant(argument.constant())
-        along = []
-        for node, number in loads:
-            if self.along(self.columns[number]):
-                along.append((node, number))
-            else:
-                element.values[id(node)] = self._load(builder, pointers, number, zero)
+            number = builder.load(address, typ=F64)
+            for element in elements:
+                element.number(node, number)
+        for element, own in zip(elements, parts, strict=True):
+            for node in each.work:
+                for argument in node.arguments:
+                    if argument.operation == "constant":
+                        element.values[id(argument)] = element.constant(argument.constant())
+            for node, number in loads:
+                if not self.along(self.columns[number]):
+                    element.values[id(node)] = self._load(builder, own, number, zero)
         empty = builder.icmp_signed("==", count, zero)
         builder.cbranch(empty, done, loop)
 
         builder.position_at_end(loop)
         index = builder.phi(I64, "i")
         index.add_incoming(zero, entry)
-        for node, number in along:
-            element.values[id(node)] = self._load(builder, pointers, number, index)
-        for node in each.work:
-            element.write(node)
-        for node, number in stores:
-            memory = self.memory(self.columns[number])
-            value = self._as_stored(builder, element.values[id(node)], memory)
-            memory.store(builder, value, pointers[number], index)
-        for node, buffer in zip(each.sums, buffers, strict=True):
-            value = element.values[id(node.arguments[0])]
-            builder.store(value, builder.gep(buffer, [index], source_etype=self.real))
+        for element, own in zip(elements, parts, strict=True):
+            for node, number in loads:
+                if self.along(self.columns[number]):
+                    element.values[id(node)] = self._load(builder, own, number, index)
+            for node in each.work:
+                element.write(node)
+            for node, number in stores:
+                memory = self.memory(self.columns[number])
+                value = self._as_stored(builder, element.values[id(node)], memory)
+                memory.store(builder, value, own[number], index)
+            for node, buffer in zip(each.sums, own[len(self.columns) :], strict=True):
+                value = element.values[id(node.arguments[0])]
+                builder.store(value, builder.gep(buffer, [index], source_etype=self.real))
         following = builder.add(index, ir.Constant(I64, 1), flags=["nuw", "nsw"])
         index.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
@@ -239,8 +250,9 @@ class _Writer:
 
     # The tiles.
 
-    def _write_run(self, line: ir.Function) -> None:
-        each = self.each
+    def _write_run(self, line: dict[int, ir.Function]) -> None:
+        """``run``; ``line`` has the function for one line, and for how many side by side."""
+        each, together = self.each, max(line)
         kind = ir.FunctionType(
             VOID,
             [POINTER, I64, I64, POINTER, POINTER, I64, POINTER, I64, POINTER, I64, POINTER],
@@ -248,14 +260,15 @@ class _Writer:
         function = ir.Function(self.module, kind, "run")
         (table, n, row_width, arena, places, places_width, tiles, tile_count, numbers, distance,
          counter) = function.args  # fmt: skip
-        blocks = ("entry", "take", "tile", "outer", "line", "next_outer", "tile_end", "done")
-        entry, take, tile, outer, lines, next_outer, tile_end, done = (
+        blocks = ("entry", "take", "tile", "outer", "line", "several", "one", "next_outer",
+                  "tile_end", "done")  # fmt: skip
+        entry, take, tile, outer, lines, several, single, next_outer, tile_end, done = (
             function.append_basic_block(name) for name in blocks
         )
         b = ir.IRBuilder(entry)
         one = ir.Constant(I64, 1)
         room = ir.ArrayType(self.real, LINE + LANES)
-        buffers = [b.alloca(room, name="buffer") for _ in each.sums]
+        buffers = [b.alloca(room, name="buffer") for _ in range(together) for _ in each.sums]
         totals = [b.alloca(F64, name="total") for _ in each.sums]
         b.branch(take)
 
@@ -306,43 +319,65 @@ class _Writer:
         b.position_at_end(lines)
         m = b.phi(I64, "m")
         m.add_incoming(f["middle"], outer)
+        # The last line may be shorter, and is never one of several.
+        after_several = b.add(m, ir.Constant(I64, together))
+        enough = b.icmp_signed("<", after_several, middle_end)
+        b.cbranch(enough, several, single) if together > 1 else b.branch(single)
+
+        def work(count: Any, side_by_side: int) -> None:
+            """On as many lines: what is to be summed into the buffers, and the sums of it."""
+            arguments: list[Any] = []
+            indices = []
+            for k in range(side_by_side):
+                line_number = b.add(b.mul(o, f["middle_size"]), b.add(m, ir.Constant(I64, k)))
+                element = b.add(b.mul(line_number, f["inner_size"]), f["inner"])
+                column_index = b.add(b.mul(o, f["inner_size"]), f["inner"])
+                index_of = {"element": element, "row": line_number, "column": column_index,
+                            "matrix": o}  # fmt: skip
+                if each.domain in ("row", "column"):
+                    index_of = {each.domain: element, "matrix": b.add(m, ir.Constant(I64, k))}
+                elif each.domain == "matrix":
+                    index_of = {"matrix": element}
+                indices.append((line_number, column_index))
+                for column, start in zip(self.columns, starts, strict=True):
+                    size = ir.Constant(I64, ITEM_BYTES[column.storage])
+                    address = b.add(start, b.mul(index_of[column.extent], size))
+                    arguments.append(b.inttoptr(address, POINTER))
+                arguments += buffers[k * len(each.sums) : (k + 1) * len(each.sums)]
+            b.call(line[side_by_side], [*arguments, count, row])
+            if each.sums:
+                self._prefetch(b, arguments, count, side_by_side)
+            for k, (line_number, column_index) in enumerate(indices):
+                middle = b.add(m, ir.Constant(I64, k))
+                is_first = b.icmp_signed("==", middle, f["middle"])
+                own = buffers[k * len(each.sums) : (k + 1) * len(each.sums)]
+                for node, buffer, total, partial in zip(
+                    each.sums, own, totals, partials, strict=True
+                ):
+                    if self._over_lines(node):
+                        # One sum for each place in the line, over the lines.
+                        whole = b.mul(f["columns"], f["middle_tile"])
+                        into = b.gep(partial, [b.add(whole, column_index)], source_etype=F64)
+                        b.call(self._add_line(node), [into, buffer, count, is_first])
+                        continue
+                    value = b.call(self._gather(node), [buffer, count])
+                    if node.extent == "tensor":
+                        b.store(self._combined(b, node, b.load(total, typ=F64), value), total)
+                    else:
+                        # One sum for each line.
+                        target = line_number if each.domain == "element" else middle
+                        place = b.add(b.mul(f["lines"], f["inner_tile"]), target)
+                        b.store(value, b.gep(partial, [place], source_etype=F64))
+
+        b.position_at_end(several)
+        work(f["inners"], together)
+        m.add_incoming(after_several, b.block)
+        b.branch(lines)
+
+        b.position_at_end(single)
         following_m = b.add(m, one)
         is_last = b.icmp_signed("==", following_m, middle_end)
-        count = b.select(is_last, f["last_inners"], f["inners"])
-        line_number = b.add(b.mul(o, f["middle_size"]), m)
-        element = b.add(b.mul(line_number, f["inner_size"]), f["inner"])
-        column_index = b.add(b.mul(o, f["inner_size"]), f["inner"])
-        index_of = {"element": element, "row": line_number, "column": column_index, "matrix": o}
-        if each.domain in ("row", "column"):
-            index_of = {each.domain: element, "matrix": m}
-        elif each.domain == "matrix":
-            index_of = {"matrix": element}
-        arguments = []
-        for column, start in zip(self.columns, starts, strict=True):
-            size = ir.Constant(I64, ITEM_BYTES[column.storage])
-            address = b.add(start, b.mul(index_of[column.extent], size))
-            arguments.append(b.inttoptr(address, POINTER))
-        b.call(line, [*arguments, *buffers, count, row])
-        if each.sums:
-            self._prefetch(b, arguments, count)
-        is_first = b.icmp_signed("==", m, f["middle"])
-        for node, buffer, total, partial in zip(each.sums, buffers, totals, partials, strict=True):
-            if self._over_lines(node):
-                # One sum for each place in the line, over the lines.
-                whole = b.mul(f["columns"], f["middle_tile"])
-                place = b.add(whole, column_index)
-                into = b.gep(partial, [place], source_etype=F64)
-                b.call(self._add_line(node), [into, buffer, count, is_first])
-                continue
-            value = b.call(self._gather(node), [buffer, count])
-            if node.extent == "tensor":
-                b.store(self._combined(b, node, b.load(total, typ=F64), value), total)
-            else:
-                # One sum for each line.
-                target = line_number if each.domain == "element" else m
-                place = b.add(b.mul(f["lines"], f["inner_tile"]), target)
-                b.store(value, b.gep(partial, [place], source_etype=F64))
-        # The builder may have moved on to another block.
+        work(b.select(is_last, f["last_inners"], f["inners"]), 1)
         m.add_incoming(following_m, b.block)
         b.cbranch(is_last, next_outer, lines)
 
@@ -361,17 +396,22 @@ class _Writer:
         b.position_at_end(done)
         b.ret_void()
 
-    def _prefetch(self, b: ir.IRBuilder, addresses: list[Any], count: Any) -> None:
-        """Ask for the start of the next line while this one's values are summed."""
+    def _prefetch(self, b: ir.IRBuilder, addresses: list[Any], count: Any, lines: int) -> None:
+        """Ask for the start of the next lines while these ones' values are summed."""
         name = "llvm.prefetch.p0"
         known = self.module.globals.get(name)
         kind = ir.FunctionType(VOID, [POINTER, I32, I32, I32])
         function = known or ir.Function(self.module, kind, name)
         hints = [ir.Constant(I32, hint) for hint in (0, 3, 1)]
-        for column, address in zip(self.columns, addresses, strict=True):
-            if self.along(column):
-                behind = b.mul(count, ir.Constant(I64, ITEM_BYTES[column.storage]))
-                for piece in range(PREFETCH):
+        width = len(addresses) // lines
+        for k in range(lines):
+            own = addresses[k * width : (k + 1) * width]
+            for column, address in zip(self.columns, own, strict=False):
+                if not self.along(column):
+                    continue
+                size = ITEM_BYTES[column.storage]
+                behind = b.mul(count, ir.Constant(I64, lines * size))
+                for piece in range(PREFETCH // lines):
                     at = b.add(behind, ir.Constant(I64, 64 * piece))
                     b.call(function, [b.gep(address, [at], source_etype=ir.IntType(8)), *hints])
 

@@ -14,6 +14,11 @@ from dataclasses import dataclass
 #: Elements a line, at most: values to be summed lie in the fastest cache for a line at a time.
 LINE = 2048
 
+#: Elements a line of a tensor that is cut as it lies in memory: of four lines side by side, what is
+#: read and what is summed fit the fastest cache. 58 M elements are summed in 12.9 ms, with 2048 in
+#: 14.0, with 4096 in 15.4.
+FLAT_LINE = 1024
+
 #: Elements a tile, about. Column sums take a float64 a column and tile: 1/64 of the tile here.
 TILE = 1 << 17
 
@@ -92,9 +97,9 @@ class Geometry:
 
 def flat(elements: int) -> Geometry:
     """The geometry of a tensor as it lies in memory."""
-    if elements <= LINE:
+    if elements <= FLAT_LINE:
         return Geometry(1, 1, elements)
-    return Geometry(1, -(-elements // LINE), LINE, elements)
+    return Geometry(1, -(-elements // FLAT_LINE), FLAT_LINE, elements)
 
 
 def of_matrices(matrices: int, rows: int, columns: int, domain: str) -> Geometry:

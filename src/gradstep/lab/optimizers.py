@@ -84,6 +84,11 @@ CHOICES["sophia"] = Choice(
     gradstep.Sophia, 0.002, "momentum over the curvature, no step larger than the learning rate"
 )
 
+#: Its rate multiplies an average over many steps, and so moves less than others of the same size.
+CHOICES["srmm"] = Choice(
+    gradstep.SRMM, 0.3, "from the average of the weights so far, along that of their gradients"
+)
+
 #: The classes that are made from their rules, with the learning rates of those.
 CHOICES |= {
     rule.name: Choice(getattr(gradstep, str(rule.class_name)), rule.lr, _meaning(rule))
