@@ -169,7 +169,8 @@ class _Writer:
             )
             stores.append((node, self.column(target)))
         reads = [number for _, number in loads if self.along(self.columns[number])]
-        together = TOGETHER if each.sums and not stores and len(reads) <= 2 else 1
+        whole = bool(each.sums) and all(node.extent == "tensor" for node in each.sums)
+        together = TOGETHER if whole and not stores and len(reads) <= 2 else 1
         self._write_run({n: self._write_line(loads, stores, n) for n in sorted({1, together})})
         return str(self.module)
 
@@ -398,22 +399,44 @@ class _Writer:
 
     def _prefetch(self, b: ir.IRBuilder, addresses: list[Any], count: Any, lines: int) -> None:
         """Ask for the start of the next lines while these ones' values are summed."""
-        name = "llvm.prefetch.p0"
-        known = self.module.globals.get(name)
-        kind = ir.FunctionType(VOID, [POINTER, I32, I32, I32])
-        function = known or ir.Function(self.module, kind, name)
-        hints = [ir.Constant(I32, hint) for hint in (0, 3, 1)]
+        ahead = self._ahead(PREFETCH // lines)
         width = len(addresses) // lines
         for k in range(lines):
             own = addresses[k * width : (k + 1) * width]
             for column, address in zip(self.columns, own, strict=False):
-                if not self.along(column):
-                    continue
-                size = ITEM_BYTES[column.storage]
-                behind = b.mul(count, ir.Constant(I64, lines * size))
-                for piece in range(PREFETCH // lines):
-                    at = b.add(behind, ir.Constant(I64, 64 * piece))
-                    b.call(function, [b.gep(address, [at], source_etype=ir.IntType(8)), *hints])
+                if self.along(column):
+                    size = ir.Constant(I64, lines * ITEM_BYTES[column.storage])
+                    behind = b.gep(address, [b.mul(count, size)], source_etype=ir.IntType(8))
+                    b.call(ahead, [behind])
+
+    def _ahead(self, pieces: int) -> ir.Function:
+        """Asks for so many cache lines. A loop, since 32 lines of text each take time to write."""
+        name = f"ahead{pieces}"
+        known = self.module.globals.get(name)
+        if known is not None:
+            return known
+        hint = ir.FunctionType(VOID, [POINTER, I32, I32, I32])
+        prefetch = self.module.globals.get("llvm.prefetch.p0") or ir.Function(
+            self.module, hint, "llvm.prefetch.p0"
+        )
+        function = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), name)
+        function.linkage = "internal"
+        entry, loop, done = (function.append_basic_block(n) for n in ("entry", "loop", "done"))
+        b = ir.IRBuilder(entry)
+        b.branch(loop)
+        b.position_at_end(loop)
+        index = b.phi(I64)
+        index.add_incoming(ir.Constant(I64, 0), entry)
+        place = b.gep(
+            function.args[0], [b.mul(index, ir.Constant(I64, 64))], source_etype=ir.IntType(8)
+        )
+        b.call(prefetch, [place, *(ir.Constant(I32, h) for h in (0, 3, 1))])
+        following = b.add(index, ir.Constant(I64, 1))
+        index.add_incoming(following, loop)
+        b.cbranch(b.icmp_signed("<", following, ir.Constant(I64, pieces)), loop, done)
+        b.position_at_end(done)
+        b.ret_void()
+        return function
 
     def _over_lines(self, node: Node) -> bool:
         """Whether the reduction goes across lines: the sum of each column of a matrix."""

@@ -261,10 +261,11 @@ def _weight_rows(right: Step, wrong: Step, ink: Ink) -> list[str]:
         (wrong, "without it", ink.warning),
     ):
         last = next(line for line in step.explanation.lines if line.name == "w")
-        start = f"    new weight, {label:<16}   "
-        if last.equation.numbers and len(start) + len(last.equation.numbers) < 80:
-            start += f"{last.equation.numbers} = "
-        rows.append(start + mark(_result(last.equation)))
+        start, result = f"    new weight, {label:<16}   ", _result(last.equation)
+        if last.equation.numbers:
+            longer = f"{start}{last.equation.numbers} = "
+            start = longer if len(longer) < 83 and len(longer) + len(result) <= 100 else start
+        rows.append(start + mark(result))
     return rows
 
 
