@@ -2,7 +2,8 @@
 
 The code has a function ``line`` for consecutive elements, as a kernel without reductions has it,
 which also lays out the values that are to be summed; and ``run``, which takes tiles off a shared
-counter, calls ``line`` for each of their lines, and sums. Sums are taken in float64, in
+counter, calls ``line`` for each of their lines (a pass that only reads takes several at once, by a
+``line4``), and sums. Sums are taken in float64, in
 lanes that are added up in a fixed order, so that no bit depends on the vector width or on which
 thread takes which tile.
 
