@@ -12,11 +12,12 @@ def heavy_ball(g, velocity, *, momentum=0.9):
 optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gradstep import rule_classes, rules
-from gradstep.optimizer import Optimizer
+from gradstep.checkpoint import tell_apart
 from gradstep.rule import (
     Decay,
     Interval,
@@ -65,23 +66,6 @@ from gradstep.rule import (
     where,
     zeros,
 )
-from gradstep.torch_optim import (
-    ASGD,
-    LBFGS,
-    SGD,
-    Adadelta,
-    Adafactor,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Muon,
-    NAdam,
-    RAdam,
-    RMSprop,
-    Rprop,
-    SparseAdam,
-)
 
 if TYPE_CHECKING:
     from gradstep.compose import schedule
@@ -94,6 +78,7 @@ if TYPE_CHECKING:
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.hessian import HessianOptimizer
+    from gradstep.optimizer import Optimizer
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
@@ -106,6 +91,23 @@ if TYPE_CHECKING:
     )
     from gradstep.sight.rule_formula import formula
     from gradstep.sight.watch import Watch, watch
+    from gradstep.torch_optim import (
+        ASGD,
+        LBFGS,
+        SGD,
+        Adadelta,
+        Adafactor,
+        Adagrad,
+        Adam,
+        Adamax,
+        AdamW,
+        Muon,
+        NAdam,
+        RAdam,
+        RMSprop,
+        Rprop,
+        SparseAdam,
+    )
 
 __version__ = "0.1.0"
 
@@ -201,8 +203,27 @@ __all__ = [
     "zeros",
 ]
 
+_TORCH_OPTIM = (
+    "ASGD",
+    "LBFGS",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "Adamax",
+    "AdamW",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+)
+
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
+    "Optimizer": "gradstep.optimizer",
     "schedule": "gradstep.compose",
     "Accumulate": "gradstep.compose.accumulate",
     "EMA": "gradstep.compose.average",
@@ -230,21 +251,34 @@ _LATER = {
     "Finding": "gradstep.sight.mistakes",
     "MistakeError": "gradstep.sight.mistakes",
     "MistakeWarning": "gradstep.sight.mistakes",
+    **dict.fromkeys(_TORCH_OPTIM, "gradstep.torch_optim"),
 }
 
 # The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
 # them is first asked for.
 
 
+def _classes() -> list[type[Optimizer]]:
+    """Those of torch.optim first: a checkpoint that fits several is said to be the first one's."""
+    torch_optim = import_module("gradstep.torch_optim")
+    of_torch = [getattr(torch_optim, name) for name in torch_optim.__all__]
+    return [*of_torch, *import_module("gradstep.rule_classes").load().values()]
+
+
+tell_apart(_classes)
+
+
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     if not name.startswith("_"):
-        for found in (rules.load(), rule_classes.load()):
+        for module in ("gradstep.rules", "gradstep.rule_classes"):
+            found = import_module(module).load()
             if name in found:
                 return found[name]
     raise AttributeError(f"module gradstep has no {name}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER, *rules.load(), *rule_classes.load()})
+    found = (import_module(m).load() for m in ("gradstep.rules", "gradstep.rule_classes"))
+    return sorted({*globals(), *_LATER}.union(*found))

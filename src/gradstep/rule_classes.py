@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradstep import rules
-from gradstep.checkpoint import tell_apart
 from gradstep.hessian import HessianOptimizer
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
@@ -130,7 +129,3 @@ def load() -> dict[str, type[Optimizer]]:
     """The classes by name, in alphabetical order."""
     made = [class_of(rule) for rule in rules.load().values() if rule.class_name is not None]
     return dict(sorted((cls.__name__, cls) for cls in made))
-
-
-# Beside torch.optim's, for messages about a checkpoint of another class.
-tell_apart(lambda: load().values())

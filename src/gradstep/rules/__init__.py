@@ -3,8 +3,8 @@
 A file that is added here is found by itself: its rules are then ``gradstep.<rule>``, and a rule
 with a ``class_name`` is a class as well. Stages, for chains, are in ``transforms``.
 
-Those of torch.optim are imported at once, all others when the first of them is asked for: half a
-hundred files would double the time of ``import gradstep``.
+They are imported when the first of them is asked for: so many files would double the time of
+``import gradstep``.
 """
 
 from __future__ import annotations
@@ -15,19 +15,6 @@ from importlib import import_module
 from typing import Any
 
 from gradstep.rule.definition import Rule
-from gradstep.rules.adadelta import adadelta as adadelta
-from gradstep.rules.adafactor import adafactor as adafactor
-from gradstep.rules.adagrad import adagrad as adagrad
-from gradstep.rules.adam import adam as adam
-from gradstep.rules.adamax import adamax as adamax
-from gradstep.rules.asgd import asgd as asgd
-from gradstep.rules.muon import muon as muon
-from gradstep.rules.nadam import nadam as nadam
-from gradstep.rules.radam import radam as radam
-from gradstep.rules.rmsprop import rmsprop as rmsprop
-from gradstep.rules.rprop import rprop as rprop
-from gradstep.rules.sgd import sgd as sgd
-from gradstep.rules.sparse_adam import sparse_adam as sparse_adam
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 """torch.optim's classes, by their names and with their arguments; each a few lines over a rule."""
 
-from gradstep.checkpoint import tell_apart
 from gradstep.torch_optim.adadelta import Adadelta
 from gradstep.torch_optim.adafactor import Adafactor
 from gradstep.torch_optim.adagrad import Adagrad
@@ -33,5 +32,3 @@ __all__ = [
     "Rprop",
     "SparseAdam",
 ]
-
-tell_apart(lambda: [globals()[name] for name in __all__])
