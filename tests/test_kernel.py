@@ -24,8 +24,10 @@ from torch import Tensor
 
 import gradstep
 from configurations import fullest, variants
-from gradstep.engine import compiler, fused, low_precision, threads
-from gradstep.engine.kernel import write_kernel
+from gradstep.engine import fused, threads
+from gradstep.engine.llvm import compiler, low_precision
+from gradstep.engine.llvm.kernel import write_kernel
+from gradstep.engine.outline import kernel_outline
 from gradstep.rule.settle import settle
 from gradstep.rule.trace import trace
 from reference import REFERENCES, Reference
@@ -317,7 +319,7 @@ def test_kernels_have_every_operation_of_the_language() -> None:
 
 
 def convert(conversion: Callable[..., Any], source: numpy.ndarray, result: Any) -> numpy.ndarray:
-    """A conversion of gradstep.engine.low_precision, compiled, over an array."""
+    """A conversion of gradstep.engine.llvm.low_precision, compiled, over an array."""
     kinds = {"uint16": ir.IntType(16), "float32": ir.FloatType()}
     pointer, i64 = ir.PointerType(), ir.IntType(64)
     module = ir.Module(name="conversion")
@@ -340,7 +342,8 @@ def convert(conversion: Callable[..., Any], source: numpy.ndarray, result: Any) 
     builder.cbranch(builder.icmp_signed("<", following, function.args[2]), loop, done)
     builder.position_at_end(done)
     builder.ret_void()
-    compiled = compiler.functions(str(module), {"convert": (3, False)})["convert"]
+    code = str(module)
+    compiled = compiler.functions(code, lambda: code, {"convert": (3, False)})["convert"]
     out = numpy.zeros(len(source), dtype=result)
     compiled(source.ctypes.data, out.ctypes.data, len(source))
     return out
@@ -539,8 +542,8 @@ def loop_of(reference: Reference, storage: str) -> str:
     group = optimizer.param_groups[0]
     values = {n: optimizer.hyperparameter(group, n) for n in reference.rule.hyperparameters}
     graph = settle(trace(reference.rule, values, bool(group["maximize"])))
-    half = "+f16c" in compiler.cpu()[1].split(",")
-    assembly = compiler.assembly(write_kernel(graph, storage, half).code)
+    outline = kernel_outline(graph, storage, compiler.has_half_instructions())
+    assembly = compiler.assembly(write_kernel(outline))
     chunk = re.search(r"^update_chunk:(.*?)^\.Lfunc_end", assembly, re.M | re.S)
     assert chunk is not None
     return chunk[1]
@@ -598,7 +601,7 @@ def test_the_search_sees_a_loop_that_is_not_vectorised() -> None:
     def slow(g: Any) -> Any:
         return gradstep.exp(g)
 
-    code = write_kernel(settle(trace(slow, {})), "float32").code
+    code = write_kernel(kernel_outline(settle(trace(slow, {})), "float32"))
     chunk = re.search(r"^update_chunk:(.*?)^\.Lfunc_end", compiler.assembly(code), re.M | re.S)
     assert chunk is not None
     assert re.search(r"^\s+callq?\s", chunk[1], re.M) or "*%r" in chunk[1]

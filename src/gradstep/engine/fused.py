@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-from gradstep.engine import compiler, threads
+from gradstep.engine import threads
 from gradstep.engine.fit import STORAGE
 from gradstep.engine.host import host_function
-from gradstep.engine.kernel import write_kernel
+from gradstep.engine.llvm import compiler
+from gradstep.engine.llvm.kernel import write_kernel
+from gradstep.engine.outline import kernel_outline
 from gradstep.engine.table import Table
 from gradstep.engine.update import Update
 from gradstep.rule.graph import Graph, Node
@@ -37,16 +39,17 @@ class FusedKernel:
 
     def __init__(self, graph: Graph, storage: str, number_names: Sequence[str]) -> None:
         settled = settle(graph)
-        half_instructions = "+f16c" in compiler.cpu()[1].split(",")
-        text = write_kernel(settled, storage, half_instructions)
-        self.update = compiler.functions(text.code, {"update": (8, False)})["update"]
+        outline = kernel_outline(settled, storage, compiler.has_half_instructions())
+        self.update = compiler.functions(
+            outline.text(), lambda: write_kernel(outline), {"update": (8, False)}
+        )["update"]
         own = [name for name, _, _ in graph.numbers]
         after = [node for _, _, node in graph.numbers]
         # A row is what the kernel reads, then the new number states, then the step count.
         self.row = host_function(
-            [*text.numbers, *after, STEP], (*own, "step", "first", *number_names)
+            [*outline.numbers, *after, STEP], (*own, "step", "first", *number_names)
         )
-        self.read_by_kernel = len(text.numbers)
+        self.read_by_kernel = len(outline.numbers)
 
 
 class FusedPart(Table):

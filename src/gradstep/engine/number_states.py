@@ -6,14 +6,14 @@ the kernel of a small net. One call reads them all, one call writes them all.
 
 from __future__ import annotations
 
-import functools
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 
-from gradstep.engine.compiler import functions
+from gradstep.engine.llvm.compiler import functions
+from gradstep.engine.llvm.loop import counted
 
 I64, F32, F64 = ir.IntType(64), ir.FloatType(), ir.DoubleType()
 POINTER = ir.PointerType()
@@ -26,8 +26,7 @@ _ARGUMENTS = {
 }
 
 
-@functools.cache  # 2 ms, and a plan is made anew whenever a gradient comes or goes
-def _code(kinds: tuple[str, ...]) -> str:
+def _code(kinds: Sequence[str]) -> str:
     """Both functions, for numbers that are stored as float32 or float64.
 
     A row is ``width`` addresses; those of the numbers stand at its end.
@@ -59,22 +58,14 @@ def _write_loop(
     kind = ir.FunctionType(ir.VoidType(), _ARGUMENTS[name])
     function = ir.Function(module, kind, name)
     rows, count, width, numbers = function.args[:4]
-    entry, loop, done = (function.append_basic_block(n) for n in ("entry", "loop", "done"))
-    builder = ir.IRBuilder(entry)
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    row = builder.phi(I64)
-    row.add_incoming(ir.Constant(I64, 0), entry)
-    first = builder.sub(builder.mul(builder.add(row, ir.Constant(I64, 1)), width), numbers)
-    for column, stored in enumerate(columns):
-        index = builder.add(first, ir.Constant(I64, column))
-        place = builder.gep(rows, [index], source_etype=I64)
-        address = builder.inttoptr(builder.load(place, typ=I64), POINTER)
-        body(builder, address, row, column, stored)
-    following = builder.add(row, ir.Constant(I64, 1))
-    row.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-    builder.position_at_end(done)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    with counted(builder, count) as row:
+        first = builder.sub(builder.mul(builder.add(row, ir.Constant(I64, 1)), width), numbers)
+        for column, stored in enumerate(columns):
+            index = builder.add(first, ir.Constant(I64, column))
+            place = builder.gep(rows, [index], source_etype=I64)
+            address = builder.inttoptr(builder.load(place, typ=I64), POINTER)
+            body(builder, address, row, column, stored)
     builder.ret_void()
 
 
@@ -87,8 +78,9 @@ class NumberStates:
 
     def __init__(self, rows: int, width: int, stored: Sequence[str]) -> None:
         numbers = len(stored)
-        code = _code(tuple(stored))
-        known = functions(code, {name: (len(a), False) for name, a in _ARGUMENTS.items()})
+        signatures = {name: (len(a), False) for name, a in _ARGUMENTS.items()}
+        outline = " ".join(["numbers", *stored])
+        known = functions(outline, lambda: _code(stored), signatures)
         self._read, self._write = known["read_numbers"], known["write_numbers"]
         self._shape = (rows, width, numbers)
         self._bytes = bytes(8 * rows * numbers)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engine.eager_rounds import EagerRounds
-from gradstep.engine.kernel import ITEM_BYTES
-from gradstep.engine.pass_kernel import kept_storage
+from gradstep.engine.outline import ITEM_BYTES, kept_storage
 from gradstep.engine.passes import passes
 from gradstep.engine.staged import StagedLaunch, StagedPart
 from gradstep.engine.update import Update

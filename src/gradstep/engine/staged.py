@@ -16,8 +16,7 @@ from gradstep.engine import threads, together
 from gradstep.engine.fit import local_update
 from gradstep.engine.fused import PARALLEL
 from gradstep.engine.host import HostRows
-from gradstep.engine.kernel import ITEM_BYTES
-from gradstep.engine.pass_kernel import kept_storage
+from gradstep.engine.outline import ITEM_BYTES, kept_storage
 from gradstep.engine.staged_kernel import StagedKernel
 from gradstep.engine.table import Table
 from gradstep.engine.update import Update, is_dense

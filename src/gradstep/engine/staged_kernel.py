@@ -9,17 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine import compiler
 from gradstep.engine.fit import STORAGE
 from gradstep.engine.fused import STEP
 from gradstep.engine.host import HostNodes, HostRows
-from gradstep.engine.pass_kernel import Places, write_pass
+from gradstep.engine.llvm import compiler
+from gradstep.engine.llvm.pass_kernel import write_pass
+from gradstep.engine.outline import PassOutline, Places, pass_outline, working_type
 from gradstep.engine.passes import Pass, passes
 from gradstep.engine.tiles import Geometry, flat, of_matrices
 from gradstep.rule.graph import FACTS, Graph, Node
 from gradstep.rule.settle import settle
 
 _ARGUMENTS = 11
+
+
+def compiled_pass(outline: PassOutline) -> Any:
+    """A pass's machine code: a function of eleven integers."""
+    signatures = {"run": (_ARGUMENTS, False)}
+    return compiler.functions(outline.text(), lambda: write_pass(outline), signatures)["run"]
 
 
 @dataclass
@@ -45,7 +52,7 @@ class StagedKernel:
     def __init__(self, graph: Graph, storage: str, number_names: Sequence[str]) -> None:
         settled = settle(graph)
         self.storage = storage
-        self.working = "float64" if storage == "float64" else "float32"
+        self.working = working_type(storage)
         self.places = Places()
         self.by_matrices = settled.needs_matrix
         program = passes(settled)
@@ -55,16 +62,14 @@ class StagedKernel:
         own = [name for name, _, _ in graph.numbers]
         totals = [f"total {i}" for i in range(len(self.totals))]
         self.inputs = (*own, "step", "first", *number_names, *FACTS, *totals)
-        half_instructions = "+f16c" in compiler.cpu()[1].split(",")
+        half_instructions = compiler.has_half_instructions()
         as_host = HostNodes(self.totals)
         self.stages = []
         for each in program:
-            text = write_pass(each, settled, storage, self.places, half_instructions)
-            wanted = each.wanted()
-            code = compiler.functions(text.code, {"run": (_ARGUMENTS, False)}) if wanted else {}
-            run = code.get("run")
+            outline = pass_outline(each, settled, storage, self.places, half_instructions)
+            run = compiled_pass(outline) if each.wanted() else None
             calls = [(node, self._numbers_of(node, as_host)) for node in each.calls]
-            row = self._host_rows([as_host(n) for n in text.numbers])
+            row = self._host_rows([as_host(n) for n in outline.numbers])
             self.stages.append(Stage(each, run, row, calls))
         after = [as_host(node) for _, _, node in settled.numbers]
         self.after = self._host_rows([*after, STEP])

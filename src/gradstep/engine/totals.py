@@ -17,10 +17,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine import compiler, threads
+from gradstep.engine import threads
 from gradstep.engine.fused import PARALLEL
-from gradstep.engine.pass_kernel import Places, write_pass
+from gradstep.engine.llvm.compiler import has_half_instructions
+from gradstep.engine.outline import Places, pass_outline
 from gradstep.engine.passes import Pass
+from gradstep.engine.staged_kernel import compiled_pass
 from gradstep.engine.tiles import Geometry
 from gradstep.engine.together import exact_sum
 from gradstep.rule.graph import Graph, in_order
@@ -43,7 +45,7 @@ class Totals:
         function: takes tensors of one shape, and returns for each name a ``sum(…)`` or a
             ``max(…)`` over a whole tensor, from :mod:`gradstep.rule.reductions`.
         storage: how the tensors' elements are stored, a key of
-            :data:`gradstep.engine.kernel.ITEM_BYTES`.
+            :data:`gradstep.engine.outline.ITEM_BYTES`.
 
     Attributes:
         names: of the totals, in order.
@@ -76,9 +78,8 @@ class Totals:
         places = Places()
         for node in nodes:
             places.of(node)
-        half_instructions = "+f16c" in compiler.cpu()[1].split(",")
-        text = write_pass(one_pass, graph, storage, places, half_instructions, "float64")
-        self._run = compiler.functions(text.code, {"run": (11, False)})["run"]
+        outline = pass_outline(one_pass, graph, storage, places, has_half_instructions(), "float64")
+        self._run = compiled_pass(outline)
         self._cut: _Cut | None = None
 
     def __call__(self, rows: Sequence[Sequence[Tensor]], sizes: list[int]) -> Any:

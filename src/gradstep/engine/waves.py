@@ -14,8 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.engine.kernel import ITEM_BYTES
-from gradstep.engine.pass_kernel import kept_storage
+from gradstep.engine.outline import ITEM_BYTES, kept_storage
 from gradstep.engine.staged_kernel import StagedKernel
 from gradstep.rule.graph import Node
 

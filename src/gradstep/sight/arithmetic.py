@@ -1,8 +1,8 @@
 """The arithmetic of a kernel for one element, to the last bit, without the kernel.
 
-Every operation is rounded once, in float32 or float64, as :mod:`gradstep.engine.kernel` has it. A
-fused multiply-add is worked out exactly, with fractions, before it is rounded. What a rule takes
-from other elements, by reductions and opaque functions, is given.
+Every operation is rounded once, in float32 or float64, as :mod:`gradstep.engine.llvm.element` has
+it. A fused multiply-add is worked out exactly, with fractions, before it is rounded. What a rule
+takes from other elements, by reductions and opaque functions, is given.
 """
 
 from __future__ import annotations

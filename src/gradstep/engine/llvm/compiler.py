@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
 
-from gradstep.engine import cache
+from gradstep.engine.llvm import cache
 
 _lock = threading.RLock()
 _functions: dict[str, dict[str, Any]] = {}
@@ -41,26 +42,46 @@ def cpu() -> tuple[str, str]:
         return name or llvm.get_host_cpu_name(), features
 
 
-def functions(code: str, signatures: Mapping[str, tuple[int, bool]]) -> dict[str, Any]:
+def has_half_instructions() -> bool:
+    """Whether the CPU that kernels are compiled for converts float16 itself."""
+    return "+f16c" in cpu()[1].split(",")
+
+
+def _sources() -> str:
+    """A digest of the files that write code; empty where they cannot be read, as in a zip file."""
+    try:
+        files = sorted(Path(__file__).parent.parent.rglob("*.py"))
+        texts = [f"{file.name}\n{file.read_text('utf-8')}" for file in files]
+    except OSError:
+        return ""
+    return cache.digest(*texts) if texts else ""
+
+
+#: Taken when this file is loaded: what is edited later is not what runs.
+_WRITERS = _sources()
+
+
+def functions(
+    outline: str, write: Callable[[], str], signatures: Mapping[str, tuple[int, bool]]
+) -> dict[str, Any]:
     """The machine code of functions, ready to be called with 64-bit integers.
 
     A call lets go of Python's global lock.
 
     Args:
-        code: a module of LLVM's intermediate language, which defines them.
+        outline: all that shapes the code, as text.
+        write: returns the code, a module of LLVM's intermediate language which defines them; called
+            only where it lies compiled neither in this process nor on disk.
         signatures: name -> how many 64-bit integers it takes, and whether it returns one.
     """
+    if not _WRITERS:
+        # Another version might write other code for the same outline: the code is the name.
+        outline = write()
     with _lock:
-        key = cache.digest(
-            code,
-            llvm.get_default_triple(),
-            *cpu(),
-            llvmlite.__version__,
-            ".".join(map(str, llvm.llvm_version_info)),
-        )
+        key = _key(outline, *cpu())
         known = _functions.get(key)
         if known is None:
-            library = _load(key, code, signatures)
+            library = _load(key, write, signatures)
             known = {}
             for name, (arguments, returns) in signatures.items():
                 result = ctypes.c_int64 if returns else None
@@ -70,7 +91,19 @@ def functions(code: str, signatures: Mapping[str, tuple[int, bool]]) -> dict[str
     return known
 
 
-def _load(key: str, code: str, symbols: Iterable[str]) -> Any:
+def _key(outline: str, cpu_name: str, features: str) -> str:
+    return cache.digest(
+        outline,
+        _WRITERS,
+        llvm.get_default_triple(),
+        cpu_name,
+        features,
+        llvmlite.__version__,
+        ".".join(map(str, llvm.llvm_version_info)),
+    )
+
+
+def _load(key: str, write: Callable[[], str], symbols: Iterable[str]) -> Any:
     """The library of a module, from the cache or compiled."""
     image = cache.read(key)
     if image is not None:
@@ -78,7 +111,7 @@ def _load(key: str, code: str, symbols: Iterable[str]) -> Any:
             return _link(image, key, symbols)
         except RuntimeError:  # whole, but not what this machine can load
             pass
-    image = _compile(code, *cpu())
+    image = _compile(write(), *cpu())
     library = _link(image, key + "'", symbols)
     cache.write(key, image)
     return library

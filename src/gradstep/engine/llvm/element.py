@@ -1,55 +1,22 @@
-"""Write a settled graph as LLVM code: one function that updates a table of tensors in one pass.
+"""One element in LLVM code: how it is read and written, and each operation on it.
 
-The code has two functions. ``update_chunk`` is the loop over consecutive elements of one tensor;
-its pointers are declared not to alias, so that LLVM may vectorise it. ``update`` takes chunks off a
-shared counter until none is left; any number of threads may run it over the same table at once,
-and which thread takes which chunk changes no bit of the result.
-
-``update`` takes these arguments, all 64 bits wide:
-
-1. pointers: for each of n tensors its weight; then for each its gradient; then for each a row of
-   its states and, where steps are counted, its count.
-2. n, the number of tensors.
-3. the length of such a row.
-4. chunks: for each chunk a tensor, a first element and a number of elements.
-5. the number of chunks.
-6. numbers: float64, a row a tensor, or one row for all.
-7. the distance of two rows of numbers: 0 where there is one row for all.
-8. counter: the next chunk that nobody has taken.
+Every operation is one IEEE operation.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
 
-from gradstep.engine.host import row_numbers
-from gradstep.engine.low_precision import conversions
-from gradstep.rule.graph import Graph, Node
+from gradstep.engine.llvm.low_precision import conversions
+from gradstep.rule.graph import Node
 
 I1, I64 = ir.IntType(1), ir.IntType(64)
 POINTER = ir.PointerType()
 F32, F64 = ir.FloatType(), ir.DoubleType()
 VOID = ir.VoidType()
-
-#: Storage type -> bytes an element.
-ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
-
-
-@dataclass(frozen=True)
-class KernelText:
-    """A kernel before compilation.
-
-    Attributes:
-        code: LLVM's intermediate language.
-        numbers: the graph's number nodes that the kernel reads from a row, in order.
-    """
-
-    code: str
-    numbers: tuple[Node, ...]
 
 
 class Memory:
@@ -71,73 +38,6 @@ class Memory:
         if self._conversions is not None:
             value = self._conversions[1](builder, value)
         builder.store(value, builder.gep(pointer, [index], source_etype=self._stored))
-
-
-def write_kernel(graph: Graph, storage: str, half_instructions: bool = False) -> KernelText:
-    """The code of a settled graph's kernel.
-
-    Args:
-        graph: from :func:`gradstep.rule.settle.settle`.
-        storage: how weights, gradients and states are stored: ``"float32"``, ``"float64"``,
-            ``"bfloat16"`` or ``"float16"``. The last two are worked out in float32.
-        half_instructions: whether the CPU converts float16 itself.
-    """
-    module = ir.Module(name="gradstep")
-    numbers = row_numbers(graph)
-    columns = 2 + len(graph.states)
-    memory = Memory(storage, half_instructions)
-    chunk = _write_chunk_loop(module, graph, memory, numbers)
-    _write_update(module, chunk, columns, ITEM_BYTES[storage])
-    return KernelText(str(module), numbers)
-
-
-def _write_chunk_loop(
-    module: ir.Module, graph: Graph, memory: Memory, numbers: tuple[Node, ...]
-) -> ir.Function:
-    columns = 2 + len(graph.states)
-    kind = ir.FunctionType(VOID, [POINTER] * columns + [I64, POINTER])
-    function = ir.Function(module, kind, "update_chunk")
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    for argument in function.args[:columns]:
-        argument.add_attribute("noalias")
-    *pointers, count, row = function.args
-
-    entry = function.append_basic_block("entry")
-    loop = function.append_basic_block("loop")
-    done = function.append_basic_block("done")
-    builder = ir.IRBuilder(entry)
-    element = ElementCode(builder, memory.real)
-    for position, node in enumerate(numbers):
-        address = builder.gep(row, [ir.Constant(I64, position)], source_etype=F64)
-        element.number(node, builder.load(address, typ=F64))
-    for node in graph.order:
-        if node.operation == "constant":
-            element.values[id(node)] = element.constant(node.constant())
-    empty = builder.icmp_signed("==", count, ir.Constant(I64, 0))
-    builder.cbranch(empty, done, loop)
-
-    builder.position_at_end(loop)
-    index = builder.phi(I64, "i")
-    index.add_incoming(ir.Constant(I64, 0), entry)
-    inputs = [graph.weight, graph.gradient, *(before for _, before, _ in graph.states)]
-    used = {id(node) for node in graph.order}
-    for node, pointer in zip(inputs, pointers, strict=True):
-        if id(node) in used:
-            element.values[id(node)] = memory.load(builder, pointer, index)
-    for node in graph.order:
-        if node.per_element and node.operation != "input":
-            element.write(node)
-    new_weight, *new_states = graph.outputs()
-    for node, pointer in zip([new_weight, *new_states], [pointers[0], *pointers[2:]], strict=True):
-        memory.store(builder, element.values[id(node)], pointer, index)
-    following = builder.add(index, ir.Constant(I64, 1), flags=["nuw", "nsw"])
-    index.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-
-    builder.position_at_end(done)
-    builder.ret_void()
-    return function
 
 
 class ElementCode:
@@ -282,53 +182,3 @@ class ElementCode:
 
     def _not(self, a: Any) -> Any:
         return self.builder.not_(a)
-
-
-def _write_update(module: ir.Module, chunk: ir.Function, columns: int, item_bytes: int) -> None:
-    function = ir.Function(
-        module,
-        ir.FunctionType(VOID, [POINTER, I64, I64, POINTER, I64, POINTER, I64, POINTER]),
-        "update",
-    )
-    pointers, tensors, row_width, chunks, chunk_count, numbers, row_distance, counter = (
-        function.args
-    )
-    entry = function.append_basic_block("entry")
-    take = function.append_basic_block("take")
-    work = function.append_basic_block("work")
-    done = function.append_basic_block("done")
-    builder = ir.IRBuilder(entry)
-    builder.branch(take)
-
-    builder.position_at_end(take)
-    taken = builder.atomic_rmw("add", counter, ir.Constant(I64, 1), "monotonic")
-    builder.cbranch(builder.icmp_signed("<", taken, chunk_count), work, done)
-
-    builder.position_at_end(work)
-
-    def integer(base: Any, index: Any) -> Any:
-        return builder.load(builder.gep(base, [index], source_etype=I64), typ=I64)
-
-    def plus(a: Any, b: Any) -> Any:
-        return builder.add(a, b)
-
-    first = builder.mul(taken, ir.Constant(I64, 3))
-    tensor = integer(chunks, first)
-    start = integer(chunks, plus(first, ir.Constant(I64, 1)))
-    count = integer(chunks, plus(first, ir.Constant(I64, 2)))
-    offset = builder.mul(start, ir.Constant(I64, item_bytes))
-    state_row = plus(
-        builder.mul(tensors, ir.Constant(I64, 2)),
-        builder.mul(tensor, row_width),
-    )
-    places = [tensor, plus(tensors, tensor)]
-    places += [plus(state_row, ir.Constant(I64, k)) for k in range(columns - 2)]
-    addresses = [
-        builder.inttoptr(plus(integer(pointers, place), offset), POINTER) for place in places
-    ]
-    row = builder.gep(numbers, [builder.mul(tensor, row_distance)], source_etype=F64)
-    builder.call(chunk, [*addresses, count, row])
-    builder.branch(take)
-
-    builder.position_at_end(done)
-    builder.ret_void()

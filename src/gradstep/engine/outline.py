@@ -1,0 +1,237 @@
+"""Outlines: what shapes the code of a kernel, and nothing else.
+
+The code is written from its outline alone, so equal outlines have equal code. An outline's text is
+therefore the name under which compiled code lies on disk, and a process that finds it there writes
+no code at all: for CAME's twelve passes that is 50 of 150 ms of the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gradstep.engine.host import row_numbers
+from gradstep.engine.passes import Pass
+from gradstep.rule.graph import REDUCTIONS, Graph, Node
+
+#: Storage type -> bytes an element.
+ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+
+
+def working_type(storage: str) -> str:
+    """What a step is worked out in, for elements that are stored so."""
+    return "float64" if storage == "float64" else "float32"
+
+
+def kept_storage(node: Node, working: str) -> str:
+    """How what lies in the arena is stored."""
+    if node.operation in REDUCTIONS:
+        return "float64"
+    if node.operation == "opaque" and node.value.dtype is not None:
+        return str(node.value.dtype).removeprefix("torch.")
+    return working
+
+
+class Places:
+    """Numbers the things that lie in the arena: a row's length and what each place holds."""
+
+    def __init__(self) -> None:
+        self.owners: list[Node] = []
+
+    def of(self, node: Node) -> int:
+        """The place of a kept value, or of a reduction's partial outcomes."""
+        for position, owner in enumerate(self.owners):
+            if owner is node:
+                return position
+        self.owners.append(node)
+        return len(self.owners) - 1
+
+
+@dataclass(frozen=True)
+class KernelOutline:
+    """Of a kernel that makes the whole step in one pass.
+
+    Attributes:
+        graph: from :func:`gradstep.rule.settle.settle`, without reductions.
+        storage: how weights, gradients and states are stored: ``"float32"``, ``"float64"``,
+            ``"bfloat16"`` or ``"float16"``. The last two are worked out in float32.
+        half_instructions: whether the CPU converts float16 itself.
+        numbers: the graph's number nodes that the kernel reads from a row, in order.
+    """
+
+    graph: Graph
+    storage: str
+    half_instructions: bool
+    numbers: tuple[Node, ...]
+
+    def inputs(self) -> list[Node]:
+        """Weight, gradient and states: the columns of the table, in order."""
+        before = [before for _, before, _ in self.graph.states]
+        return [self.graph.weight, self.graph.gradient, *before]
+
+    def text(self) -> str:
+        """All of it, for comparison."""
+        listing = _Listing(f"step {self.storage} {self.half_instructions}")
+        listing.numbers(self.numbers)
+        for column, node in enumerate(self.inputs()):
+            listing.add(node, f"column {column}")
+        work = (n for n in self.graph.order if n.per_element and n.operation != "input")
+        listing.operations(work)
+        listing.say("outputs", *map(listing.name, self.graph.outputs()))
+        return str(listing)
+
+
+def kernel_outline(graph: Graph, storage: str, half_instructions: bool = False) -> KernelOutline:
+    """The outline of a settled graph's kernel."""
+    return KernelOutline(graph, storage, half_instructions, row_numbers(graph))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One thing in memory that a pass reads, writes, or both.
+
+    Attributes:
+        storage: how its elements are stored.
+        extent: what it has elements for.
+        table: its place in the table of tensors: 0 is the weight, 1 the gradient, then the states;
+            None where it lies in the arena.
+        place: its place in a row of the arena's offsets, where it is not in the table.
+    """
+
+    storage: str
+    extent: str
+    table: int | None
+    place: int = -1
+
+
+@dataclass(frozen=True)
+class PassOutline:
+    """Of one pass of a graph that reduces or calls opaque functions.
+
+    Attributes:
+        domain: what it runs over, as :class:`gradstep.engine.passes.Pass` has it.
+        working: what elements are worked out in, ``"float32"`` or ``"float64"``.
+        half_instructions: whether the CPU converts float16 itself.
+        columns: what it reads and writes.
+        numbers: the host's numbers that it reads.
+        loads: (value, number of the column that it is read from).
+        work: the operations, in order.
+        stores: (value, number of the column that it goes to).
+        sums: (reduction, its partial outcomes' place in a row of the arena's offsets).
+    """
+
+    domain: str
+    working: str
+    half_instructions: bool
+    columns: tuple[Column, ...]
+    numbers: tuple[Node, ...]
+    loads: tuple[tuple[Node, int], ...]
+    work: tuple[Node, ...]
+    stores: tuple[tuple[Node, int], ...]
+    sums: tuple[tuple[Node, int], ...]
+
+    def text(self) -> str:
+        """All of it, for comparison."""
+        listing = _Listing(f"pass {self.domain} {self.working} {self.half_instructions}")
+        for column in self.columns:
+            listing.say(column.storage, column.extent, str(column.table), str(column.place))
+        listing.numbers(self.numbers)
+        for node, number in self.loads:
+            listing.add(node, f"column {number}")
+        listing.operations(self.work)
+        for node, number in self.stores:
+            listing.say("store", listing.name(node), str(number))
+        for node, place in self.sums:
+            argument = listing.name(node.arguments[0])
+            listing.say(node.operation, node.extent, argument, str(place))
+        return str(listing)
+
+
+def pass_outline(
+    each: Pass,
+    graph: Graph,
+    storage: str,
+    places: Places,
+    half_instructions: bool,
+    working: str | None = None,
+) -> PassOutline:
+    """The outline of one pass.
+
+    Args:
+        each: the pass.
+        graph: the settled graph that it is of.
+        storage: how weights, gradients and states are stored.
+        places: the arena's places; new ones are added.
+        half_instructions: whether the CPU converts float16 itself.
+        working: what elements are worked out in, ``"float32"`` or ``"float64"``; None for what a
+            step takes.
+    """
+    working = working or working_type(storage)
+    columns: list[Column] = []
+    inputs = [graph.weight, graph.gradient, *(before for _, before, _ in graph.states)]
+    table = {id(node): number for number, node in enumerate(inputs)}
+    names = {"w": 0, **{name: 2 + k for k, (name, _, _) in enumerate(graph.states)}}
+
+    def number_of(column: Column) -> int:
+        if column not in columns:
+            columns.append(column)
+        return columns.index(column)
+
+    def in_arena(value: Node, owner: Node) -> int:
+        kept = kept_storage(owner, working)
+        return number_of(Column(kept, value.extent, None, places.of(owner)))
+
+    loads = []
+    for node in each.loads:
+        if node.operation == "input":
+            number = number_of(Column(storage, node.extent, table[id(node)]))
+        else:
+            number = in_arena(node, node)
+        loads.append((node, number))
+    stores = [
+        (node, number_of(Column(storage, node.extent, names[name]))) for name, node in each.writes
+    ]
+    stores += [(node, in_arena(node, owner)) for node, owner in each.keeps]
+    return PassOutline(
+        each.domain,
+        working,
+        half_instructions,
+        tuple(columns),
+        tuple(each.numbers),
+        tuple(loads),
+        tuple(each.work),
+        tuple(stores),
+        tuple((node, places.of(node)) for node in each.sums),
+    )
+
+
+class _Listing:
+    """Lines of text in which each value has a number."""
+
+    def __init__(self, title: str) -> None:
+        self._lines = [title]
+        self._names: dict[int, str] = {}
+
+    def say(self, *words: str) -> None:
+        self._lines.append(" ".join(words))
+
+    def name(self, node: Node) -> str:
+        """A constant's value, to the last bit, or the number of a value that was listed."""
+        if node.operation == "constant":
+            return node.constant().hex()
+        return self._names[id(node)]
+
+    def add(self, node: Node, what: str) -> None:
+        self._names[id(node)] = f"%{len(self._names)}"
+        self.say(self._names[id(node)], what)
+
+    def numbers(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            self.add(node, "truth" if node.boolean else "number")
+
+    def operations(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            self.add(node, " ".join([node.operation, *map(self.name, node.arguments)]))
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines)
