@@ -69,15 +69,16 @@ def begin_states(
         number = entry.get(name)
         if number is None:
             value = 0.0 if name == "step" else rule.states[name].value
-            number = float(numbers[value] if isinstance(value, str) else value)
-        plain = isinstance(number, int) and rule.sparse == "only"  # torch's SparseAdam counts so
-        if entry.get(name) is None or plain:
-            with torch.inference_mode(False):  # or later steps may not write it
-                entry[name] = torch.tensor(
-                    float(number),
-                    dtype=torch.float64 if double else torch.float32,
-                    device=p.device if on_device else "cpu",
-                )
+            number = numbers[value] if isinstance(value, str) else value
+        elif not (isinstance(number, int) and rule.sparse == "only"):  # as torch's SparseAdam's
+            continue
+        dtype = torch.float64 if double else torch.float32
+        if group.get("differentiable") and isinstance(number, Tensor) and number.requires_grad:
+            entry[name] = number.reshape(()).to(dtype, copy=True)
+            continue
+        with torch.inference_mode(False):  # or later steps may not write it
+            device = p.device if on_device else "cpu"
+            entry[name] = torch.tensor(float(number), dtype=dtype, device=device)
     for name, state in rule.states.items():
         if not state.exists(numbers, matrix) or state.start == "number":
             continue

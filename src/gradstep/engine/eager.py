@@ -126,12 +126,10 @@ def run_differentiable(
 
     New states replace the old ones in ``entry``, since autograd still needs the old ones.
     """
-    for name, number in update.numbers.items():
-        if number.requires_grad:
-            raise RuntimeError(
-                f"`requires_grad` is not supported for `{name}` of {update.name()} in "
-                "differentiable mode"
-            )
+    if "step" in update.numbers and update.numbers["step"].requires_grad:
+        raise RuntimeError(
+            f"`requires_grad` is not supported for `step` of {update.name()} in differentiable mode"
+        )
     # The copy is what autograd keeps: the weight itself is written below.
     weight = in_pairs(update.weight.clone())
     states = {n: in_pairs(s.clone()) for n, s in update.states.items()}
@@ -142,6 +140,9 @@ def run_differentiable(
         real_dtype = old.real.dtype if old.is_complex() else old.dtype
         entry[name] = _like(new_states[name].to(real_dtype), old)
     in_pairs(update.weight).copy_(new_weight)
+    for name, old in update.numbers.items():
+        if _is_followed(old) or _is_followed(new_states.get(name)):
+            entry[name] = torch.as_tensor(new_states[name]).to(old.dtype).reshape(old.shape)
     with torch.no_grad():
         _write_numbers(update, new_states)
 
@@ -166,7 +167,7 @@ def _evaluate(
     inputs |= {"w": weight, "first": update.first, "step": kind(_next_step(update))}
     inputs["machine_epsilon"] = kind(torch.finfo(update.weight.dtype).eps)
     inputs["is_matrix"] = is_matrix(update.weight)
-    own = {n: kind(t) for n, t in update.numbers.items() if n != "step"}
+    own = {n: t if _is_followed(t) else kind(t) for n, t in update.numbers.items() if n != "step"}
     scale = float(numbers.get("grad_scale", 1.0))
     if scale != 1.0 and not update.gradient.is_sparse:
         gradient = gradient * (1 / scale)
@@ -184,8 +185,15 @@ def _next_step(update: Update) -> float:
     return float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0
 
 
+def _is_followed(value: Any) -> bool:
+    """Whether autograd follows a number: a state that hyperparameters with derivatives made."""
+    return isinstance(value, Tensor) and value.requires_grad
+
+
 def _write_numbers(update: Update, new_states: Mapping[str, Any]) -> None:
     for name, number in update.numbers.items():
+        if _is_followed(number) or _is_followed(new_states.get(name)):
+            continue  # another tensor has taken its place
         number.fill_(_next_step(update) if name == "step" else float(new_states[name]))
 
 
