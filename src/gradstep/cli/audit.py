@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gradstep.cli import arguments
+
 _EXAMPLES = """\
 examples:
   gradstep audit torch.optim.NAdam --rule nadam
@@ -43,11 +45,13 @@ def add_parser(subparsers: Any) -> None:
         help="a rule or class of gradstep, such as lion or AdamW, or module:name for a rule of "
         "your own",
     )
-    parser.add_argument("--lr", type=float, default=0.01, help="of both (default: 0.01)")
-    parser.add_argument("--steps", type=int, default=20, help="steps of a case (default: 20)")
+    parser.add_argument("--lr", type=arguments.number, default=0.01, help="of both (default: 0.01)")
+    parser.add_argument(
+        "--steps", type=arguments.count, default=20, help="steps of a case (default: 20)"
+    )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=arguments.number,
         default=1e-9,
         help="the largest difference, as a share of the largest movement, that is agreement "
         "(default: 1e-9)",
@@ -146,10 +150,9 @@ def _ours(name: str) -> Any:
         return found
     rule = find_rule(name)
     # The class of torch.optim's manners, where there is one: it takes betas, as others do.
-    for cls in vars(gradstep).values():
-        if isinstance(cls, type) and cls.__name__.lower() == name.replace("_", ""):
-            return cls
-    return rule
+    alike = [n for n in dir(gradstep) if n.lower() == name.replace("_", "")]
+    classes = (getattr(gradstep, n) for n in alike)
+    return next((found for found in classes if isinstance(found, type)), rule)
 
 
 def _settings(flag: str, given: Sequence[str]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from gradstep.cli import arguments
 
 _DESCRIPTION = """\
 Time one step of each rule: gradstep, and every mode of torch.optim, interleaved in one run.
@@ -63,11 +64,17 @@ def add_parser(subparsers: Any) -> None:
         help="other libraries to time beside, with commas: optax, pytorch_optimizer, timm, optimi, "
         "or all of them (default: none)",
     )
-    parser.add_argument("--rounds", type=int, help="timed rounds (default: by size, 300 to 12)")
+    parser.add_argument(
+        "--rounds", type=arguments.count, help="timed rounds (default: by size, 300 to 12)"
+    )
     parser.add_argument("--dtype", default="float32", help="float32 (default), float64 or bfloat16")
     parser.add_argument("--engine", default="auto", help="gradstep's engine (default: auto)")
-    parser.add_argument("--threads", type=int, help="torch's threads (default: as torch has it)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order within a round")
+    parser.add_argument(
+        "--threads", type=arguments.count, help="torch's threads (default: as torch has it)"
+    )
+    parser.add_argument(
+        "--seed", type=arguments.seed, default=0, help="of the order within a round"
+    )
     parser.add_argument("--load", action="store_true", help="also time AdamW while a core is busy")
     parser.add_argument(
         "--diagnose",
@@ -75,7 +82,7 @@ def add_parser(subparsers: Any) -> None:
         help="instead: a training step of LeNet alone, watched for a forgotten zero_grad(), and "
         "with all diagnoses, in CPU time of one thread",
     )
-    parser.add_argument("--out", type=Path, help="folder for bench.json and bench.png")
+    parser.add_argument("--out", type=arguments.path, help="folder for bench.json and bench.png")
     parser.set_defaults(run=run)
 
 

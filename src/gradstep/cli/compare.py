@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradstep.cli import arguments
 from gradstep.lab.errors import BadInput, DiskError, ProcessLost, SettingsError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def add_parser(subparsers: Any) -> None:
     )
     what.add_argument(
         "--seeds",
-        type=_whole(1, 1000),
+        type=arguments.whole(1, 1000),
         default=SEEDS,
         metavar="N",
         help=f"from how many seeds (default: {SEEDS}; one gives no intervals)",
@@ -90,14 +90,14 @@ def add_parser(subparsers: Any) -> None:
     )
     on.add_argument(
         "--data",
-        type=_path,
+        type=arguments.path,
         metavar="DIR",
         help="a folder with the four files of MNIST's format, gzipped or not "
         "(default: scikit-learn's digits)",
     )
     on.add_argument(
         "--train-limit",
-        type=_whole(1, 10**9),
+        type=arguments.count,
         metavar="N",
         help="learn from the first N training images only (default: all)",
     )
@@ -105,23 +105,23 @@ def add_parser(subparsers: Any) -> None:
     length = how.add_mutually_exclusive_group()
     length.add_argument(
         "--epochs",
-        type=_whole(1, 10**6),
+        type=arguments.whole(1, 10**6),
         metavar="N",
         help=f"how often to go through all images (default: {EPOCHS})",
     )
     length.add_argument(
-        "--steps", type=_whole(1, 10**9), metavar="N", help="how many steps, in place of epochs"
+        "--steps", type=arguments.count, metavar="N", help="how many steps, in place of epochs"
     )
     how.add_argument(
         "--batch-size",
-        type=_whole(1, 10**9),
+        type=arguments.count,
         default=BATCH_SIZE,
         metavar="N",
         help=f"how many images a step learns from (default: {BATCH_SIZE})",
     )
     how.add_argument(
         "--lr-decay",
-        type=_share,
+        type=arguments.share,
         default=LR_DECAY,
         metavar="X",
         help="after each epoch the learning rate is multiplied by this "
@@ -129,21 +129,21 @@ def add_parser(subparsers: Any) -> None:
     )
     how.add_argument(
         "--shift",
-        type=_whole(0, 16),
+        type=arguments.whole(0, 16),
         metavar="N",
         help="move each training image by up to N pixels at random, 0 to 16 "
         f"(default: {SHIFT}, with --data {SHIFT_OF_A_FOLDER})",
     )
     how.add_argument(
         "--workers",
-        type=_whole(1, 1024),
+        type=arguments.whole(1, 1024),
         metavar="N",
         help="how many runs at a time, each in a process on one thread (default: one a core)",
     )
     where = parser.add_argument_group("where the results go")
     where.add_argument(
         "--out",
-        type=_path,
+        type=arguments.path,
         metavar="DIR",
         help="a new folder, or that of a race to go on with (default: a folder in runs/ that is "
         "the same for the same settings)",
@@ -233,35 +233,3 @@ def _way_on(directory: Path | None) -> str:
 def _fail(message: str, code: int = 2) -> int:
     print(f"gradstep compare: {message}", file=sys.stderr)
     return code
-
-
-# What an argument may be. argparse makes one line of each error.
-
-
-def _whole(lowest: int, highest: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not lowest <= value <= highest:
-            raise argparse.ArgumentTypeError(f"{text} is not from {lowest} to {highest}")
-        return value
-
-    return read
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
-    return value
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("an empty name is no folder")
-    return Path(text)

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradstep.cli import arguments
+
 if TYPE_CHECKING:
     from gradstep.sight.ink import Ink
     from gradstep.sight.mistakes.finding import Finding
@@ -43,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         "--strict", action="store_true", help="exit with 1 if there are mistakes (not for advice)"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the findings there, as JSON"
+        "--json", type=arguments.path, metavar="FILE", help="also write the findings there, as JSON"
     )
     parser.add_argument("script", metavar="SCRIPT", help="a Python file")
     parser.add_argument(

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gradstep.cli import arguments
+
 #: Columns of the table: all together, and to which width the first three are padded.
 _WIDTH = 100
 _MOST_PADDING = (20, 14, 32)
@@ -29,14 +31,14 @@ def add_parser(subparsers: Any) -> None:
     form.add_argument("--markdown", action="store_true", help="the same as tables in Markdown")
     form.add_argument(
         "--pages",
-        type=Path,
+        type=arguments.path,
         metavar="DIR",
         help="write a page a rule into this folder, with its paths on two surfaces and a training "
         "of LeNet on the digits, and a README.md with the table; some minutes",
     )
     parser.add_argument(
         "--epochs",
-        type=int,
+        type=arguments.whole(0, 10**6),
         default=None,
         metavar="N",
         help="for --pages: how long to train with each rule (default: 8; 0 draws no curves)",

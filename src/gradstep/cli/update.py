@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from gradstep.cli import arguments
+
 _EXAMPLES = """\
 examples:
   gradstep update                                  the lesson
@@ -38,14 +40,14 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--index",
-        type=_index,
+        type=arguments.index,
         metavar="I[,J…]",
         help="which weight of it, counted from 0, one number for each dimension (default: the "
         "first one that is above 0 and has a gradient above 0)",
     )
     parser.add_argument(
         "--lr",
-        type=_number,
+        type=arguments.number,
         metavar="X",
         help="learning rate: how far the step goes (default: 0.1, for other optimizers than sgd "
         "what suits them)",
@@ -59,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=_seed,
+        type=arguments.seed,
         default=6,
         metavar="N",
         help="another number gives other weights and another image; the same number gives the "
@@ -81,32 +83,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"gradstep update: {error}", file=sys.stderr)
         return 2
     return tell("gradstep update", lesson_text(lesson, ink_for(sys.stdout)))
-
-
-# What an argument may be. argparse makes one line of each error.
-
-
-def _index(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.strip("[]()").split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number, or several with commas between them"
-        ) from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def _seed(text: str) -> int:
-    try:
-        seed = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if not 0 <= seed < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {2**32 - 1}")
-    return seed
