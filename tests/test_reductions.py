@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import gradstep
 from gradstep import dot, lerp, max, mean, norm, per_column, per_row, rms, size, sqrt, sum
 from gradstep.engine import tiles, waves
+from gradstep.engine.llvm import compiler, pass_kernel
 from gradstep.rule.settle import settle
 from gradstep.rule.trace import trace
 
@@ -135,6 +136,42 @@ def test_the_same_bits_for_any_number_of_threads(
     alone.append(run(rule, shapes, "fused")[0])
     for other in alone[1:]:
         assert all(map(torch.equal, alone[0], other))
+
+
+@gradstep.rule
+def extremes(g: Any, *, w: Any) -> Any:
+    """The largest of a whole tensor, nan and infinite ones too, and a choice between numbers."""
+    largest = max(gradstep.where(g > 0.5, g * g, gradstep.maximum(g, 0.25)))
+    return g / (1 + largest) + 0.01 * dot(gradstep.sign(g), w) / size(w)
+
+
+@pytest.mark.parametrize("rule", [trust_ratio, everything_reduced, extremes, gradstep.lamb])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_lines_summed_as_they_are_read_have_the_same_bits(
+    rule: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that are laid out first, and summed after."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(7,), (1024,), (5 * 1024 + 3,), (64 * 1024 + 32,), (300_001,), (3, 50, 40)]
+    drawn = [torch.randn(2, *shape, generator=generator).to(dtype) for shape in shapes]
+    drawn[1][1, 100], drawn[4][1, 150_000] = math.nan, math.inf
+    found = []
+    for together in (True, False):
+        if not together:  # under another name, or the kernels were those that are there
+            monkeypatch.setattr(compiler, "_WRITERS", "one after the other")
+            monkeypatch.setattr(pass_kernel, "side_by_side", lambda outline: 0)
+        parameters = [nn.Parameter(w.clone()) for w, _ in drawn]
+        optimizer = gradstep.Optimizer(parameters, rule, lr=0.1, engine="fused")
+        before = len(compiler._functions)
+        for _ in range(2):
+            for p, (_, g) in zip(parameters, drawn, strict=True):
+                p.grad = g.clone()
+            optimizer.step()
+        if not together:
+            assert len(compiler._functions) > before
+        found.append([p.detach().view(torch.uint8) for p in parameters])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_waves_hold_tensors_of_one_shape_for_a_function() -> None:

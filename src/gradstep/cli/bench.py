@@ -136,10 +136,6 @@ def run(args: argparse.Namespace) -> int:
         return _fail("argument --dtype: choose float32, float64 or bfloat16")
     if args.engine not in ENGINES:
         return _fail(f"argument --engine: choose from {', '.join(ENGINES)}")
-    for option in ("rounds", "threads"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            return _fail(f"argument --{option}: must be at least 1, got {value}")
     if args.diagnose:
         return _diagnose(args.rounds or 20, args.seed)
     if args.threads:

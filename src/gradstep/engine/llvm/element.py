@@ -1,4 +1,4 @@
-"""One element in LLVM code: how it is read and written, and each operation on it.
+"""One element in LLVM code, or several side by side: how it is read and written, and worked out.
 
 Every operation is one IEEE operation.
 """
@@ -11,9 +11,10 @@ from typing import Any
 from llvmlite import ir
 
 from gradstep.engine.llvm.low_precision import conversions
+from gradstep.engine.outline import ITEM_BYTES
 from gradstep.rule.graph import Node
 
-I1, I64 = ir.IntType(1), ir.IntType(64)
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 POINTER = ir.PointerType()
 F32, F64 = ir.FloatType(), ir.DoubleType()
 VOID = ir.VoidType()
@@ -26,11 +27,13 @@ class Memory:
         self.real = F64 if storage == "float64" else F32
         self._conversions = conversions(storage, half_instructions)
         self._stored = self.real if self._conversions is None else ir.IntType(16)
+        self._item_bytes = ITEM_BYTES[storage]
 
-    def load(self, builder: ir.IRBuilder, pointer: Any, index: Any) -> Any:
-        """The element at an index, in the type that the kernel works in."""
+    def load(self, builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int = 0) -> Any:
+        """The element at an index, in the type that the kernel works in; or a vector from there."""
         address = builder.gep(pointer, [index], source_etype=self._stored)
-        value = builder.load(address, typ=self._stored)
+        kind = ir.VectorType(self._stored, lanes) if lanes else self._stored
+        value = builder.load(address, align=self._item_bytes, typ=kind)
         return value if self._conversions is None else self._conversions[0](builder, value)
 
     def store(self, builder: ir.IRBuilder, value: Any, pointer: Any, index: Any) -> None:
@@ -41,13 +44,28 @@ class Memory:
 
 
 class ElementCode:
-    """Writes the operations on one element, each as one IEEE operation."""
+    """Writes the operations on one element, each as one IEEE operation.
 
-    def __init__(self, builder: ir.IRBuilder, real: Any) -> None:
+    Args:
+        builder: where to.
+        real: what it is worked out in.
+        lanes: how many elements side by side, as vectors; 0 for one by itself.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, real: Any, lanes: int = 0) -> None:
         self.builder = builder
         self.real = real
+        self.lanes = lanes
         self.values: dict[int, Any] = {}
-        self._lerp_weights: dict[int, tuple[Any, Any]] = {}
+
+    def _in_all_lanes(self, value: Any) -> Any:
+        if not self.lanes:
+            return value
+        kind = ir.VectorType(value.type, self.lanes)
+        first = ir.Constant(I32, 0)
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, first)
+        places = ir.Constant(ir.VectorType(I32, self.lanes), None)
+        return self.builder.shuffle_vector(one, one, places)
 
     def constant(self, value: float) -> Any:
         """A number of the text, rounded to the type that the kernel works in."""
@@ -56,14 +74,15 @@ class ElementCode:
                 value = struct.unpack("f", struct.pack("f", value))[0]
             except OverflowError:
                 value = float("inf") if value > 0 else float("-inf")
-        return ir.Constant(self.real, value)
+        return self._in_all_lanes(ir.Constant(self.real, value))
 
     def number(self, node: Node, value: Any) -> None:
         """Take a float64 number of the row, rounded to the type that the kernel works in."""
         if node.boolean:
-            self.values[id(node)] = self.builder.fcmp_unordered("!=", value, ir.Constant(F64, 0.0))
-            return
-        self.values[id(node)] = value if self.real is F64 else self.builder.fptrunc(value, F32)
+            value = self.builder.fcmp_unordered("!=", value, ir.Constant(F64, 0.0))
+        elif self.real is F32:
+            value = self.builder.fptrunc(value, F32)
+        self.values[id(node)] = self._in_all_lanes(value)
 
     def write(self, node: Node) -> None:
         """Write one operation; its arguments have been written."""
@@ -73,14 +92,17 @@ class ElementCode:
     def _argument(self, node: Node, position: int) -> Any:
         argument = node.arguments[position]
         value = self.values[id(argument)]
-        if node.operation == "where" and position == 0 and value.type != I1:
+        if node.operation == "where" and position == 0 and not _is_truth(value.type):
             # A number for a truth value, such as `first`.
             return self.builder.fcmp_unordered("!=", value, self.constant(0.0))
         return value
 
     def _intrinsic(self, name: str, *arguments: Any) -> Any:
         suffix = "f32" if self.real is F32 else "f64"
-        kind = ir.FunctionType(self.real, [self.real] * len(arguments))
+        real = self.real
+        if self.lanes:
+            real, suffix = ir.VectorType(real, self.lanes), f"v{self.lanes}{suffix}"
+        kind = ir.FunctionType(real, [real] * len(arguments))
         full_name = f"llvm.{name}.{suffix}"
         module = self.builder.module
         function = module.globals.get(full_name) or ir.Function(module, kind, full_name)
@@ -182,3 +204,7 @@ class ElementCode:
 
     def _not(self, a: Any) -> Any:
         return self.builder.not_(a)
+
+
+def _is_truth(kind: Any) -> bool:
+    return bool(kind == I1 or (isinstance(kind, ir.VectorType) and kind.element == I1))

@@ -2,7 +2,9 @@
 
 The code has a function ``run``, which takes tiles off a shared counter. It calls a function for
 each of a tile's lines, :mod:`gradstep.engine.llvm.pass_line`, and sums what that has laid out,
-:mod:`gradstep.engine.llvm.pass_sums`. No bit depends on which thread takes which tile.
+:mod:`gradstep.engine.llvm.pass_sums`; or one that sums several lines at once,
+:mod:`gradstep.engine.llvm.pass_together`, to the same bits. No bit depends on which thread takes
+which tile.
 
 ``run`` takes these arguments, all 64 bits wide:
 
@@ -23,34 +25,27 @@ from typing import Any
 from llvmlite import ir
 
 from gradstep.engine.llvm.element import F64, I64, POINTER, VOID
-from gradstep.engine.llvm.loop import counted, internal
 from gradstep.engine.llvm.pass_line import lies_along, real_type, write_line
-from gradstep.engine.llvm.pass_sums import LANES, SumCode
-from gradstep.engine.outline import ITEM_BYTES, Column, PassOutline
+from gradstep.engine.llvm.pass_sums import LANES, SumCode, combined, neutral
+from gradstep.engine.llvm.pass_together import side_by_side, write_together
+from gradstep.engine.llvm.prefetch import prefetch_lines
+from gradstep.engine.outline import ITEM_BYTES, PassOutline
 from gradstep.engine.tiles import FIELDS, LINE
 
 #: Cache lines of 64 bytes that are asked for ahead of a line of elements.
 PREFETCH = 32
 
-#: Lines that a pass reads side by side where it writes nothing: a core has more requests for memory
-#: on their way where they go to several pages. 58 M elements: 15.0 ms one by one, 12.9 ms by fours.
-TOGETHER = 4
-
-I8, I32 = ir.IntType(8), ir.IntType(32)
+I8 = ir.IntType(8)
 
 
 def write_pass(outline: PassOutline) -> str:
     """The code of a pass: a module with the function ``run``."""
     module = ir.Module(name="gradstep_pass")
-    lines = {n: write_line(module, outline, n) for n in sorted({1, _side_by_side(outline)})}
-    _Run(module, outline, lines).write()
+    line = write_line(module, outline)
+    together = side_by_side(outline)
+    several = write_together(module, outline, together) if together else None
+    _Run(module, outline, line, several, together).write()
     return str(module)
-
-
-def _side_by_side(outline: PassOutline) -> int:
-    reads = [c for _, c in outline.loads if lies_along(outline, outline.columns[c])]
-    whole = bool(outline.sums) and all(node.extent == "tensor" for node, _ in outline.sums)
-    return TOGETHER if whole and not outline.stores and len(reads) <= 2 else 1
 
 
 @dataclass
@@ -71,14 +66,20 @@ class _Tile:
 
 
 class _Run:
-    """Writes ``run``; ``lines`` has the function for one line, and for how many side by side."""
+    """Writes ``run``, from the functions for a line, and for several if there is one."""
 
     def __init__(
-        self, module: ir.Module, outline: PassOutline, lines: dict[int, ir.Function]
+        self,
+        module: ir.Module,
+        outline: PassOutline,
+        line: ir.Function,
+        several: ir.Function | None,
+        together: int,
     ) -> None:
-        self.module = module
         self.outline = outline
-        self.lines = lines
+        self.line = line
+        self.several = several
+        self.together = together
         self.sums = [node for node, _ in outline.sums]
         self.sum_code = SumCode(module, real_type(outline))
         kind = ir.FunctionType(
@@ -94,12 +95,12 @@ class _Run:
         entry, take, begin, outer, lines, several, single, next_outer, tile_end, done = (
             self.function.append_basic_block(name) for name in blocks
         )
-        together = max(self.lines)
         self.b = b = ir.IRBuilder(entry)
         one = ir.Constant(I64, 1)
         room = ir.ArrayType(real_type(self.outline), LINE + LANES)
-        self.buffers = [[b.alloca(room, name="buffer") for _ in self.sums] for _ in range(together)]
+        self.buffers = [b.alloca(room, name="buffer") for _ in self.sums]
         self.totals = [b.alloca(F64, name="total") for _ in self.sums]
+        self.line_sums = b.alloca(ir.ArrayType(F64, self.together * len(self.sums)))
         b.branch(take)
 
         b.position_at_end(take)
@@ -111,7 +112,7 @@ class _Run:
         tile = self._tile(taken)
         f = tile.fields
         for node, total in zip(self.sums, self.totals, strict=True):
-            b.store(ir.Constant(F64, self.sum_code.neutral(node)), total)
+            b.store(ir.Constant(F64, neutral(node)), total)
         outer_end = b.add(f["outer"], f["outers"])
         middle_end = b.add(f["middle"], f["middles"])
         b.branch(outer)
@@ -124,20 +125,28 @@ class _Run:
         b.position_at_end(lines)
         m = b.phi(I64, "m")
         m.add_incoming(f["middle"], outer)
-        # The last line may be shorter, and is never one of several.
-        after_several = b.add(m, ir.Constant(I64, together))
-        enough = b.icmp_signed("<", after_several, middle_end)
-        b.cbranch(enough, several, single) if together > 1 else b.branch(single)
+        if self.several is None:
+            b.branch(single)
+        else:
+            # The last line may be shorter, and is never one of several.
+            after_several = b.add(m, ir.Constant(I64, self.together))
+            rest = b.and_(f["inners"], ir.Constant(I64, LANES - 1))
+            whole = b.icmp_signed("==", rest, ir.Constant(I64, 0))
+            enough = b.icmp_signed("<", after_several, middle_end)
+            b.cbranch(b.and_(whole, enough), several, single)
 
         b.position_at_end(several)
-        self._lines(tile, o, [b.add(m, ir.Constant(I64, k)) for k in range(together)], f["inners"])
-        m.add_incoming(after_several, b.block)
-        b.branch(lines)
+        if self.several is None:
+            b.unreachable()
+        else:
+            self._lines_together(self.several, tile, o, m)
+            m.add_incoming(after_several, b.block)
+            b.branch(lines)
 
         b.position_at_end(single)
         following_m = b.add(m, one)
         is_last = b.icmp_signed("==", following_m, middle_end)
-        self._lines(tile, o, [m], b.select(is_last, f["last_inners"], f["inners"]))
+        self._line(tile, o, m, b.select(is_last, f["last_inners"], f["inners"]))
         m.add_incoming(following_m, b.block)
         b.cbranch(is_last, next_outer, lines)
 
@@ -191,40 +200,50 @@ class _Run:
             starts.append(self._integer(table, place))
         return _Tile(f, row, starts, [in_arena(place) for _, place in self.outline.sums])
 
-    def _lines(self, tile: _Tile, o: Any, middles: list[Any], count: Any) -> None:
-        """Work on these lines of a matrix: what is to be summed into the buffers, and its sums."""
+    def _line(self, tile: _Tile, o: Any, m: Any, count: Any) -> None:
+        """Work on a line of a matrix: what is to be summed into the buffers, and its sums."""
         b, f = self.b, tile.fields
         column_index = b.add(b.mul(o, f["inner_size"]), f["inner"])
-        line_numbers = [b.add(b.mul(o, f["middle_size"]), m) for m in middles]
-        addresses = [
-            self._addresses(tile, o, m, line_number, column_index)
-            for m, line_number in zip(middles, line_numbers, strict=True)
-        ]
-        arguments: list[Any] = []
-        for own, buffers in zip(addresses, self.buffers, strict=False):
-            arguments += [*own, *buffers]
-        b.call(self.lines[len(middles)], [*arguments, count, tile.row])
+        line_number = b.add(b.mul(o, f["middle_size"]), m)
+        addresses = self._addresses(tile, o, m, line_number, column_index)
+        b.call(self.line, [*addresses, *self.buffers, count, tile.row])
         if self.sums:
-            self._prefetch(addresses, count)
-        for m, line_number, buffers in zip(middles, line_numbers, self.buffers, strict=False):
-            is_first = b.icmp_signed("==", m, f["middle"])
-            for k, node in enumerate(self.sums):
-                partial = tile.partials[k]
-                if self.outline.domain == "element" and node.extent == "column":
-                    # Across lines: one sum for each place in the line.
-                    whole = b.mul(f["columns"], f["middle_tile"])
-                    into = b.gep(partial, [b.add(whole, column_index)], source_etype=F64)
-                    b.call(self.sum_code.add_line(node), [into, buffers[k], count, is_first])
-                    continue
-                value = b.call(self.sum_code.gather(node), [buffers[k], count])
-                if node.extent == "tensor":
-                    total = b.load(self.totals[k], typ=F64)
-                    b.store(self.sum_code.combined(b, node, total, value), self.totals[k])
-                else:
-                    # One sum for each line.
-                    target = line_number if self.outline.domain == "element" else m
-                    place = b.add(b.mul(f["lines"], f["inner_tile"]), target)
-                    b.store(value, b.gep(partial, [place], source_etype=F64))
+            self._ask_ahead(addresses, count)
+        is_first = b.icmp_signed("==", m, f["middle"])
+        for k, node in enumerate(self.sums):
+            partial = tile.partials[k]
+            if self.outline.domain == "element" and node.extent == "column":
+                # Across lines: one sum for each place in the line.
+                whole = b.mul(f["columns"], f["middle_tile"])
+                into = b.gep(partial, [b.add(whole, column_index)], source_etype=F64)
+                b.call(self.sum_code.add_line(node), [into, self.buffers[k], count, is_first])
+                continue
+            value = b.call(self.sum_code.gather(node), [self.buffers[k], count])
+            if node.extent == "tensor":
+                self._add_to_total(k, value)
+            else:
+                # One sum for each line.
+                target = line_number if self.outline.domain == "element" else m
+                place = b.add(b.mul(f["lines"], f["inner_tile"]), target)
+                b.store(value, b.gep(partial, [place], source_etype=F64))
+
+    def _add_to_total(self, k: int, value: Any) -> None:
+        total = self.b.load(self.totals[k], typ=F64)
+        self.b.store(combined(self.b, self.sums[k], total, value), self.totals[k])
+
+    def _lines_together(self, function: ir.Function, tile: _Tile, o: Any, m: Any) -> None:
+        """Sum several lines from ``m`` on, and add their sums up one by one."""
+        b, f = self.b, tile.fields
+        column_index = b.add(b.mul(o, f["inner_size"]), f["inner"])
+        arguments: list[Any] = []
+        for k in range(self.together):
+            own_m = b.add(m, ir.Constant(I64, k))
+            line_number = b.add(b.mul(o, f["middle_size"]), own_m)
+            arguments += self._addresses(tile, o, own_m, line_number, column_index)
+        b.call(function, [*arguments, f["inners"], tile.row, self.line_sums])
+        for position in range(self.together * len(self.sums)):
+            place = b.gep(self.line_sums, [ir.Constant(I64, position)], source_etype=F64)
+            self._add_to_total(position % len(self.sums), b.load(place, typ=F64))
 
     def _addresses(
         self, tile: _Tile, o: Any, m: Any, line_number: Any, column_index: Any
@@ -245,35 +264,10 @@ class _Run:
             found.append(b.inttoptr(address, POINTER))
         return found
 
-    def _prefetch(self, addresses: list[list[Any]], count: Any) -> None:
-        """Ask for the start of the next lines while these ones' values are summed."""
-        lines = len(addresses)
-        ahead = self._ahead(PREFETCH // lines)
-        for own in addresses:
-            for column, address in zip(self.outline.columns, own, strict=True):
-                if self._is_along(column):
-                    size = ir.Constant(I64, lines * ITEM_BYTES[column.storage])
-                    behind = self.b.gep(address, [self.b.mul(count, size)], source_etype=I8)
-                    self.b.call(ahead, [behind])
-
-    def _is_along(self, column: Column) -> bool:
-        return lies_along(self.outline, column)
-
-    def _ahead(self, pieces: int) -> ir.Function:
-        """Asks for so many cache lines. A loop, since 32 lines of text each take time to write."""
-        name = f"ahead{pieces}"
-        known = self.module.globals.get(name)
-        if known is not None:
-            return known
-        hint = ir.FunctionType(VOID, [POINTER, I32, I32, I32])
-        prefetch = self.module.globals.get("llvm.prefetch.p0") or ir.Function(
-            self.module, hint, "llvm.prefetch.p0"
-        )
-        function = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), name)
-        b = internal(function, inline=True)
-        with counted(b, ir.Constant(I64, pieces)) as index:
-            offset = b.mul(index, ir.Constant(I64, 64))
-            place = b.gep(function.args[0], [offset], source_etype=I8)
-            b.call(prefetch, [place, *(ir.Constant(I32, h) for h in (0, 3, 1))])
-        b.ret_void()
-        return function
+    def _ask_ahead(self, addresses: list[Any], count: Any) -> None:
+        """Ask for the start of the next line while this one's values are summed."""
+        for column, address in zip(self.outline.columns, addresses, strict=True):
+            if lies_along(self.outline, column):
+                size = ir.Constant(I64, ITEM_BYTES[column.storage])
+                behind = self.b.gep(address, [self.b.mul(count, size)], source_etype=I8)
+                prefetch_lines(self.b, behind, PREFETCH)

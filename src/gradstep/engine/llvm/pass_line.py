@@ -1,7 +1,7 @@
 """What a pass does on the elements of a line, as LLVM code.
 
-A function for consecutive elements, as a kernel without reductions has it, which also lays out the
-values that are to be summed: of each line in a buffer of its own.
+:func:`write_line` is a function for consecutive elements, as a kernel without reductions has it,
+which also lays out the values that are to be summed: for each reduction in a buffer.
 """
 
 from __future__ import annotations
@@ -26,80 +26,66 @@ def lies_along(outline: PassOutline, column: Column) -> bool:
     return column.extent == domain or (domain == "element" and column.extent == "column")
 
 
-def write_line(module: ir.Module, outline: PassOutline, lines: int) -> ir.Function:
-    """The work on the elements of so many lines, side by side.
+def write_line(module: ir.Module, outline: PassOutline) -> ir.Function:
+    """The work on the elements of a line.
 
-    The function takes all columns and buffers of the first line, then those of the next; how many
-    elements a line has; and the numbers.
+    The function takes all columns and buffers, how many elements the line has, and the numbers.
     """
     width = len(outline.columns) + len(outline.sums)
-    kind = ir.FunctionType(VOID, [POINTER] * (width * lines) + [I64, POINTER])
-    function = ir.Function(module, kind, "line" if lines == 1 else f"line{lines}")
+    kind = ir.FunctionType(VOID, [POINTER] * width + [I64, POINTER])
+    function = ir.Function(module, kind, "line")
     *pointers, count, row = function.args
     builder = internal(function, *pointers)
-    real = real_type(outline)
-    parts = [
-        _Line(outline, ElementCode(builder, real), pointers[k * width : (k + 1) * width])
-        for k in range(lines)
-    ]
-    for position, node in enumerate(outline.numbers):
-        address = builder.gep(row, [ir.Constant(I64, position)], source_etype=F64)
-        number = builder.load(address, typ=F64)
-        for part in parts:
-            part.element.number(node, number)
-    for part in parts:
-        part.begin(builder)
+    element = ElementCode(builder, real_type(outline))
+    read_numbers(builder, outline, row, [element])
+    columns, buffers = pointers[: len(outline.columns)], pointers[len(outline.columns) :]
+    memories = [Memory(c.storage, outline.half_instructions) for c in outline.columns]
+    along = [lies_along(outline, column) for column in outline.columns]
+    values = element.values
+
+    def load(column: int, index: Any) -> Any:
+        value = memories[column].load(builder, columns[column], index)
+        return as_type(builder, value, element.real)
+
+    for node, column in outline.loads:
+        if not along[column]:
+            values[id(node)] = load(column, ir.Constant(I64, 0))
     with counted(builder, count) as index:
-        for part in parts:
-            part.work(builder, index)
+        for node, column in outline.loads:
+            if along[column]:
+                values[id(node)] = load(column, index)
+        for node in outline.work:
+            element.write(node)
+        for node, column in outline.stores:
+            stored = as_type(builder, values[id(node)], memories[column].real)
+            memories[column].store(builder, stored, columns[column], index)
+        for (node, _), buffer in zip(outline.sums, buffers, strict=True):
+            address = builder.gep(buffer, [index], source_etype=element.real)
+            builder.store(values[id(node.arguments[0])], address)
     builder.ret_void()
     return function
 
 
-class _Line:
-    def __init__(self, outline: PassOutline, element: ElementCode, pointers: list[Any]) -> None:
-        self.outline = outline
-        self.element = element
-        self.real = element.real
-        self.pointers = pointers[: len(outline.columns)]
-        self.buffers = pointers[len(outline.columns) :]
-        self.memories = [Memory(c.storage, outline.half_instructions) for c in outline.columns]
-        self.along = [lies_along(outline, column) for column in outline.columns]
-
-    def begin(self, builder: Any) -> None:
-        """What is the same for all elements of the line."""
-        for node in self.outline.work:
+def read_numbers(
+    builder: ir.IRBuilder, outline: PassOutline, row: Any, elements: list[ElementCode]
+) -> None:
+    """Put the host's numbers and the constants where the elements' code finds them."""
+    for position, node in enumerate(outline.numbers):
+        address = builder.gep(row, [ir.Constant(I64, position)], source_etype=F64)
+        number = builder.load(address, typ=F64)
+        for element in elements:
+            element.number(node, number)
+    for element in elements:
+        for node in outline.work:
             for argument in node.arguments:
                 if argument.operation == "constant":
-                    constant = self.element.constant(argument.constant())
-                    self.element.values[id(argument)] = constant
-        for node, column in self.outline.loads:
-            if not self.along[column]:
-                value = self._load(builder, column, ir.Constant(I64, 0))
-                self.element.values[id(node)] = value
-
-    def work(self, builder: Any, index: Any) -> None:
-        """On one element."""
-        values = self.element.values
-        for node, column in self.outline.loads:
-            if self.along[column]:
-                values[id(node)] = self._load(builder, column, index)
-        for node in self.outline.work:
-            self.element.write(node)
-        for node, column in self.outline.stores:
-            memory = self.memories[column]
-            stored = _as_type(builder, values[id(node)], memory.real)
-            memory.store(builder, stored, self.pointers[column], index)
-        for (node, _), buffer in zip(self.outline.sums, self.buffers, strict=True):
-            address = builder.gep(buffer, [index], source_etype=self.real)
-            builder.store(values[id(node.arguments[0])], address)
-
-    def _load(self, builder: Any, column: int, index: Any) -> Any:
-        value = self.memories[column].load(builder, self.pointers[column], index)
-        return _as_type(builder, value, self.real)
+                    constant = element.constant(argument.constant())
+                    element.values[id(argument)] = constant
 
 
-def _as_type(builder: Any, value: Any, kind: Any) -> Any:
-    if value.type is kind:
+def as_type(builder: Any, value: Any, kind: Any) -> Any:
+    """A float32 or float64 as the other, or as it is; vectors likewise."""
+    if value.type == kind:
         return value
-    return builder.fpext(value, F64) if kind is F64 else builder.fptrunc(value, kind)
+    to_double = kind == F64 or getattr(kind, "element", None) == F64
+    return builder.fpext(value, kind) if to_double else builder.fptrunc(value, kind)

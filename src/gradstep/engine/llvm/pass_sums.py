@@ -18,6 +18,74 @@ from gradstep.rule.graph import Node
 LANES = 32
 
 I32 = ir.IntType(32)
+F64_LANES = ir.VectorType(F64, LANES)
+
+
+def neutral(node: Node) -> float:
+    """What changes nothing."""
+    return float("-inf") if node.operation == "max" else 0.0
+
+
+def combined(b: ir.IRBuilder, node: Node, a: Any, x: Any) -> Any:
+    """Their sum; or the larger, nan where either is."""
+    if node.operation != "max":
+        return b.fadd(a, x)
+    larger = b.or_(b.fcmp_ordered(">", x, a), b.fcmp_unordered("uno", x, x))
+    return b.select(larger, x, a)
+
+
+class LaneSum:
+    """A sum that a loop takes in lanes, lane k the elements k, k + LANES, k + 2 · LANES, …
+
+    Args:
+        b: stands at the start of the loop's body, behind nothing but other phis.
+        node: the reduction.
+        before: the block from which the loop is entered.
+    """
+
+    def __init__(self, b: ir.IRBuilder, node: Node, before: Any) -> None:
+        self._b = b
+        self._node = node
+        self._before = before
+        self._begin = ir.Constant(F64_LANES, [ir.Constant(F64, neutral(node))] * LANES)
+        self._start = b.phi(F64_LANES)
+        self._start.add_incoming(self._begin, before)
+        self._total: Any = self._start
+
+    def add(self, values: Any) -> None:
+        """Take in a vector of values."""
+        wide = values if values.type == F64_LANES else self._b.fpext(values, F64_LANES)
+        self._total = combined(self._b, self._node, self._total, wide)
+
+    def close(self) -> None:
+        """The loop's body ends here."""
+        self._body = self._b.block
+        self._start.add_incoming(self._total, self._body)
+
+    def end(self) -> None:
+        """The loop has ended; nothing but other phis stands behind it."""
+        self._end = self._b.phi(F64_LANES)
+        self._end.add_incoming(self._begin, self._before)
+        self._end.add_incoming(self._total, self._body)
+
+    def joined(self) -> Any:
+        """The lanes' sum: those of the second half added to the first's, until eight are left.
+
+        And those in pairs.
+        """
+        b, part, width = self._b, self._end, LANES
+        while width > 8:
+            width //= 2
+            halves = [
+                b.shuffle_vector(part, part, ir.Constant(ir.VectorType(I32, width), list(places)))
+                for places in (range(width), range(width, 2 * width))
+            ]
+            part = combined(b, self._node, *halves)
+        parts = [b.extract_element(part, ir.Constant(I32, k)) for k in range(width)]
+        while len(parts) > 1:
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [combined(b, self._node, left, right) for left, right in pairs]
+        return parts[0]
 
 
 class SumCode:
@@ -34,19 +102,6 @@ class SumCode:
         # Buffers and pieces of them are aligned to their elements only.
         self._align = 4 if real is F32 else 8
 
-    @staticmethod
-    def neutral(node: Node) -> float:
-        """What changes nothing."""
-        return float("-inf") if node.operation == "max" else 0.0
-
-    @staticmethod
-    def combined(b: ir.IRBuilder, node: Node, a: Any, x: Any) -> Any:
-        """Their sum; or the larger, nan where either is."""
-        if node.operation != "max":
-            return b.fadd(a, x)
-        larger = b.or_(b.fcmp_ordered(">", x, a), b.fcmp_unordered("uno", x, x))
-        return b.select(larger, x, a)
-
     def _function(self, name: str, node: Node, kind: Any) -> tuple[ir.Function, bool]:
         name = f"{name}_{'max' if node.operation == 'max' else 'sum'}"
         known = self._module.globals.get(name)
@@ -55,9 +110,7 @@ class SumCode:
     def gather(self, node: Node) -> ir.Function:
         """Of a line and its length the sum.
 
-        In lanes, lane k taking in the elements k, k + LANES, k + 2 · LANES, … In the end the lanes
-        of the second half are added to those of the first, until eight are left, and those in
-        pairs: so a short line is summed as it is read.
+        A short line is summed as it is read.
         """
         kind = ir.FunctionType(F64, [POINTER, I64])
         function, known = self._function("gather", node, kind)
@@ -65,38 +118,18 @@ class SumCode:
             return function
         line, count = function.args
         b = internal(function)
-        vector, lanes = ir.VectorType(self._real, LANES), ir.VectorType(F64, LANES)
-        neutral = self.neutral(node)
+        vector = ir.VectorType(self._real, LANES)
         # The buffer has room for a vector behind its last element.
-        filler = ir.Constant(vector, [ir.Constant(self._real, neutral)] * LANES)
+        filler = ir.Constant(vector, [ir.Constant(self._real, neutral(node))] * LANES)
         b.store(filler, b.gep(line, [count], source_etype=self._real), align=self._align)
-        begin = ir.Constant(lanes, [ir.Constant(F64, neutral)] * LANES)
         before = b.block
         with counted(b, count, LANES) as index:
-            total = b.phi(lanes)
-            total.add_incoming(begin, before)
+            total = LaneSum(b, node, before)
             address = b.gep(line, [index], source_etype=self._real)
-            values = b.load(address, align=self._align, typ=vector)
-            wide = values if self._real is F64 else b.fpext(values, lanes)
-            new_total = self.combined(b, node, total, wide)
-            total.add_incoming(new_total, b.block)
-            body = b.block
-        part = b.phi(lanes)
-        part.add_incoming(begin, before)
-        part.add_incoming(new_total, body)
-        width = LANES
-        while width > 8:
-            width //= 2
-            halves = [
-                b.shuffle_vector(part, part, ir.Constant(ir.VectorType(I32, width), list(places)))
-                for places in (range(width), range(width, 2 * width))
-            ]
-            part = self.combined(b, node, *halves)
-        parts = [b.extract_element(part, ir.Constant(I32, k)) for k in range(width)]
-        while len(parts) > 1:
-            pairs = zip(parts[::2], parts[1::2], strict=True)
-            parts = [self.combined(b, node, left, right) for left, right in pairs]
-        b.ret(parts[0])
+            total.add(b.load(address, align=self._align, typ=vector))
+            total.close()
+        total.end()
+        b.ret(total.joined())
         return function
 
     def add_line(self, node: Node) -> ir.Function:
@@ -112,8 +145,8 @@ class SumCode:
             value = b.load(address, typ=self._real)
             wide = value if self._real is F64 else b.fpext(value, F64)
             place = b.gep(into, [index], source_etype=F64)
-            start = ir.Constant(F64, self.neutral(node))
+            start = ir.Constant(F64, neutral(node))
             before = b.select(is_first, start, b.load(place, typ=F64))
-            b.store(self.combined(b, node, before, wide), place)
+            b.store(combined(b, node, before, wide), place)
         b.ret_void()
         return function
