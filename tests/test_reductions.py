@@ -145,7 +145,9 @@ def extremes(g: Any, *, w: Any) -> Any:
     return g / (1 + largest) + 0.01 * dot(gradstep.sign(g), w) / size(w)
 
 
-@pytest.mark.parametrize("rule", [trust_ratio, everything_reduced, extremes, gradstep.lamb])
+@pytest.mark.parametrize(
+    "rule", [trust_ratio, everything_reduced, extremes, gradstep.lamb, gradstep.prodigy]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_lines_summed_as_they_are_read_have_the_same_bits(
     rule: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

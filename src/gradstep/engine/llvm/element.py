@@ -37,10 +37,11 @@ class Memory:
         return value if self._conversions is None else self._conversions[0](builder, value)
 
     def store(self, builder: ir.IRBuilder, value: Any, pointer: Any, index: Any) -> None:
-        """Put an element at an index, rounded to its storage type."""
+        """Put an element at an index, rounded to its storage type; a vector if none is 16-bit."""
         if self._conversions is not None:
             value = self._conversions[1](builder, value)
-        builder.store(value, builder.gep(pointer, [index], source_etype=self._stored))
+        address = builder.gep(pointer, [index], source_etype=self._stored)
+        builder.store(value, address, align=self._item_bytes)
 
 
 class ElementCode:

@@ -1,9 +1,9 @@
-"""Sum lines as they are read, as LLVM code, where a pass does nothing but read and sum.
+"""Sum lines as they are read, as LLVM code, where a pass sums over whole tensors.
 
-What is read goes straight into the sums, in vectors, and several lines are read side by side: a
-core has more requests for memory on their way where they go to several pages. The norm of 57 M
-elements on two cores: 12.3 ms by fours with a buffer between reading and summing, 8.8 ms so. LAMB's
-sums over four columns: a tenth off the step.
+What is read goes straight into the sums, in vectors; and several lines are read side by side where
+nothing is written: a core has more requests for memory on their way where they go to several pages.
+The norm of 57 M elements on two cores: 12.3 ms by fours with a buffer between reading and summing,
+8.8 ms so. LAMB's sums over four columns: a tenth off the step.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ AHEAD_BYTES = 1 << 14
 
 
 def side_by_side(outline: PassOutline) -> int:
-    """How many lines are summed at once: 0 where a pass writes, or sums along rows or columns."""
+    """How many lines are summed at once: 0 where sums go along rows or columns."""
     along = all(lies_along(outline, column) for column in outline.columns)
     whole = bool(outline.sums) and all(node.extent == "tensor" for node, _ in outline.sums)
-    if not along or not whole or outline.stores:
+    written = [outline.columns[column] for _, column in outline.stores]
+    if not along or not whole or any(ITEM_BYTES[column.storage] == 2 for column in written):
         return 0
-    return TOGETHER if len(outline.columns) <= 2 and len(outline.sums) <= 2 else 1
+    few = len(outline.columns) <= 2 and len(outline.sums) <= 2
+    return TOGETHER if few and not written else 1
 
 
 def write_together(module: ir.Module, outline: PassOutline, together: int) -> ir.Function:
@@ -63,6 +65,11 @@ def write_together(module: ir.Module, outline: PassOutline, together: int) -> ir
                 element.values[id(node)] = as_type(builder, loaded, vector)
             for node in outline.work:
                 element.write(node)
+            for node, number in outline.stores:
+                memory = memories[number]
+                stored = ir.VectorType(memory.real, LANES)
+                value = as_type(builder, element.values[id(node)], stored)
+                memory.store(builder, value, columns[number], index)
             for (node, _), total in zip(outline.sums, own, strict=True):
                 total.add(element.values[id(node.arguments[0])])
                 total.close()
