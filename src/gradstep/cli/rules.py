@@ -50,9 +50,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from gradstep.sight.ink import ink_for, tell
 
-    if args.epochs is not None and (args.pages is None or args.epochs < 0):
-        what = "belongs to --pages" if args.pages is None else f"is {args.epochs}; give 0 or more"
-        print(f"gradstep rules: --epochs {what}", file=sys.stderr)
+    if args.epochs is not None and args.pages is None:
+        print("gradstep rules: --epochs belongs to --pages", file=sys.stderr)
         return 2
     if args.pages is not None:
         return _write_pages(args.pages, 8 if args.epochs is None else args.epochs)
