@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy
@@ -102,13 +102,21 @@ class HostRows:
     Args:
         outputs: the nodes of a row.
         inputs: the names of the numbers that there are, in order.
-        own: how many of the last of them are sums of a tensor's own.
+        own: how many of the last of them are sums of a tensor's own, or over all.
+        differing: the names of those that differ where step counts and states are alike.
+
+    Attributes:
+        width: how many numbers a row has.
+        is_common: whether tensors whose step counts and states are alike have the same row.
     """
 
-    def __init__(self, outputs: Sequence[Node], inputs: Sequence[str], own: int) -> None:
+    def __init__(
+        self, outputs: Sequence[Node], inputs: Sequence[str], own: int, differing: Collection[str]
+    ) -> None:
         names = {str(n.value) for n in in_order(outputs) if n.operation == "input"}
         used = [place for place, name in enumerate(inputs) if name in names]
         self.width = len(outputs)
+        self.is_common = names.isdisjoint(differing)
         self._used = used
         self._once = not used or used[-1] < len(inputs) - own
         self._function = host_function(outputs, [inputs[place] for place in used])

@@ -67,18 +67,27 @@ class StagedPart(Table):
         if self.number_states is not None:
             numbers = self.number_states.read(pointers.buffer_info()[0] + 16 * n)
         width = len(numbers) // n
-        rows = []
-        for i in range(n):
-            given = self._given(numbers[width * i : width * (i + 1)])
-            first = float(firsts is not None and firsts[i])
-            rows.append((*given, first, *values, *self.facts[i]))
-        return StagedLaunch(self, flat, pointers, rows)
+        start = numbers[:width]
+        alike = (firsts is None or len(set(firsts)) == 1) and numbers == start * n
+        if alike:
+            head = (*self._given(start), float(firsts is not None and firsts[0]), *values)
+            rows = [head + facts for facts in self.facts]
+        else:
+            rows = []
+            for i in range(n):
+                given = self._given(numbers[width * i : width * (i + 1)])
+                first = float(firsts is not None and firsts[i])
+                rows.append((*given, first, *values, *self.facts[i]))
+        return StagedLaunch(self, flat, pointers, rows, alike)
 
 
 class StagedLaunch:
-    """One step of a :class:`StagedPart`, with everything checked."""
+    """One step of a :class:`StagedPart`, with everything checked.
 
-    __slots__ = ("_flat", "_part", "_pointers", "_rows")
+    ``alike`` says that all tensors have the same step count and the same states of one number.
+    """
+
+    __slots__ = ("_alike", "_flat", "_part", "_pointers", "_rows")
 
     def __init__(
         self,
@@ -86,11 +95,13 @@ class StagedLaunch:
         flat: list[Any],
         pointers: array[int],
         rows: list[tuple[float, ...]],
+        alike: bool,
     ) -> None:
         self._part = part
         self._flat = flat
         self._pointers = pointers
         self._rows = rows
+        self._alike = alike
 
     @property
     def rounds(self) -> Callable[[], together.Rounds] | None:
@@ -129,10 +140,13 @@ class StagedLaunch:
             sums = iter(over_all)
             empty = [next(sums) if n.operation == "global_sum" else 0.0 for n in kernel.totals]
             whole = len(kernel.inputs)
-            rows = [row if len(row) == whole else (*row, *empty) for row in self._rows]
+            common = self._alike and kernel.after.is_common
+            rows = self._rows[:1] if common else self._rows
+            rows = [row if len(row) == whole else (*row, *empty) for row in rows]
             after = array("d", chain.from_iterable(kernel.after(rows)))
             at = self._pointers.buffer_info()[0] + 16 * len(part.weights)
-            part.number_states.write(at, after.buffer_info()[0], len(after) // len(self._rows))
+            distance = 0 if common else kernel.after.width
+            part.number_states.write(at, after.buffer_info()[0], distance)
         _increment_version(part.owners)
 
     def _close(self, done: list[int]) -> None:
@@ -167,14 +181,18 @@ class StagedLaunch:
                 parts[0] = parts.max(axis=0) if operation == "max" else parts.sum(axis=0)
             for node in stage.each.sums:
                 if node.extent == "tensor":
-                    values = []
-                    for start, count in wave.totals[id(node)]:
-                        parts = view[start : start + 8 * count].view(numpy.float64)
-                        values.append(_joined(node.operation, parts))
-                    if node.operation == "global_sum":
-                        total = yield together.exact_sum(values)
+                    places = wave.totals[id(node)]
+                    if node.operation == "global_sum":  # the tensors' parts lie side by side
+                        end = places[-1][0] + 8 * places[-1][1]
+                        parts = view[places[0][0] : end].view(numpy.float64)
+                        total = yield together.exact_sum(parts.tolist())
                         over_all.append(total)
-                        values = [total] * len(values)
+                        values = [total] * len(places)
+                    else:
+                        values = []
+                        for start, count in places:
+                            parts = view[start : start + 8 * count].view(numpy.float64)
+                            values.append(_joined(node.operation, parts))
                     for found, value in zip(totals, values, strict=True):
                         found.append(value)
             for node, work_out in stage.calls:
@@ -200,15 +218,19 @@ class StagedLaunch:
             for name, before, _ in part.kernel.own_states
         }
 
-    def _known(self, wave: Wave, totals: list[list[float]]) -> list[tuple[float, ...]]:
-        """The tensors' numbers, as far as they are there yet."""
-        return [(*self._rows[i], *own) for i, own in zip(wave.tensors, totals, strict=True)]
+    def _known(
+        self, wave: Wave, totals: list[list[float]], count: int | None = None
+    ) -> list[tuple[float, ...]]:
+        """The numbers of the first so many tensors, or of all, as far as they are there yet."""
+        tensors = wave.tensors[:count]
+        return [(*self._rows[i], *own) for i, own in zip(tensors, totals, strict=False)]
 
     def _run_stage(
         self, wave: Wave, number: int, memory: Tensor, totals: list[list[float]]
     ) -> None:
         part, stage = self._part, self._part.kernel.stages[number]
-        rows = stage.row(self._known(wave, totals))
+        common = self._alike and stage.row.is_common
+        rows = stage.row(self._known(wave, totals, 1 if common else None))
         numbers = array("d", chain.from_iterable(rows))
         tiles, count, elements = wave.tiles[number]
         counter = array("q", [0])
@@ -222,7 +244,7 @@ class StagedLaunch:
             tiles.buffer_info()[0],
             count,
             numbers.buffer_info()[0],
-            stage.row.width,
+            0 if common else stage.row.width,
             counter.buffer_info()[0],
         )
         if elements < PARALLEL:

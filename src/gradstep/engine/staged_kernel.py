@@ -86,7 +86,8 @@ class StagedKernel:
         return self._host_rows([as_host(a) for a in numbers])
 
     def _host_rows(self, outputs: Sequence[Node]) -> HostRows:
-        return HostRows(outputs, self.inputs, len(self.totals))
+        differing = [f"total {i}" for i, n in enumerate(self.totals) if n.operation != "global_sum"]
+        return HostRows(outputs, self.inputs, len(self.totals), {*FACTS, *differing})
 
     def geometry(self, weight: Tensor, domain: str) -> Geometry:
         """How a tensor, or what is kept of it, is cut."""
