@@ -224,3 +224,25 @@ def test_differentiable_can_be_switched_on_in_training() -> None:
         optimizer.step()
     assert optimizer.engines_used().popitem()[1] == "eager"
     assert not torch.equal(before, parameter.detach())
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_differentiable_can_be_switched_off_in_training(engine: str) -> None:
+    """States of one number that autograd followed go on as those that it never did."""
+    gradients = torch.randn(5, 4, generator=torch.Generator().manual_seed(5))
+    found = []
+    for differentiable in (True, False):
+        betas = tuple(torch.tensor(b, requires_grad=differentiable) for b in (0.75, 0.875))
+        weight = torch.ones(4)
+        options = {"differentiable": differentiable, "engine": engine}
+        optimizer = gradstep.NAdam([weight], lr=0.125, betas=betas, **options)
+        for number, gradient in enumerate(gradients):
+            if number == 2:
+                assert optimizer.state[weight]["mu_product"].requires_grad == differentiable
+                optimizer.param_groups[0]["differentiable"] = False
+                weight.detach_()
+            weight.grad = gradient.clone()
+            optimizer.step()
+        found.append((weight.detach(), optimizer.state[weight]["mu_product"].detach()))
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0][1] < 0.1  # of five steps, not of two

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradstep.engine.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
+from gradstep.rule.operations import is_followed
 
 
 def number_states(rule: Rule, numbers: Mapping[str, Any]) -> list[str]:
@@ -73,7 +74,7 @@ def begin_states(
         elif not (isinstance(number, int) and rule.sparse == "only"):  # as torch's SparseAdam's
             continue
         dtype = torch.float64 if double else torch.float32
-        if group.get("differentiable") and isinstance(number, Tensor) and number.requires_grad:
+        if group.get("differentiable") and is_followed(number):
             entry[name] = number.reshape(()).to(dtype, copy=True)
             continue
         with torch.inference_mode(False):  # or later steps may not write it

@@ -6,7 +6,7 @@ rule allows it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy
@@ -17,6 +17,7 @@ from gradstep.engine.update import Update, in_pairs, is_matrix
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.language import NewWeight
+from gradstep.rule.operations import is_followed
 
 
 def sparse_way(rule: Rule, graph: Graph, update: Update) -> str:
@@ -140,11 +141,12 @@ def run_differentiable(
         real_dtype = old.real.dtype if old.is_complex() else old.dtype
         entry[name] = _like(new_states[name].to(real_dtype), old)
     in_pairs(update.weight).copy_(new_weight)
-    for name, old in update.numbers.items():
-        if _is_followed(old) or _is_followed(new_states.get(name)):
-            entry[name] = torch.as_tensor(new_states[name]).to(old.dtype).reshape(old.shape)
+    followed = [n for n, old in update.numbers.items() if is_followed(old, new_states.get(n))]
+    for name in followed:
+        old = update.numbers[name]
+        entry[name] = torch.as_tensor(new_states[name]).to(old.dtype).reshape(old.shape)
     with torch.no_grad():
-        _write_numbers(update, new_states)
+        _write_numbers(update, new_states, followed)
 
 
 def _evaluate(
@@ -167,7 +169,11 @@ def _evaluate(
     inputs |= {"w": weight, "first": update.first, "step": kind(_next_step(update))}
     inputs["machine_epsilon"] = kind(torch.finfo(update.weight.dtype).eps)
     inputs["is_matrix"] = is_matrix(update.weight)
-    own = {n: t if _is_followed(t) else kind(t) for n, t in update.numbers.items() if n != "step"}
+    own = {
+        n: t if is_followed(t) else kind(t.detach())
+        for n, t in update.numbers.items()
+        if n != "step"
+    }
     scale = float(numbers.get("grad_scale", 1.0))
     if scale != 1.0 and not update.gradient.is_sparse:
         gradient = gradient * (1 / scale)
@@ -185,16 +191,12 @@ def _next_step(update: Update) -> float:
     return float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0
 
 
-def _is_followed(value: Any) -> bool:
-    """Whether autograd follows a number: a state that hyperparameters with derivatives made."""
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def _write_numbers(update: Update, new_states: Mapping[str, Any]) -> None:
+def _write_numbers(
+    update: Update, new_states: Mapping[str, Any], besides: Collection[str] = ()
+) -> None:
     for name, number in update.numbers.items():
-        if _is_followed(number) or _is_followed(new_states.get(name)):
-            continue  # another tensor has taken its place
-        number.fill_(_next_step(update) if name == "step" else float(new_states[name]))
+        if name not in besides:
+            number.fill_(_next_step(update) if name == "step" else float(new_states[name]))
 
 
 def _move(weight: Tensor, direction: Any, lr: Any) -> Tensor:

@@ -88,15 +88,15 @@ def _extreme_number(choose: Callable[[float, float], float]) -> Callable[..., fl
     return lambda a, b: a if math.isnan(a) else b if math.isnan(b) else choose(a, b)
 
 
-def _is_followed(*values: Any) -> bool:
-    """Whether autograd follows one of them."""
+def is_followed(*values: Any) -> bool:
+    """Whether autograd records what is done with one of them."""
     return torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in values
     )
 
 
 def _where_tensor(condition: Any, a: Any, b: Any) -> Tensor:
-    if not isinstance(condition, Tensor) or (condition.dim() == 0 and _is_followed(a, b)):
+    if not isinstance(condition, Tensor) or (condition.dim() == 0 and is_followed(a, b)):
         # One choice for all: of a formula that does not hold, torch.where would pass on nan.
         return a if condition else b
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
