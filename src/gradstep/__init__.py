@@ -203,24 +203,6 @@ __all__ = [
     "zeros",
 ]
 
-_TORCH_OPTIM = (
-    "ASGD",
-    "LBFGS",
-    "SGD",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "Adamax",
-    "AdamW",
-    "Muon",
-    "NAdam",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
-    "SparseAdam",
-)
-
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
     "Optimizer": "gradstep.optimizer",
@@ -251,11 +233,12 @@ _LATER = {
     "Finding": "gradstep.sight.mistakes",
     "MistakeError": "gradstep.sight.mistakes",
     "MistakeWarning": "gradstep.sight.mistakes",
-    **dict.fromkeys(_TORCH_OPTIM, "gradstep.torch_optim"),
 }
+# All else that is named above is of torch.optim.
+_LATER |= dict.fromkeys({*__all__} - {*globals(), *_LATER}, "gradstep.torch_optim")
 
-# The rules, and a class for each that torch.optim has not, are found in gradstep/rules when one of
-# them is first asked for.
+#: The rules, and a class for each that torch.optim has not, are found when one is first asked for.
+_OF_RULES = ("gradstep.rules", "gradstep.rule_classes")
 
 
 def _classes() -> list[type[Optimizer]]:
@@ -272,7 +255,7 @@ def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     if not name.startswith("_"):
-        for module in ("gradstep.rules", "gradstep.rule_classes"):
+        for module in _OF_RULES:
             found = import_module(module).load()
             if name in found:
                 return found[name]
@@ -280,5 +263,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    found = (import_module(m).load() for m in ("gradstep.rules", "gradstep.rule_classes"))
-    return sorted({*globals(), *_LATER}.union(*found))
+    return sorted({*globals(), *_LATER}.union(*(import_module(m).load() for m in _OF_RULES)))

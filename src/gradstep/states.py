@@ -67,7 +67,7 @@ def begin_states(
     on_device = group.get("capturable") or group.get("fused")
     double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
     for name in own_numbers:
-        number = entry.get(name)
+        number: Any = entry.get(name)
         if number is None:
             value = 0.0 if name == "step" else rule.states[name].value
             number = numbers[value] if isinstance(value, str) else value

@@ -144,7 +144,7 @@ def run_differentiable(
     followed = [n for n, old in update.numbers.items() if is_followed(old, new_states.get(n))]
     for name in followed:
         old = update.numbers[name]
-        entry[name] = torch.as_tensor(new_states[name]).to(old.dtype).reshape(old.shape)
+        entry[name] = torch.as_tensor(new_states[name], dtype=old.dtype).reshape(old.shape)
     with torch.no_grad():
         _write_numbers(update, new_states, followed)
 
