@@ -6,6 +6,7 @@ Every operation is one IEEE operation.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -84,6 +85,12 @@ class ElementCode:
         elif self.real is F32:
             value = self.builder.fptrunc(value, F32)
         self.values[id(node)] = self._in_all_lanes(value)
+
+    def numbers(self, nodes: Sequence[Node], row: Any) -> None:
+        """Read the host's numbers for a tensor from its row."""
+        for position, node in enumerate(nodes):
+            address = self.builder.gep(row, [ir.Constant(I64, position)], source_etype=F64)
+            self.number(node, self.builder.load(address, typ=F64))
 
     def write(self, node: Node) -> None:
         """Write one operation; its arguments have been written."""
@@ -209,3 +216,11 @@ class ElementCode:
 
 def _is_truth(kind: Any) -> bool:
     return bool(kind == I1 or (isinstance(kind, ir.VectorType) and kind.element == I1))
+
+
+def as_type(builder: Any, value: Any, kind: Any) -> Any:
+    """A float32 or float64 as the other, or as it is; vectors likewise."""
+    if value.type == kind:
+        return value
+    to_double = kind == F64 or getattr(kind, "element", None) == F64
+    return builder.fpext(value, kind) if to_double else builder.fptrunc(value, kind)

@@ -45,9 +45,7 @@ def _write_chunk_loop(module: ir.Module, outline: KernelOutline) -> ir.Function:
     *pointers, count, row = function.args
     builder = internal(function, *pointers)
     element = ElementCode(builder, memory.real)
-    for position, node in enumerate(outline.numbers):
-        address = builder.gep(row, [ir.Constant(I64, position)], source_etype=F64)
-        element.number(node, builder.load(address, typ=F64))
+    element.numbers(outline.numbers, row)
     for node in graph.order:
         if node.operation == "constant":
             element.values[id(node)] = element.constant(node.constant())

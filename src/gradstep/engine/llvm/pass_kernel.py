@@ -41,10 +41,7 @@ I8 = ir.IntType(8)
 def write_pass(outline: PassOutline) -> str:
     """The code of a pass: a module with the function ``run``."""
     module = ir.Module(name="gradstep_pass")
-    line = write_line(module, outline)
-    together = side_by_side(outline)
-    several = write_together(module, outline, together) if together else None
-    _Run(module, outline, line, several, together).write()
+    _Run(module, outline).write()
     return str(module)
 
 
@@ -66,20 +63,14 @@ class _Tile:
 
 
 class _Run:
-    """Writes ``run``, from the functions for a line, and for several if there is one."""
+    """Writes ``run``, and the functions that it calls for a line, and for several if that goes."""
 
-    def __init__(
-        self,
-        module: ir.Module,
-        outline: PassOutline,
-        line: ir.Function,
-        several: ir.Function | None,
-        together: int,
-    ) -> None:
+    def __init__(self, module: ir.Module, outline: PassOutline) -> None:
         self.outline = outline
-        self.line = line
-        self.several = several
-        self.together = together
+        self.line = write_line(module, outline)
+        self.together = side_by_side(outline)
+        if self.together:
+            self.several = write_together(module, outline, self.together)
         self.sums = [node for node, _ in outline.sums]
         self.sum_code = SumCode(module, real_type(outline))
         kind = ir.FunctionType(
@@ -90,9 +81,8 @@ class _Run:
 
     def write(self) -> None:
         """The walk over tiles, over their matrices, and over the lines of those."""
-        blocks = ("entry", "take", "tile", "outer", "line", "several", "one", "next_outer",
-                  "tile_end", "done")  # fmt: skip
-        entry, take, begin, outer, lines, several, single, next_outer, tile_end, done = (
+        blocks = ("entry", "take", "tile", "outer", "line", "one", "next_outer", "tile_end", "done")
+        entry, take, begin, outer, lines, single, next_outer, tile_end, done = (
             self.function.append_basic_block(name) for name in blocks
         )
         self.b = b = ir.IRBuilder(entry)
@@ -125,23 +115,20 @@ class _Run:
         b.position_at_end(lines)
         m = b.phi(I64, "m")
         m.add_incoming(f["middle"], outer)
-        if self.several is None:
-            b.branch(single)
-        else:
+        if self.together:
             # The last line may be shorter, and is never one of several.
+            several = self.function.append_basic_block("several")
             after_several = b.add(m, ir.Constant(I64, self.together))
             rest = b.and_(f["inners"], ir.Constant(I64, LANES - 1))
             whole = b.icmp_signed("==", rest, ir.Constant(I64, 0))
             enough = b.icmp_signed("<", after_several, middle_end)
             b.cbranch(b.and_(whole, enough), several, single)
-
-        b.position_at_end(several)
-        if self.several is None:
-            b.unreachable()
-        else:
-            self._lines_together(self.several, tile, o, m)
+            b.position_at_end(several)
+            self._lines_together(tile, o, m)
             m.add_incoming(after_several, b.block)
             b.branch(lines)
+        else:
+            b.branch(single)
 
         b.position_at_end(single)
         following_m = b.add(m, one)
@@ -231,7 +218,7 @@ class _Run:
         total = self.b.load(self.totals[k], typ=F64)
         self.b.store(combined(self.b, self.sums[k], total, value), self.totals[k])
 
-    def _lines_together(self, function: ir.Function, tile: _Tile, o: Any, m: Any) -> None:
+    def _lines_together(self, tile: _Tile, o: Any, m: Any) -> None:
         """Sum several lines from ``m`` on, and add their sums up one by one."""
         b, f = self.b, tile.fields
         column_index = b.add(b.mul(o, f["inner_size"]), f["inner"])
@@ -240,7 +227,7 @@ class _Run:
             own_m = b.add(m, ir.Constant(I64, k))
             line_number = b.add(b.mul(o, f["middle_size"]), own_m)
             arguments += self._addresses(tile, o, own_m, line_number, column_index)
-        b.call(function, [*arguments, f["inners"], tile.row, self.line_sums])
+        b.call(self.several, [*arguments, f["inners"], tile.row, self.line_sums])
         for position in range(self.together * len(self.sums)):
             place = b.gep(self.line_sums, [ir.Constant(I64, position)], source_etype=F64)
             self._add_to_total(position % len(self.sums), b.load(place, typ=F64))

@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.engine.llvm.element import F32, F64, I64, POINTER, VOID, ElementCode, Memory
+from gradstep.engine.llvm.element import F32, F64, I64, POINTER, VOID, ElementCode, Memory, as_type
 from gradstep.engine.llvm.loop import counted, internal
 from gradstep.engine.outline import Column, PassOutline
 
@@ -37,7 +37,7 @@ def write_line(module: ir.Module, outline: PassOutline) -> ir.Function:
     *pointers, count, row = function.args
     builder = internal(function, *pointers)
     element = ElementCode(builder, real_type(outline))
-    read_numbers(builder, outline, row, [element])
+    given(element, outline, row)
     columns, buffers = pointers[: len(outline.columns)], pointers[len(outline.columns) :]
     memories = [Memory(c.storage, outline.half_instructions) for c in outline.columns]
     along = [lies_along(outline, column) for column in outline.columns]
@@ -66,26 +66,10 @@ def write_line(module: ir.Module, outline: PassOutline) -> ir.Function:
     return function
 
 
-def read_numbers(
-    builder: ir.IRBuilder, outline: PassOutline, row: Any, elements: list[ElementCode]
-) -> None:
-    """Put the host's numbers and the constants where the elements' code finds them."""
-    for position, node in enumerate(outline.numbers):
-        address = builder.gep(row, [ir.Constant(I64, position)], source_etype=F64)
-        number = builder.load(address, typ=F64)
-        for element in elements:
-            element.number(node, number)
-    for element in elements:
-        for node in outline.work:
-            for argument in node.arguments:
-                if argument.operation == "constant":
-                    constant = element.constant(argument.constant())
-                    element.values[id(argument)] = constant
-
-
-def as_type(builder: Any, value: Any, kind: Any) -> Any:
-    """A float32 or float64 as the other, or as it is; vectors likewise."""
-    if value.type == kind:
-        return value
-    to_double = kind == F64 or getattr(kind, "element", None) == F64
-    return builder.fpext(value, kind) if to_double else builder.fptrunc(value, kind)
+def given(element: ElementCode, outline: PassOutline, row: Any) -> None:
+    """Put the host's numbers and the constants where the element's code finds them."""
+    element.numbers(outline.numbers, row)
+    for node in outline.work:
+        for argument in node.arguments:
+            if argument.operation == "constant":
+                element.values[id(argument)] = element.constant(argument.constant())

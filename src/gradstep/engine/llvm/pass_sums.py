@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.engine.llvm.element import F32, F64, I64, POINTER, VOID
+from gradstep.engine.llvm.element import F32, F64, I64, POINTER, VOID, as_type
 from gradstep.engine.llvm.loop import counted, internal
 from gradstep.rule.graph import Node
 
@@ -54,7 +54,7 @@ class LaneSum:
 
     def add(self, values: Any) -> None:
         """Take in a vector of values."""
-        wide = values if values.type == F64_LANES else self._b.fpext(values, F64_LANES)
+        wide = as_type(self._b, values, F64_LANES)
         self._total = combined(self._b, self._node, self._total, wide)
 
     def close(self) -> None:
@@ -142,8 +142,7 @@ class SumCode:
         b = internal(function, into, line)
         with counted(b, count) as index:
             address = b.gep(line, [index], source_etype=self._real)
-            value = b.load(address, typ=self._real)
-            wide = value if self._real is F64 else b.fpext(value, F64)
+            wide = as_type(b, b.load(address, typ=self._real), F64)
             place = b.gep(into, [index], source_etype=F64)
             start = ir.Constant(F64, neutral(node))
             before = b.select(is_first, start, b.load(place, typ=F64))

@@ -12,9 +12,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.engine.llvm.element import F64, I64, POINTER, VOID, ElementCode, Memory
+from gradstep.engine.llvm.element import F64, I64, POINTER, VOID, ElementCode, Memory, as_type
 from gradstep.engine.llvm.loop import counted, internal
-from gradstep.engine.llvm.pass_line import as_type, lies_along, read_numbers, real_type
+from gradstep.engine.llvm.pass_line import given, lies_along, real_type
 from gradstep.engine.llvm.pass_sums import LANES, LaneSum
 from gradstep.engine.llvm.prefetch import prefetch
 from gradstep.engine.outline import ITEM_BYTES, PassOutline
@@ -52,7 +52,8 @@ def write_together(module: ir.Module, outline: PassOutline, together: int) -> ir
     lines = [pointers[k * width : (k + 1) * width] for k in range(together)]
     vector = ir.VectorType(real_type(outline), LANES)
     elements = [ElementCode(builder, vector.element, LANES) for _ in lines]
-    read_numbers(builder, outline, row, elements)
+    for element in elements:
+        given(element, outline, row)
     memories = [Memory(column.storage, outline.half_instructions) for column in outline.columns]
     before = builder.block
     with counted(builder, count, LANES) as index:
