@@ -10,6 +10,7 @@ from torch import Tensor
 from gradstep.engine.plan import Plan
 from gradstep.engine.update import is_matrix
 from gradstep.parameter_groups import Groups
+from gradstep.rule.free_variables import FreeVariables
 from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.trace import trace
@@ -43,6 +44,8 @@ class GroupRun:
         self.flags: list[Any] | None = None
         #: Whether a parameter has rows and columns -> its graph; one for both if nothing differs.
         self.graphs: dict[bool, Graph] = {}
+        #: What the rule read beside its arguments when it was traced; None if nothing.
+        self.free: FreeVariables | None = None
         #: Which parameters had a gradient, () for all -> the plan for those.
         self.plans: dict[tuple[bool, ...], Planned] = {}
         self.kernels: dict[Any, Any] = {}
@@ -79,11 +82,14 @@ class GroupRun:
         plain = {**numbers, **floats}
         if self.flags != flags or not all(g.holds_for(plain) for g in self.graphs.values()):
             self.graphs = {}
+        if self.free is not None and not self.free.unchanged():
+            self.graphs = {}
         kinds = {is_matrix(p) for p in group["params"]} or {True}
         if not rule.tells_vectors_apart:
             kinds = {True, False}
         traces = not kinds <= set(self.graphs)
         if traces:
+            self.free = FreeVariables(rule) or None
             maximize = bool(group.get("maximize", False))
             if rule.tells_vectors_apart:
                 self.graphs = {k: trace(rule, plain, maximize, k, scale is not None) for k in kinds}

@@ -144,6 +144,7 @@ class Planning(Groups):
             # Equal floats need no second look; tensors and lists may change inside.
             raw, known = self.read_options(group), run.raw
             unchanged = known is not None and raw == known and type(raw[0]) is type(known[0])
+            unchanged = unchanged and (run.free is None or run.free.unchanged())
         except Exception:
             unchanged = False
         if not unchanged or "grad_scale" in self.__dict__ or "loss" in self.number_names:

@@ -217,6 +217,13 @@ class Rule:
             g.recorder.stage = len(self.stages)
         return self.join(*directions[1:]), new_states
 
+    def functions(self) -> list[Callable[..., Any]]:
+        """The functions that it is made of, those of its stages included."""
+        if self.function is not None:
+            return [self.function]
+        inside = [function for stage, _ in self.stages for function in stage.functions()]
+        return inside if self.join is None else [*inside, self.join]
+
     def parts(self) -> tuple[Rule, ...]:
         """The rules that it is made of, each with the defaults that it has in it."""
         values = self.hyperparameters
@@ -285,6 +292,11 @@ def rule(
         def heavy_ball(g, velocity, *, momentum=0.9):
             velocity = momentum * velocity + g
             return velocity, velocity
+
+    A global, a variable of an enclosing function or an attribute that it reads is looked at again
+    before each step: where it has another value, the rule is traced anew, which a hyperparameter
+    spares. What cannot be looked at (a generator of random numbers, the time, a large list) is
+    refused.
 
     Args:
         function: the function.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import linecache
 import sys
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NoReturn, Protocol
 
 from gradstep.rule.graph import Node
@@ -30,13 +30,14 @@ def calling_frame() -> FrameType | None:
 def refuse(problem: str, remedy: str) -> NoReturn:
     """Raise a RuleError with the offending line, the problem and the way out."""
     frame = calling_frame()
-    place = ""
-    if frame is not None:
-        code = frame.f_code
-        text = linecache.getline(code.co_filename, frame.f_lineno).strip()
-        place = f"rule {code.co_name}, line {frame.f_lineno}"
-        place += f":\n    {text}\n" if text else ": "
+    place = "" if frame is None else quoted(frame.f_code, frame.f_lineno)
     raise RuleError(f"{place}{problem} {remedy}")
+
+
+def quoted(code: CodeType, line: int) -> str:
+    """Where in a rule something stands, with the line itself, to begin a message with."""
+    text = linecache.getline(code.co_filename, line).strip()
+    return f"rule {code.co_name}, line {line}" + (f":\n    {text}\n" if text else ": ")
 
 
 class Recorder(Protocol):

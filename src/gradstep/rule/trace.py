@@ -235,7 +235,7 @@ def trace(
         number = is_number(default)
         inputs[name] = recorder.input(name) if number else values[name]
 
-    functions = {id(f.__code__) for f in _functions(rule)}
+    functions = {id(f.__code__) for f in rule.functions()}
 
     def on_return(frame: FrameType, event: str, argument: Any) -> None:
         # The last variables have no later operation to be found by.
@@ -288,13 +288,6 @@ def trace(
         order=in_order([new_weight, *(a for _, _, a in after)]),
         stages=(*rule.stage_names(), "step") if rule.stages else (),
     )
-
-
-def _functions(rule: Rule) -> list[Any]:
-    if rule.function is not None:
-        return [rule.function]
-    inside = [f for stage, _ in rule.stages for f in _functions(stage)]
-    return inside if rule.join is None else [*inside, rule.join]
 
 
 def _tensor(rule: Rule, name: str, value: Any, extent: str = "element") -> Any:
