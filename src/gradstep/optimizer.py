@@ -20,6 +20,7 @@ from gradstep.engine.plan import ENGINES, Launch, check_dimensions
 from gradstep.engine.update import is_matrix
 from gradstep.group_run import as_float
 from gradstep.parameter_groups import Places as Places
+from gradstep.parameter_names import ParameterNames
 from gradstep.planning import Planning
 from gradstep.rule.definition import Rule
 from gradstep.rule.schedule import as_schedule, at_start
@@ -105,6 +106,7 @@ class Optimizer(Planning):
         self.rule = replace(rule, hyperparameters=numbers) if scheduled else rule
         self.engine = engine
         self._schedules = Schedules(defaults)
+        self._names = ParameterNames()
         defaults = {n: at_start(as_schedule(v)) for n, v in defaults.items()}
         # As in torch's own: GradScaler then leaves scale and verdict to the step, which has both in
         # its one pass. Gradients stay scaled; torch's fused step writes over them.
@@ -231,7 +233,7 @@ class Optimizer(Planning):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"rule": self.rule, "engine": self.engine, "_schedules": self._schedules}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **own, "_names": self._names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = "defaults" not in state

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engine.update import describe
+from gradstep.parameter_names import ParameterNames
 from gradstep.rule.combine import chain
 from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import Interval, check_number, is_number
@@ -39,6 +40,7 @@ class Groups(torch.optim.Optimizer):
     number_names: tuple[str, ...]
     flag_names: tuple[str, ...]
     _schedules: Schedules
+    _names: ParameterNames
     _places: ClassVar[Places] = {}
     #: Whether states exist from construction on (as in torch's Adagrad) or from the first step.
     _states_at_construction = False
@@ -58,6 +60,7 @@ class Groups(torch.optim.Optimizer):
         """Forget what was known of earlier steps: groups and states have been exchanged."""
         self._prepare_reading(self.defaults)
         self._schedules.begin_anew(self.param_groups)
+        self._names.follow(self.param_groups)
 
     # Numbers.
 
@@ -138,6 +141,7 @@ class Groups(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         self._schedules.add_group(group, found)
+        self._names.begin(group)
         if self._states_at_construction:
             numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
             numbers["lr"] = group["lr"]
@@ -167,6 +171,7 @@ class Groups(torch.optim.Optimizer):
         values = {n: v for n, v in self.defaults.items() if n in rule.hyperparameters}
         trace(whole, {**whole.hyperparameters, **values, "lr": 0.0})
         self.rule = whole
+        self._schedules.follow(self.param_groups)
         for number, group in enumerate((*self.param_groups, self.defaults)):
             group.update({n: at_start(v) for n, v in stage.hyperparameters.items()})
             if group is not self.defaults:
@@ -191,14 +196,21 @@ class Groups(torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             for position, q in enumerate(group["params"]):
                 if q is p:
-                    names = group.get("param_names")
-                    if names:
-                        return str(names[position])
-                    return f"parameter {position} of group {number} (shape {tuple(p.shape)})"
+                    names = self._names.of(group)
+                    return (names and names[position]) or _place(number, position, p)
         return f"a parameter of shape {tuple(p.shape)}"
+
+    def names_in(self, group: Mapping[str, Any]) -> list[str | None] | None:
+        """The name that each parameter of a group was given with; None if the group has none."""
+        return self._names.of(group)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter with the name that messages use."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                yield self.name_of(p), p
+        for number, group in enumerate(self.param_groups):
+            names = self._names.of(group)
+            for position, p in enumerate(group["params"]):
+                yield (names and names[position]) or _place(number, position, p), p
+
+
+def _place(number: int, position: int, p: Tensor) -> str:
+    return f"parameter {position} of group {number} (shape {tuple(p.shape)})"

@@ -68,6 +68,10 @@ class Planning(Groups):
         if not self._runs:  # after a checkpoint was loaded: which processes take part?
             for run in map(self._run, range(len(self.param_groups))):
                 self._read(run)
+        if len(self._runs) > len(self.param_groups):  # groups have been taken out
+            kept = range(len(self.param_groups))
+            self._runs = {index: run for index, run in self._runs.items() if index in kept}
+            self._names.follow(self.param_groups)
         if self._mesh is not None:
             self._check_agreement()
         if "loss" in self.number_names:
@@ -178,6 +182,8 @@ class Planning(Groups):
         group = run.group
         if not {is_matrix(p) for p in params} <= set(run.graphs):
             self._read(run)  # the group has gained the first vector, or the first matrix
+        if "param_names" in group:
+            self._names.follow_one(group)
         if len({id(p) for p in params}) != len(params):
             twice = next(i for i, p in enumerate(params) if any(p is q for q in params[:i]))
             raise ValueError(

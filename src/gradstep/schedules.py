@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from operator import is_
 from typing import Any
 
 from gradstep.rule.schedule import Schedule, as_schedule
@@ -27,11 +28,13 @@ class Schedules:
     def __init__(self, defaults: Mapping[str, Any]) -> None:
         self._defaults = _found({n: as_schedule(v) for n, v in defaults.items()})
         self._groups: list[dict[Place, Schedule]] = []
+        #: The groups that these belong to: whoever takes one out takes its schedules along.
+        self._held: list[MutableMapping[str, Any]] = []
         #: What was put into the groups last, by group and place: nobody else may change it.
         self._written: dict[tuple[int, Place], Any] = {}
 
     def __bool__(self) -> bool:
-        return any(self._groups)
+        return bool(self._defaults) or any(self._groups)
 
     def add_group(self, group: MutableMapping[str, Any], given: Mapping[str, Any]) -> None:
         """Take in a new group.
@@ -43,11 +46,13 @@ class Schedules:
         own = {place: s for place, s in self._defaults.items() if place[0] not in given}
         own.update(_found(given))
         self._groups.append({})
+        self._held.append(group)
         self._add(len(self._groups) - 1, group, own)
 
     def drop_last(self) -> None:
         """The last group has been taken out again."""
         self._groups.pop()
+        self._held.pop()
 
     def add_to_group(
         self, number: int, group: MutableMapping[str, Any], given: Mapping[str, Any]
@@ -65,12 +70,41 @@ class Schedules:
 
     def begin_anew(self, groups: Sequence[MutableMapping[str, Any]]) -> None:
         """Groups have been loaded: whatever they hold is where to go on from."""
-        for number, (own, group) in enumerate(zip(self._groups, groups, strict=False)):
-            if own:
-                group.setdefault(COUNT, 0)
+        self.follow(groups)
+        for number, (own, group) in enumerate(zip(self._groups, groups, strict=True)):
             self._written.update({(number, place): _read(group, place) for place in own})
             if ("lr", None) in own:  # of the run that was saved; none drives this one yet
                 group.pop("initial_lr", None)
+
+    def follow(self, groups: Sequence[MutableMapping[str, Any]]) -> None:
+        """See which groups are there by now.
+
+        A group that is new has the schedules of the one whose parameters it holds; whatever else it
+        holds is where to go on from. One of nobody's parameters has schedules only if it counts:
+        those of the defaults whose numbers stand in it.
+        """
+        if len(groups) == len(self._held) and all(map(is_, groups, self._held)):
+            return
+        places = {id(group): number for number, group in enumerate(self._held)}
+        for number, group in enumerate(self._held):
+            places.update({id(p): number for p in group["params"]})
+        known, schedules, written = self._held, self._groups, self._written
+        self._held, self._groups, self._written = list(groups), [], {}
+        for number, group in enumerate(groups):
+            keys = (id(group), *map(id, group["params"]))
+            before = next((places[key] for key in keys if key in places), None)
+            if before is not None:
+                own = dict(schedules[before])
+            else:
+                own = {p: s for p, s in self._defaults.items() if _stands_in(group, p, s)}
+            self._groups.append(own)
+            for place in own:
+                group.setdefault(COUNT, 0)
+                self._written[number, place] = (
+                    written[before, place]
+                    if before is not None and known[before] is group
+                    else _read(group, place)
+                )
 
     def set_numbers(self, groups: Sequence[MutableMapping[str, Any]]) -> None:
         """Put the numbers of the coming step into the groups.
@@ -81,6 +115,7 @@ class Schedules:
         Raises:
             ValueError: somebody else has changed a number that follows a schedule.
         """
+        self.follow(groups)
         for number, (own, group) in enumerate(zip(self._groups, groups, strict=False)):
             for place, schedule in own.items():
                 if self._held_at_zero(number, group, place):
@@ -129,6 +164,11 @@ def _found(options: Mapping[str, Any]) -> dict[Place, Schedule]:
         elif isinstance(value, tuple):
             found.update({(key, i): v for i, v in enumerate(value) if isinstance(v, Schedule)})
     return found
+
+
+def _stands_in(group: Mapping[str, Any], place: Place, schedule: Schedule) -> bool:
+    """Whether a group that counts holds the number that a schedule gave it last."""
+    return COUNT in group and _read(group, place) == schedule(max(int(group[COUNT]) - 1, 0))
 
 
 def _read(group: Mapping[str, Any], place: Place) -> Any:

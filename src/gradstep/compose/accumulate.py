@@ -35,12 +35,12 @@ class Accumulate(Wrapper):
             raise ValueError(f"Invalid steps: {steps!r}; expected a whole number of at least 1")
         self.steps = steps
         self.mean = mean
-        self.param_groups[0].setdefault("accumulated", 0)
+        self._begin_numbers()
 
     @property
     def pending(self) -> int:
         """How many batches have come since the last step."""
-        return int(self.param_groups[0]["accumulated"])
+        return int(self._numbers()["accumulated"])
 
     def _own_numbers(self) -> Mapping[str, Any]:
         return {"accumulated": 0}
@@ -62,7 +62,7 @@ class Accumulate(Wrapper):
         loss = self._loss_of(closure)
         count = self.pending + 1
         if count < self.steps:
-            self.param_groups[0]["accumulated"] = count
+            self._numbers()["accumulated"] = count
             return loss
         if self.mean and self.steps > 1:
             with torch.no_grad():
@@ -70,13 +70,12 @@ class Accumulate(Wrapper):
                     if p.grad is not None:
                         p.grad.div_(self.steps)
         # First, so that what the optimizer inside saves in a hook is the state between rounds.
-        self.param_groups[0]["accumulated"] = 0
+        self._numbers()["accumulated"] = 0
         self._inner_step(loss)
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """The checkpoint; within a round, with the gradients so far as ``accumulated_gradient``."""
-        saved = super().state_dict()
+    def _save(self) -> dict[str, Any]:
+        saved = super()._save()
         if self.pending:
             for i, p in enumerate(self._weights()):
                 if p.grad is not None:

@@ -90,14 +90,9 @@ class AveragedWeights(Wrapper):
         self._check_training("step")
         return self.optimizer.step(closure)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The checkpoint of the optimizer inside, the averages among its states.
-
-        Raises:
-            RuntimeError: the averages stand in the place of the weights.
-        """
+    def _save(self) -> dict[str, Any]:
         self._check_training("state_dict")
-        return super().state_dict()
+        return super()._save()
 
     def _check_training(self, what: str) -> None:
         if self._kept:

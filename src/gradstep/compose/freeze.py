@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradstep.compose.wrapper import Wrapper
 
@@ -45,11 +46,14 @@ class Freeze(Wrapper):
 
     def frozen(self) -> list[str]:
         """The names of the parameters that stand still."""
+        return [name for name, _ in self._frozen()]
+
+    def _frozen(self) -> list[tuple[str, Tensor]]:
         return [
-            name
+            (name, p)
             for group in self.param_groups
-            for name in group["param_names"]
-            if any(fnmatchcase(name, pattern) for pattern in self.patterns)
+            for name, p in zip(self._names_in(group), group["params"], strict=True)
+            if name is not None and any(fnmatchcase(name, pattern) for pattern in self.patterns)
         ]
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -62,13 +66,9 @@ class Freeze(Wrapper):
             the closure's loss, or None.
         """
         loss = self._loss_of(closure)
-        frozen = set(self.frozen())
-        hidden = []
-        for group in self.param_groups:
-            for name, p in zip(group["param_names"], group["params"], strict=True):
-                if name in frozen and p.grad is not None:
-                    hidden.append((p, p.grad))
-                    p.grad = None
+        hidden = [(p, p.grad) for _, p in self._frozen() if p.grad is not None]
+        for p, _ in hidden:
+            p.grad = None
         try:
             self._inner_step(loss)
         finally:

@@ -46,7 +46,7 @@ class GradientNoise(Wrapper):
             if not value >= 0:
                 raise ValueError(f"Invalid {name}: {value}; it must be at least 0")
         self.eta, self.gamma, self.seed = eta, gamma, seed
-        self.param_groups[0].setdefault("noise_step", 0)
+        self._begin_numbers()
 
     def _own_numbers(self) -> Mapping[str, Any]:
         return {"noise_step": 0}
@@ -61,7 +61,7 @@ class GradientNoise(Wrapper):
             the closure's loss, or None.
         """
         loss = self._loss_of(closure)
-        step = int(self.param_groups[0]["noise_step"])
+        step = int(self._numbers()["noise_step"])
         deviation = float((self.eta / (1 + step) ** self.gamma) ** 0.5)
         generator = torch.Generator().manual_seed((self.seed << 32) + step)
         given = [(p, p.grad) for p in self._weights()]
@@ -82,7 +82,7 @@ class GradientNoise(Wrapper):
         finally:
             for p, gradient in given:
                 p.grad = gradient
-        self.param_groups[0]["noise_step"] = step + 1
+        self._numbers()["noise_step"] = step + 1
         return loss
 
 

@@ -34,8 +34,7 @@ class SkipNonFinite(Wrapper):
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise ValueError(f"Invalid limit: {limit!r}; expected a whole number of at least 0")
         self.limit = limit
-        for name, value in self._own_numbers().items():
-            self.param_groups[0].setdefault(name, value)
+        self._begin_numbers()
 
     def _own_numbers(self) -> Mapping[str, Any]:
         return {"nonfinite": 0, "nonfinite_in_a_row": 0}
@@ -53,11 +52,11 @@ class SkipNonFinite(Wrapper):
             FloatingPointError: more steps in a row than the limit were not; names a weight.
         """
         loss = self._loss_of(closure)
-        group = self.param_groups[0]
         if self._finite():
             self._inner_step(loss)
-            self.param_groups[0]["nonfinite_in_a_row"] = 0
+            self._numbers()["nonfinite_in_a_row"] = 0
             return loss
+        group = self._numbers()
         group["nonfinite"] += 1
         group["nonfinite_in_a_row"] += 1
         if group["nonfinite_in_a_row"] > self.limit:

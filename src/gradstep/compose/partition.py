@@ -37,28 +37,64 @@ class Partition(torch.optim.Optimizer):
     A rule that sums over all parameters, such as ``clip_by_global_norm``, sums over its own part;
     to clip over all, call ``torch.nn.utils.clip_grad_norm_`` before the step.
 
-    Attributes:
-        parts: name -> the part's own optimizer. Its ``state`` is that of the whole; it is saved and
-            stepped with the whole, not by itself.
+    ``param_groups`` and ``state`` may be exchanged and changed by hand, as torch's may: the parts
+    follow.
     """
 
     def __init__(self, parts: Mapping[str, Optimizer]) -> None:
-        self.parts = dict(parts)
-        for name, part in self.parts.items():
+        self._parts = dict(parts)
+        self._linked: list[tuple[dict[str, Any], str]] = []  # what the parts hold by now
+        for name, part in self._parts.items():
             for group in part.param_groups:
                 group["part"] = name
         self._complete = False
-        super().__init__([g for part in self.parts.values() for g in part.param_groups], {})
+        super().__init__([g for part in self._parts.values() for g in part.param_groups], {})
         self._complete = True
-        for part in self.parts.values():
+        for part in self._parts.values():
             self.state.update(part.state)
         self._link()
 
+    @property
+    def parts(self) -> dict[str, Optimizer]:
+        """Name -> the part's own optimizer, with its groups of the whole, and the one state.
+
+        It is saved and stepped with the whole, not by itself.
+
+        Raises:
+            ValueError: a group that was put in by hand and names no part.
+        """
+        self._link()
+        return self._parts
+
     def _link(self) -> None:
-        """Let every part hold its groups of the whole, and the one state."""
-        for name, part in self.parts.items():
-            part.param_groups = [g for g in self.param_groups if g["part"] == name]
-            part.state = self.state
+        """Let every part hold its groups of the whole, and the one state, as they are by now."""
+        groups, parts = self.param_groups, self._parts.values()
+        if (
+            len(groups) == len(self._linked) == sum(len(part.param_groups) for part in parts)
+            and all(
+                group is g and group.get("part") == name
+                for group, (g, name) in zip(groups, self._linked, strict=True)
+            )
+            and all(part.state is self.state for part in parts)
+        ):
+            return
+        known = {id(g) for g in groups} | {id(g) for g, _ in self._linked}
+        for name, part in self._parts.items():
+            for group in part.param_groups:
+                if id(group) not in known:  # added to the part alone
+                    group["part"] = name
+                    groups.append(group)
+        own: dict[str, list[dict[str, Any]]] = {name: [] for name in self._parts}
+        for number, group in enumerate(groups):
+            if group.get("part") not in own:
+                raise ValueError(
+                    f"group {number} of param_groups names the part {group.get('part')!r}; the "
+                    f"parts are {', '.join(own)}. Say which under 'part'"
+                )
+            own[group["part"]].append(group)
+        for name, part in self._parts.items():
+            part.param_groups, part.state = own[name], self.state
+        self._linked = [(group, group["part"]) for group in groups]
 
     @torch._disable_dynamo
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -116,6 +152,7 @@ class Partition(torch.optim.Optimizer):
             part.param_groups.pop()
             part._schedules.drop_last()
             raise
+        self._link()
 
     # Checkpoints.
 
@@ -124,10 +161,12 @@ class Partition(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "defaults" in state:
-            super().__setstate__(state)
+            self._parts = state["parts"]
+            self._linked = [(group, group["part"]) for group in state["param_groups"]]
+            super().__setstate__({n: v for n, v in state.items() if n != "parts"})
             self._link()
             return
-        groups, given = state["param_groups"], self._given
+        parts, groups, given = self.parts, state["param_groups"], self._given
         for number, (loaded, own) in enumerate(zip(groups, self.param_groups, strict=True)):
             if loaded.get("part") != own["part"]:
                 raise ValueError(
@@ -135,7 +174,7 @@ class Partition(torch.optim.Optimizer):
                     f"{loaded.get('part')!r}, and here of {own['part']!r}"
                 )
         checked: defaultdict[Any, Any] = defaultdict(dict)
-        for name, part in self.parts.items():
+        for name, part in parts.items():
             places = [i for i, group in enumerate(groups) if group["part"] == name]
             own_groups = [groups[i] for i in places]
             params = [p for group in own_groups for p in group["params"]]

@@ -54,22 +54,55 @@ class Wrapper(torch.optim.Optimizer):
                     f"outside, as {other}({kind}(…))"
                 )
         self.optimizer: Any = optimizer
-        self.defaults = optimizer.defaults
+        self._holder: dict[str, Any] = {}  # the group that the wrapper's numbers stand in
         super().__setstate__({})  # hooks of its own, and no groups of its own
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The groups of the optimizer inside."""
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of the optimizer inside, which may be exchanged."""
         return self.optimizer.param_groups
 
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.optimizer.param_groups = groups
+
     @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The states of the optimizer inside."""
+    def state(self) -> Any:
+        """The states of the optimizer inside, which may be exchanged."""
         return self.optimizer.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.optimizer.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of the optimizer inside, which may be exchanged."""
+        return self.optimizer.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.optimizer.defaults = defaults
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters to the optimizer inside."""
         self.optimizer.add_param_group(param_group)
+
+    @torch._disable_dynamo
+    def state_dict(self) -> dict[str, Any]:
+        """The checkpoint: that of the optimizer inside, with what the wrapper adds to it."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        self._numbers()
+        saved = self._save()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, saved)
+            saved = saved if changed is None else changed
+        return saved
+
+    def _save(self) -> dict[str, Any]:
+        saved: dict[str, Any] = self.optimizer.state_dict()
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint, of the wrapper or of the optimizer inside alone.
@@ -85,23 +118,47 @@ class Wrapper(torch.optim.Optimizer):
             post_hook(self)
 
     def _load(self, state_dict: dict[str, Any]) -> None:
-        own = self._own_numbers()
         self.optimizer.load_state_dict(state_dict)
-        for name, value in own.items():
-            self.param_groups[0].setdefault(name, value)
+        self._begin_numbers()
 
     def _own_numbers(self) -> Mapping[str, Any]:
         """What the wrapper keeps in the first group, and how it starts."""
         return {}
+
+    def _begin_numbers(self) -> None:
+        """Put the wrapper's numbers into the first group, as they start, if it has none yet."""
+        self._holder = {}
+        self._numbers()
+
+    def _numbers(self) -> dict[str, Any]:
+        """The group that holds the wrapper's numbers: the first, whichever that is by now."""
+        groups = self.param_groups
+        if groups and groups[0] is not self._holder:
+            for name, start in self._own_numbers().items():
+                groups[0].setdefault(name, self._holder.get(name, start))
+            self._holder = groups[0]
+        return self._holder
 
     def name_of(self, p: Tensor) -> str:
         """The parameter's name in the model if the optimizer was given names, else its place."""
         for number, group in enumerate(self.param_groups):
             for position, q in enumerate(group["params"]):
                 if q is p:
-                    names = group.get("param_names")
-                    return str(names[position]) if names else f"{number}.{position}"
+                    return self._names_in(group)[position] or f"{number}.{position}"
         raise ValueError("the optimizer does not hold this parameter")
+
+    def _names_in(self, group: Mapping[str, Any]) -> list[str | None]:
+        """The name of each parameter of a group that it was given with; None for one without."""
+        *_, core = _inside(self)
+        if isinstance(core, Partition):
+            core = core.parts[group["part"]]
+        if isinstance(core, Optimizer):
+            names = core.names_in(group)
+        else:
+            names = group.get("param_names")
+        if names is None or len(names) != len(group["params"]):
+            return [None] * len(group["params"])
+        return names
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks, and a step that a scheduler has put in the place of this one, stay behind.
