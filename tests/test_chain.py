@@ -277,9 +277,9 @@ def test_hyperparameters_are_set_by_the_names_of_the_chain() -> None:
         gradstep.Optimizer([weight], rule, weight_decay=0.5)
     with pytest.raises(ValueError, match="decay_weights_weight_decay must be at least 0"):
         gradstep.Optimizer([weight], rule, decay_weights_weight_decay=-0.5)
-    group["decay_weights_weight_decay"] = -1.0
+    group["decay_weights_weight_decay"] = "0.5"
     weight.grad = torch.ones(3)
-    with pytest.raises(ValueError, match="decay_weights_weight_decay must be at least 0"):
+    with pytest.raises(TypeError, match="decay_weights_weight_decay takes a number"):
         optimizer.step()
     assert weight.tolist() == [0, 0, 0]
 

@@ -525,8 +525,8 @@ def with_value(value: Any, *path: Any) -> Callable[[dict[str, Any]], None]:
         (with_value(float("nan"), "param_groups", 0, "lr"), "learning rate: nan"),
         (with_value("fast", "param_groups", 0, "lr"), "learning rate: 'fast'"),
         (with_value((0.9,), "param_groups", 0, "betas"), "betas"),
-        (with_value((0.9, 1.5), "param_groups", 0, "betas"), "beta"),
-        (with_value(-1, "param_groups", 0, "eps"), "eps"),
+        (with_value((0.9, None), "param_groups", 0, "betas"), "beta"),
+        (with_value("small", "param_groups", 0, "eps"), "eps"),
         (with_value("no", "param_groups", 0, "amsgrad"), "amsgrad"),
     ],
 )

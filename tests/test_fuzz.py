@@ -304,7 +304,6 @@ def number_spoils(group: dict[str, Any]) -> dict[str, Callable[[], Repair]]:
 
     return {
         "lr nan": number("lr", float("nan")),
-        "lr negative": number("lr", -0.1),
         "lr text": number("lr", "0.1"),
         "lr None": number("lr", None),
         "a parameter twice": twice,

@@ -27,8 +27,8 @@ class Holder(Defaults, Protocol):
     rule: Rule
     group_keys: tuple[str, ...]
 
-    def check_group(self, group: Mapping[str, Any]) -> None:
-        """Raise unless a group's options are allowed."""
+    def check_changed(self, group: Mapping[str, Any]) -> None:
+        """Raise unless a step can be made with a group's options."""
 
     def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
         """A rule's hyperparameter, from where it stands in a group."""
@@ -198,7 +198,7 @@ def checked_state(
         options = set(group)
         for key, default in optimizer.defaults.items():
             group.setdefault(key, default)
-        optimizer.check_group(group)
+        optimizer.check_changed(group)
         values = {n: optimizer.hyperparameter(group, n) for n in rule.hyperparameters}
         for p in group["params"]:
             entry = {**state.get(p, {}), **own_numbers.get(p, {})}

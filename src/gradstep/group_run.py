@@ -12,7 +12,7 @@ from gradstep.engine.update import is_matrix
 from gradstep.parameter_groups import Groups
 from gradstep.rule.free_variables import FreeVariables
 from gradstep.rule.graph import Graph
-from gradstep.rule.hyperparameter import is_number
+from gradstep.rule.hyperparameter import is_number, like_default
 from gradstep.rule.trace import trace
 
 
@@ -64,13 +64,13 @@ class GroupRun:
             TypeError, ValueError: an option that is not allowed.
         """
         group, rule = self.group, groups.rule
-        groups.check_group(group)
+        groups.check_changed(group)
         raw = groups.read_options(group)
         numbers = {n: groups.hyperparameter(group, n) for n in rule.hyperparameters}
         flags = [numbers[n] for n in groups.flag_names]
         # What gives states their shapes: another value asks for a look with care at those that are.
         flags += [_as_given(numbers[n]) for state in rule.states.values() for n in state.of]
-        flags += [group.get("maximize", False), group.get("differentiable", False)]
+        flags += [bool(group.get("maximize")), bool(group.get("differentiable"))]
         floats = {
             n: as_float(v)
             for n, v in (("lr", group["lr"]), *numbers.items())
@@ -98,7 +98,8 @@ class GroupRun:
                 self.graphs = dict.fromkeys(kinds, graph)
             self.flags = flags
             self.plans, self.kernels = {}, {}
-        self.numbers = {n: _as_given(v) for n, v in (("lr", group["lr"]), *numbers.items())}
+        lr = like_default(group["lr"], rule.lr)
+        self.numbers = {n: _as_given(v) for n, v in (("lr", lr), *numbers.items())}
         self.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else scale
         if "loss" in groups.number_names:
             sign = -1.0 if group.get("maximize") else 1.0  # what is climbed is its negative

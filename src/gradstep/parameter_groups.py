@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
@@ -14,7 +15,13 @@ from gradstep.engine.update import describe
 from gradstep.parameter_names import ParameterNames
 from gradstep.rule.combine import chain
 from gradstep.rule.definition import Rule
-from gradstep.rule.hyperparameter import Interval, check_number, is_number
+from gradstep.rule.hyperparameter import (
+    Interval,
+    check_number,
+    is_number,
+    is_truth_value,
+    like_default,
+)
 from gradstep.rule.schedule import as_schedule, at_start
 from gradstep.rule.trace import trace
 from gradstep.schedules import Schedules
@@ -54,6 +61,7 @@ class Groups(torch.optim.Optimizer):
         self.read_options = itemgetter(*self.group_keys)
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
         self.number_names = ("lr", *numeric, "grad_scale", *["loss"] * ("loss" in rule.inputs))
+        self._warned: set[str] = set()  # options that were set to what makes no sense
         self.flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
 
     def begin_anew(self) -> None:
@@ -66,6 +74,10 @@ class Groups(torch.optim.Optimizer):
 
     def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
         """A hyperparameter of the rule, from where it stands in a group."""
+        return like_default(self._raw(group, name), self.rule.hyperparameters[name])
+
+    def _raw(self, group: Mapping[str, Any], name: str) -> Any:
+        """The same, as it was given."""
         place = self._places.get(name)
         if place is None:
             return group[name]
@@ -77,21 +89,75 @@ class Groups(torch.optim.Optimizer):
         return pair[index]
 
     def check_group(self, group: Mapping[str, Any]) -> None:
-        """Raise unless every option of a group is allowed.
+        """Raise unless every option of a new group is allowed.
 
         Raises:
             TypeError: of the wrong type.
             ValueError: nan, or out of range.
         """
-        check_number("lr", group["lr"], Interval(0.0))
-        for name in self.rule.hyperparameters:
-            spoken = None
-            if name in self._places:
-                key, index = self._places[name]
-                spoken = f"{key.removesuffix('s')} parameter at index {index}"
-            self.rule.check(name, self.hyperparameter(group, name), spoken)
+        for name in ("lr", *self.rule.hyperparameters):
+            self._check_option(group, name, self._range(name))
+        self._check_directions(group)
+
+    def check_changed(self, group: Mapping[str, Any]) -> None:
+        """Raise unless a step can be made with the options that a group has by now.
+
+        As torch.optim: ranges hold for new groups, and what a scheduler or a user sets later, or a
+        checkpoint brings, is taken. What is out of its range by more than a rounding is warned of,
+        once.
+
+        Raises:
+            TypeError: of the wrong type.
+            ValueError: nan, or out of range for a number that gives states their shapes.
+        """
+        try:
+            return self.check_group(group)
+        except ValueError as error:
+            odd = str(error)
+        shaping = {n for state in self.rule.states.values() for n in state.of}
+        names = ("lr", *self.rule.hyperparameters)
+        for name in names:
+            self._check_option(group, name, self._range(name) if name in shaping else Interval())
+        self._check_directions(group)
+        said = {n: self._refusal(group, n, self._range(n)) for n in names}
+        if not any(said.values()):  # it is two options together
+            self._warn_of(odd, odd)
+        for name, refusal in said.items():
+            if refusal and self._refusal(group, name, self._range(name).widened()):
+                self._warn_of(name, refusal)
+
+    def _warn_of(self, key: str, said: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(
+                f"{said}. It was set after the optimizer was made, and is taken as it is, as "
+                "torch.optim takes it.",
+                stacklevel=3,
+            )
+
+    def _range(self, name: str) -> Interval:
+        return Interval(0.0) if name == "lr" else self.rule.intervals.get(name, Interval())
+
+    def _check_option(self, group: Mapping[str, Any], name: str, interval: Interval) -> None:
+        if name == "lr":
+            check_number("lr", group["lr"], interval)
+            return
+        spoken = None
+        if name in self._places:
+            key, index = self._places[name]
+            spoken = f"{key.removesuffix('s')} parameter at index {index}"
+        self.rule.check(name, self._raw(group, name), spoken, interval)
+
+    def _refusal(self, group: Mapping[str, Any], name: str, interval: Interval) -> str | None:
+        try:
+            self._check_option(group, name, interval)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _check_directions(self, group: Mapping[str, Any]) -> None:
         for flag in ("maximize", "differentiable"):
-            if not isinstance(group.get(flag, False), bool):
+            if not is_truth_value(group.get(flag, False)):
                 raise TypeError(f"Invalid {flag} value: {group[flag]!r}; expected True or False")
 
     # Groups.

@@ -9,7 +9,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
-from gradstep.rule.hyperparameter import Interval, check_number, is_number
+from gradstep.rule.hyperparameter import (
+    Interval,
+    check_number,
+    is_number,
+    is_truth_value,
+    like_default,
+)
 from gradstep.rule.language import NewWeight
 from gradstep.rule.schedule import as_schedule, is_schedule
 from gradstep.rule.state import State
@@ -126,12 +132,19 @@ class Rule:
         changed = {**self.hyperparameters, **keywords}
         for name in keywords:
             self.check(name, changed[name])
+            changed[name] = like_default(changed[name], self.hyperparameters[name])
         return replace(self, hyperparameters=changed)
 
-    def check(self, name: str, value: Any, spoken: str | None = None) -> None:
+    def check(
+        self,
+        name: str,
+        value: Any,
+        spoken: str | None = None,
+        interval: Interval | None = None,
+    ) -> None:
         """Raise unless ``value`` is allowed for the hyperparameter ``name``.
 
-        ``spoken`` is what a message calls it.
+        ``spoken`` is what a message calls it, ``interval`` a range in the place of its own.
 
         Raises:
             TypeError: not a number where the default is one, not a boolean where it is one.
@@ -139,10 +152,11 @@ class Rule:
         """
         default = self.hyperparameters[name]
         if not is_number(default):
-            if isinstance(default, bool) and not isinstance(value, bool):
+            if isinstance(default, bool) and not is_truth_value(value):
                 raise TypeError(f"Invalid {name} value: {value!r}; {self.name} takes True or False")
             return
-        check_number(name, value, self.intervals.get(name, Interval()), spoken)
+        interval = interval or self.intervals.get(name, Interval())
+        check_number(name, value, interval, spoken)
 
     def run(
         self, g: Any, states: Mapping[str, Any], inputs: Mapping[str, Any]

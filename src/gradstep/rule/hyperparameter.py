@@ -11,6 +11,9 @@ from torch import Tensor
 
 from gradstep.rule.schedule import Schedule
 
+#: torch's schedulers end within some 1e-15 of the number that they go to.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -27,6 +30,10 @@ class Interval:
         if self.closed or self.high == math.inf:
             return self.low <= value <= self.high
         return self.low <= value < self.high
+
+    def widened(self) -> Interval:
+        """With room for what arithmetic rounds away at the ends that belong to it."""
+        return Interval(self.low - _ROUNDING, self.high + _ROUNDING * self.closed, self.closed)
 
     def __str__(self) -> str:
         ends = [f"at least {self.low:g}"] if self.low > -math.inf else []
@@ -47,6 +54,21 @@ Share = Annotated[float, Interval(0, 1, closed=True)]
 def is_number(value: Any) -> bool:
     """True for what is dynamic: int, float, a tensor or a schedule, but no bool."""
     return isinstance(value, int | float | Tensor | Schedule) and not isinstance(value, bool)
+
+
+def is_truth_value(value: Any) -> bool:
+    """True for what a flag may be: a bool, or what Python takes for one in torch's options.
+
+    None and numbers, as torch takes them; no text, of which "False" would be true.
+    """
+    return value is None or hasattr(value, "__float__")
+
+
+def like_default(value: Any, default: Any) -> Any:
+    """A number given for a flag as a bool, and a bool given for a number as a float."""
+    if isinstance(default, bool):
+        return bool(value) if is_truth_value(value) else value
+    return float(value) if isinstance(value, bool) and is_number(default) else value
 
 
 #: How torch.optim begins its messages about these; kept, since people search for them.
@@ -70,9 +92,9 @@ def check_number(name: str, value: Any, interval: Interval, spoken: str | None =
             return
         value = value.item()
     spoken = spoken or _SPOKEN.get(name, f"{name} value")
-    if not is_number(value) and not hasattr(value, "__float__"):
+    if not hasattr(value, "__float__"):
         raise TypeError(
             f"Invalid {spoken}: {value!r} is a {type(value).__name__}; {name} takes a number"
         )
-    if isinstance(value, bool) or float(value) not in interval:
+    if float(value) not in interval:
         raise ValueError(f"Invalid {spoken}: {value}; {name} must be {interval}")

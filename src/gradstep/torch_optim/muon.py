@@ -69,6 +69,14 @@ class Muon(Optimizer):
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless every option of a group is allowed."""
         super().check_group(group)
+        self._check_adjustment(group)
+
+    def check_changed(self, group: Mapping[str, Any]) -> None:
+        """Raise unless a step can be made with the options that a group has by now."""
+        self._check_adjustment(group)
+        super().check_changed(group)
+
+    def _check_adjustment(self, group: Mapping[str, Any]) -> None:
         if group["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):
             raise ValueError(
                 f"Adjust learning rate function {group['adjust_lr_fn']} is not supported; choose "
