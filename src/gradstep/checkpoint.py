@@ -44,6 +44,9 @@ _BOOKKEEPING = {
 }  # fmt: skip
 
 
+#: What a wrapper with averages saves among the states while they stand in the weights' place.
+TRAINING_WEIGHT = "training_weight"
+
 #: Options that classes of torch.optim have had only since some version, the newest first.
 _LATER = ("decoupled_weight_decay", "amsgrad")
 #: What returns the classes whose checkpoints are told apart by the options in their groups.
@@ -247,6 +250,12 @@ def _checked_entry(
 ) -> dict[str, Any]:
     kind, name = type(optimizer).__name__, optimizer.name_of(p)
     states, counts = optimizer.rule.states, "step" in optimizer.rule.inputs
+    if TRAINING_WEIGHT in entry:
+        raise ValueError(
+            f"the checkpoint was saved while averages stood in the place of the weights, and holds "
+            f"the training weight of {name}. Load it into gradstep.EMA or gradstep.AveragedWeights "
+            "as it was saved, and call train()"
+        )
     found = set(entry) - {"step"}
     # A state that hangs on an option may be left over, or still to come, if the option changed.
     needed = {n for n in wanted if states[n].when is None}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gradstep.compose.wrapper import Wrapper
+from gradstep.compose.wrapper import Wrapper, without
 
 
 class Accumulate(Wrapper):
@@ -84,17 +84,7 @@ class Accumulate(Wrapper):
         return saved
 
     def _load(self, state_dict: dict[str, Any]) -> None:
-        gradients = {
-            key: entry["accumulated_gradient"]
-            for key, entry in state_dict.get("state", {}).items()
-            if isinstance(entry, Mapping) and "accumulated_gradient" in entry
-        }
-        if gradients:
-            states = {
-                key: {n: v for n, v in entry.items() if n != "accumulated_gradient"}
-                for key, entry in state_dict["state"].items()
-            }
-            state_dict = {**state_dict, "state": {k: v for k, v in states.items() if v}}
+        state_dict, gradients = without(state_dict, "accumulated_gradient")
         super()._load(state_dict)
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         for key, p in zip(keys, self._weights(), strict=True):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gradstep.compose.wrapper import Wrapper, rules_inside
+from gradstep.checkpoint import TRAINING_WEIGHT
+from gradstep.compose.set_aside import SetAside
+from gradstep.compose.wrapper import Wrapper, rules_inside, without
 from gradstep.optimizer import Optimizer
 from gradstep.rules.transforms.average import average_weights
 
@@ -25,9 +27,10 @@ class AveragedWeights(Wrapper):
             validate(model)
 
     or ``optimizer.eval()`` before the validation and ``optimizer.train()`` behind it. Meanwhile the
-    training weights are kept as they are, to the bit; weights that have made no step stay. A step
-    or a checkpoint of the optimizer while the averages stand there raises an error; the model's own
-    ``state_dict()`` holds the averages then.
+    training weights are set aside as they are, to the bit; weights that have made no step stay. A
+    step while the averages stand there raises an error. The model's own ``state_dict()`` holds the
+    averages then, and the optimizer's the training weights: load both, and ``train()`` gives them
+    back. Weights that are loaded into the model meanwhile stay.
 
     Args:
         optimizer: of gradstep, a partition, or a wrapper around one.
@@ -41,41 +44,69 @@ class AveragedWeights(Wrapper):
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(optimizer)
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._aside: list[SetAside] = []
+        self._buffers: list[tuple[Tensor, Tensor]] = []
         found = rules_inside(optimizer)
         if not any(_average_of(each) for each in found):
             raise ValueError(
                 f"{found[0].rule.name} keeps no average of the weights. Put "
                 "gradstep.average_weights() last in its chain, or take gradstep.EMA(optimizer)"
             )
+        self._begin_numbers()
+
+    def _own_numbers(self) -> Mapping[str, Any]:
+        # In the file, so that one without training weights is known for what it is.
+        return {"train_mode": True}
 
     @torch.no_grad()
-    def eval(self) -> None:
-        """Put the averages in the place of the weights. Twice is as good as once."""
-        if self._kept:
-            return
-        for each in rules_inside(self.optimizer):
-            average = _average_of(each)
+    def eval(self, model: nn.Module | None = None) -> None:
+        """Put the averages in the place of the weights. Twice is as good as once.
+
+        Args:
+            model: whose buffers are set aside, too, and come back with the weights: so that batch
+                statistics may be made for the averages by torch.optim.swa_utils.update_bn.
+        """
+        if model is not None and not self._buffers:
+            self._buffers = [(b, b.detach().clone()) for b in model.buffers()]
+        self._set_aside({id(each.parameter): each for each in self._aside})
+
+    def _set_aside(self, known: Mapping[int, SetAside]) -> None:
+        """Set the training weights aside, and put the averages in their place.
+
+        Args:
+            known: what is set aside already, by the parameter.
+        """
+        aside: list[SetAside] = []
+        for inside in rules_inside(self.optimizer):
+            average = _average_of(inside)
             if average is None:
                 continue
-            for group in each.param_groups:
+            for group in inside.param_groups:
                 for p in group["params"]:
-                    if each.state.get(p):
-                        value = average(each, group, p)
-                        self._kept.append((p, p.detach().clone()))
-                        p.copy_(value)
+                    if inside.state.get(p):
+                        source = average(inside, group, p)
+                        aside.append(_one_aside(p, known.get(id(p)), *source))
+        still = {id(each.parameter) for each in aside}
+        for key, each in known.items():
+            if key not in still:  # it has no average any more
+                each.put_back()
+        self._aside = aside
+        self._numbers()["train_mode"] = not aside
 
     @torch.no_grad()
     def train(self) -> None:
-        """Bring the training weights back."""
-        for p, value in self._kept:
-            p.copy_(value)
-        self._kept = []
+        """Bring the training weights back, and the buffers that were set aside with them."""
+        for each in self._aside:
+            each.put_back()
+        for buffer, value in self._buffers:
+            buffer.copy_(value)
+        self._aside, self._buffers = [], []
+        self._numbers()["train_mode"] = True
 
     @contextmanager
-    def averages(self) -> Iterator[None]:
-        """The averages stand in the place of the weights while this lasts."""
-        self.eval()
+    def averages(self, model: nn.Module | None = None) -> Iterator[None]:
+        """The averages stand in the place of the weights while this lasts; see :meth:`eval`."""
+        self.eval(model)
         try:
             yield
         finally:
@@ -87,18 +118,47 @@ class AveragedWeights(Wrapper):
         Raises:
             RuntimeError: the averages stand in the place of the weights.
         """
-        self._check_training("step")
+        if self._aside:
+            raise RuntimeError(
+                "step() while the averages stand in the place of the weights: call train() first"
+            )
         return self.optimizer.step(closure)
 
-    def _save(self) -> dict[str, Any]:
-        self._check_training("state_dict")
-        return super()._save()
+    # Checkpoints.
 
-    def _check_training(self, what: str) -> None:
-        if self._kept:
-            raise RuntimeError(
-                f"{what}() while the averages stand in the place of the weights: call train() first"
+    def _save(self) -> dict[str, Any]:
+        saved = super()._save()
+        aside = {id(each.parameter): each for each in self._aside if not each.is_replaced()}
+        for key, p in enumerate(self._weights()):
+            if id(p) in aside:
+                own = {TRAINING_WEIGHT: aside[id(p)].weight}
+                saved["state"][key] = {**saved["state"].get(key, {}), **own}
+        return saved
+
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        state_dict, weights = without(state_dict, TRAINING_WEIGHT)
+        groups = state_dict["param_groups"]
+        if not weights and any(not group.get("train_mode", True) for group in groups):
+            raise ValueError(
+                "the checkpoint was saved while averages stood in the place of the weights, and "
+                "the training weights were not saved with it. Save it behind train()"
             )
+        super()._load(state_dict)
+        known = {id(each.parameter): each for each in self._aside}
+        self._buffers = []
+        keys = [key for group in groups for key in group["params"]]
+        for key, p in zip(keys, self._weights(), strict=True):
+            if key in weights:
+                weight = torch.empty_like(p).copy_(weights[key]).detach()
+                known[id(p)] = SetAside(p, weight, weight, None, loaded=True)
+        if known:
+            self._set_aside(known)
+        else:
+            self._numbers()["train_mode"] = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        aside = [each for each in self._aside if not each.is_replaced()]
+        return {**super().__getstate__(), "_aside": aside}
 
 
 class EMA(AveragedWeights):
@@ -133,18 +193,35 @@ class EMA(AveragedWeights):
         super().__init__(optimizer)
 
 
-def _average_of(optimizer: Optimizer) -> Callable[[Optimizer, dict[str, Any], Tensor], Any] | None:
-    """What gives the average of a weight of a group; None if the rule keeps none."""
+def _one_aside(p: Tensor, before: SetAside | None, source: Tensor, share: float | None) -> SetAside:
+    """A weight set aside, and its average in its place, where it was not so already."""
+    if before is None or before.is_replaced():
+        aside = SetAside(p, p.detach().clone(), source, share)
+    elif before.source is source:
+        return before
+    else:
+        aside = SetAside(p, before.weight, source, share, before.loaded)
+    aside.put_average()
+    return aside
+
+
+#: Gives what the average of a weight of a group is made of: see SetAside.
+Source = Callable[[Optimizer, dict[str, Any], Tensor], tuple[Tensor, float | None]]
+
+
+def _average_of(optimizer: Optimizer) -> Source | None:
+    """Where an optimizer's averages come from; None if its rule keeps none."""
     rule = optimizer.rule
     own = {n: n for n in (*rule.states, *rule.hyperparameters)}
     for stage, names in rule.stages or ((rule, own),):
         if stage.name == "average_weights":
             key = names["average"]
-            return lambda each, group, p: each.state[p][key]
+            return lambda each, group, p: (each.state[p][key], None)
         if "schedule_free" in stage.name and "z" in stage.states:
             z = names["z"]
             beta = names["beta1" if "beta1" in stage.hyperparameters else "momentum"]
-            return lambda each, group, p: p.lerp(
-                each.state[p][z], 1 - 1 / float(each.hyperparameter(group, beta))
+            return lambda each, group, p: (
+                each.state[p][z],
+                1 - 1 / float(each.hyperparameter(group, beta)),
             )
     return None

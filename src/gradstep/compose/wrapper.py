@@ -208,3 +208,16 @@ def rules_inside(optimizer: torch.optim.Optimizer) -> list[Optimizer]:
         f"{type(core).__name__} of torch has no rule of gradstep. Take the class of the same name "
         "from gradstep; or torch.optim.swa_utils.AveragedModel for averages of any optimizer"
     )
+
+
+def without(state_dict: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[Any, Tensor]]:
+    """A checkpoint without what a wrapper has put among the states, and that by the parameter."""
+    found, states = {}, {}
+    for key, entry in state_dict["state"].items():
+        if isinstance(entry, Mapping) and name in entry:
+            found[key] = entry[name]
+            entry = {n: v for n, v in entry.items() if n != name}
+            if not entry:
+                continue
+        states[key] = entry
+    return {**state_dict, "state": states}, found
