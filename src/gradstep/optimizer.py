@@ -32,8 +32,9 @@ class Optimizer(Planning):
 
     A :class:`torch.optim.Optimizer` in every way: parameter groups, hooks, schedulers,
     checkpoints. A step is all or nothing: everything is checked before the first write. But for an
-    error in a function of :func:`gradstep.opaque`: some parameters may be updated by then, each
-    with its states, and the error names them.
+    error in a function of :func:`gradstep.opaque`, or of torch's own in the engines ``"eager"`` and
+    ``"compile"`` (no memory left): some parameters may be updated by then, each with its states,
+    and the error names them.
 
     Args:
         params: tensors, ``(name, tensor)`` pairs, or dicts that define parameter groups, as
@@ -136,8 +137,8 @@ class Optimizer(Planning):
         Raises:
             TypeError, ValueError, RuntimeError: a gradient, state or hyperparameter that does not
                 fit, named. Weights and states are as they were.
-            RuntimeError: a function that the rule calls has raised when some parameters were
-                updated already, which are named.
+            RuntimeError: a function that the rule calls, or torch in another engine than the fused,
+                has raised when some parameters were updated already, which are named.
         """
         if _is_compiling():
             return self._step_outside_of_graph(closure)
@@ -205,7 +206,7 @@ class Optimizer(Planning):
 
     def launch(self, launches: Sequence[Launch]) -> None:
         """Make the step that :meth:`prepare` has prepared."""
-        if self._calls:
+        if self._may_stop:
             with accounted([self]):
                 self.write(launches)
         else:

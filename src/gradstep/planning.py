@@ -41,7 +41,7 @@ class Planning(Groups):
         self._entries: list[Any] = []
         self._said: set[str] = set()
         self._waits = False  # whether the rule sums over all parameters
-        self._calls = False  # whether it calls functions that are not traced, which may raise
+        self._may_stop = False  # whether a step may raise when some weights are written already
         self._loss: float | None = None  # what the closure of the present step returned
         self._loss_for_all = 0.0  # the same, over all processes
         self._shared: dict[str, Tensor] = {}  # what all parameters have together, in this step
@@ -137,7 +137,7 @@ class Planning(Groups):
         if not run.read(self, self._loss_for_all):
             return
         self._waits = self._waits or any(g.sums_over_all for g in run.graphs.values())
-        self._calls = self._calls or any(g.calls_opaque for g in run.graphs.values())
+        self._may_stop = self._may_stop or any(g.calls_opaque for g in run.graphs.values())
         if not all(g.is_elementwise for g in run.graphs.values()):
             shards = (p for p in run.group["params"] if is_sharded(p))
             self._mesh = next((p.device_mesh for p in shards), self._mesh)
@@ -224,6 +224,8 @@ class Planning(Groups):
         # A differentiable step puts new tensors into the entries that the optimizer will hold.
         entries = [self.state.get(p, e) for p, e in zip(params, prepared, strict=True)]
         launches = plan.anew(updates, run.values, run.numbers, entries, self._said)
+        # torch's own operations may run out of memory, and miss for some types.
+        self._may_stop = self._may_stop or any(name != "fused" for name in plan.engines)
         if len(run.plans) > 16:  # patterns of missing gradients that will hardly come back
             run.plans.clear()
 

@@ -121,7 +121,7 @@ class Partition(torch.optim.Optimizer):
             for hook in list(part._optimizer_step_pre_hooks.values()):
                 hook(part, (part,), {})
         planned = [(part, part.prepare(loss)) for part in parts]
-        with accounted([*parts] if any(part._calls for part in parts) else []):
+        with accounted([*parts] if any(part._may_stop for part in parts) else []):
             for part, launches in planned:
                 part.write(launches)
         for part in parts:

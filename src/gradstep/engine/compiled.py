@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradstep.engine.host import HostNodes, host_function, row_numbers
+from gradstep.engine.unusual import naming
 from gradstep.engine.update import Update
 from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node, in_order
 from gradstep.rule.operations import OPERATIONS
@@ -78,6 +79,7 @@ class CompiledPart:
         self._numbers = host_function(nodes, names)
         total_names = [f"total {i}" for i in range(len(totals))]
         self._after = host_function(list(map(HostNodes(totals), after)), (*names, *total_names))
+        self._rule_name = graph.rule_name
         self._own_names = [name for name, _, _ in graph.numbers]
         function = graph_function(graph, nodes, totals)
 
@@ -112,18 +114,19 @@ class CompiledPart:
             key = (step, float(u.first), *own, *facts_of(u.weight).values())
             if key not in made:
                 numbers = self._numbers(*key, *values)
-                made[key] = [torch.tensor(n, dtype=torch.float64) for n in numbers]
+                made[key] = [torch.tensor(n, dtype=torch.float64, device="cpu") for n in numbers]
             rows.append(made[key])
             keys.append(key)
 
         def make_step() -> None:
             with torch.no_grad():
-                totals = self._update_all(
-                    [_real(u.weight) for u in updates],
-                    [_real(u.gradient) for u in updates],
-                    [[_real(s) for s in u.states.values()] for u in updates],
-                    rows,
-                )
+                with naming(self._rule_name, *updates, by="torch.compile"):
+                    totals = self._update_all(
+                        [_real(u.weight) for u in updates],
+                        [_real(u.gradient) for u in updates],
+                        [[_real(s) for s in u.states.values()] for u in updates],
+                        rows,
+                    )
                 for u, key, own in zip(updates, keys, totals, strict=True):
                     after = self._after(*key, *values, *map(float, own))
                     new = dict(zip(self._own_names, after, strict=True))

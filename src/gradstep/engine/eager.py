@@ -7,6 +7,7 @@ rule allows it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -74,6 +75,25 @@ def _kind(node: Node, graph: Graph, kinds: list[str]) -> str:
     return "other"
 
 
+@dataclass
+class _Outcome:
+    """What one weight's step leads to, before any of it is written.
+
+    Attributes:
+        weight: the new weight, or its rows, of complex ones as pairs; None where nothing is.
+        states: the same of the states.
+        numbers: what states of one number become, the step count included.
+        rows: which rows they are of; all, if ``...``.
+        change: what is added to the weight in its place, for sparse steps.
+    """
+
+    weight: Tensor | None
+    states: Mapping[str, Tensor]
+    numbers: Mapping[str, float]
+    rows: Any = ...
+    change: tuple[Tensor, float] | None = None
+
+
 def run(
     rule: Rule,
     update: Update,
@@ -91,33 +111,54 @@ def run(
         sparse: for a sparse gradient, the answer of :func:`sparse_way`.
     """
     with torch.no_grad():
-        weight, gradient, states = update.weight, update.gradient, update.states
-        if gradient.is_sparse and numbers.get("grad_scale", 1.0) != 1.0:
-            gradient = gradient * (1 / float(numbers["grad_scale"]))
-        if sparse == "sparse":
-            inputs = {**numbers, "w": weight, "first": update.first, "step": _next_step(update)}
-            inputs["machine_epsilon"] = torch.finfo(weight.dtype).eps
-            inputs["is_matrix"] = is_matrix(update.weight)
-            direction, _ = rule.run(-gradient if maximize else gradient, {}, inputs)
-            weight.add_(direction, alpha=-float(inputs["lr"]))
-            _write_numbers(update, {})
-            return
-        rows: Any = ...
-        if sparse == "rows":
-            gradient = gradient.coalesce()
-            rows, gradient = tuple(gradient.indices()), gradient.values()
-            weight, states = weight[rows], {n: s[rows] for n, s in states.items()}
-        elif sparse == "dense":
-            gradient = gradient.to_dense()
-        real_states = {n: in_pairs(s) for n, s in states.items()}
-        new_weight, new_states = _evaluate(
-            rule, in_pairs(weight), in_pairs(gradient), real_states, update, numbers, maximize
-        )
-        if weight.numel():  # of nothing, a mean is not a number: the kernels leave the states too
-            for name, real_state in real_states.items():
-                in_pairs(update.states[name])[rows] = new_states[name].to(real_state.dtype)
-            in_pairs(update.weight)[rows] = new_weight.to(in_pairs(weight).dtype)
-        _write_numbers(update, new_states)
+        _write(update, _work_out(rule, update, numbers, maximize, sparse))
+
+
+def _work_out(
+    rule: Rule,
+    update: Update,
+    numbers: Mapping[str, Any],
+    maximize: bool,
+    sparse: str | None = None,
+) -> _Outcome:
+    """What :func:`run` writes; takes the same."""
+    weight, gradient, states = update.weight, update.gradient, update.states
+    if gradient.is_sparse and numbers.get("grad_scale", 1.0) != 1.0:
+        gradient = gradient * (1 / float(numbers["grad_scale"]))
+    if sparse == "sparse":
+        inputs = {**numbers, "w": weight, "first": update.first, "step": _next_step(update)}
+        inputs["machine_epsilon"] = torch.finfo(weight.dtype).eps
+        inputs["is_matrix"] = is_matrix(update.weight)
+        direction, _ = rule.run(-gradient if maximize else gradient, {}, inputs)
+        change = direction, -float(inputs["lr"])
+        return _Outcome(None, {}, _numbers_after(update, {}), change=change)
+    rows: Any = ...
+    if sparse == "rows":
+        gradient = gradient.coalesce()
+        rows, gradient = tuple(gradient.indices()), gradient.values()
+        weight, states = weight[rows], {n: s[rows] for n, s in states.items()}
+    elif sparse == "dense":
+        gradient = gradient.to_dense()
+    real_states = {n: in_pairs(s) for n, s in states.items()}
+    new_weight, new_states = _evaluate(
+        rule, in_pairs(weight), in_pairs(gradient), real_states, update, numbers, maximize
+    )
+    after = _numbers_after(update, new_states)
+    if not weight.numel():  # of nothing, a mean is not a number: the kernels leave the states too
+        return _Outcome(None, {}, after)
+    converted = {n: new_states[n].to(s.dtype) for n, s in real_states.items()}
+    return _Outcome(new_weight.to(in_pairs(weight).dtype), converted, after, rows)
+
+
+def _write(update: Update, outcome: _Outcome) -> None:
+    for name, state in outcome.states.items():
+        in_pairs(update.states[name])[outcome.rows] = state
+    if outcome.change is not None:
+        update.weight.add_(outcome.change[0], alpha=outcome.change[1])
+    if outcome.weight is not None:
+        in_pairs(update.weight)[outcome.rows] = outcome.weight
+    for name, number in outcome.numbers.items():
+        update.numbers[name].fill_(number)
 
 
 def run_differentiable(
@@ -127,26 +168,27 @@ def run_differentiable(
 
     New states replace the old ones in ``entry``, since autograd still needs the old ones.
     """
-    if "step" in update.numbers and update.numbers["step"].requires_grad:
-        raise RuntimeError(
-            f"`requires_grad` is not supported for `step` of {update.name()} in differentiable mode"
-        )
     # The copy is what autograd keeps: the weight itself is written below.
     weight = in_pairs(update.weight.clone())
     states = {n: in_pairs(s.clone()) for n, s in update.states.items()}
     new_weight, new_states = _evaluate(
         rule, weight, in_pairs(update.gradient), states, update, numbers, maximize
     )
+    made: dict[str, Tensor] = {}
     for name, old in update.states.items():
         real_dtype = old.real.dtype if old.is_complex() else old.dtype
-        entry[name] = _like(new_states[name].to(real_dtype), old)
-    in_pairs(update.weight).copy_(new_weight)
+        made[name] = _like(new_states[name].to(real_dtype), old)
     followed = [n for n, old in update.numbers.items() if is_followed(old, new_states.get(n))]
     for name in followed:
         old = update.numbers[name]
-        entry[name] = torch.as_tensor(new_states[name], dtype=old.dtype).reshape(old.shape)
+        number = torch.as_tensor(new_states[name], dtype=old.dtype, device=old.device)
+        made[name] = number.reshape(old.shape)
+    after = _numbers_after(update, new_states, followed)
+    in_pairs(update.weight).copy_(new_weight)
+    entry.update(made)
     with torch.no_grad():
-        _write_numbers(update, new_states, followed)
+        for name, value in after.items():
+            update.numbers[name].fill_(value)
 
 
 def _evaluate(
@@ -191,12 +233,12 @@ def _next_step(update: Update) -> float:
     return float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0
 
 
-def _write_numbers(
+def _numbers_after(
     update: Update, new_states: Mapping[str, Any], besides: Collection[str] = ()
-) -> None:
-    for name, number in update.numbers.items():
-        if name not in besides:
-            number.fill_(_next_step(update) if name == "step" else float(new_states[name]))
+) -> dict[str, float]:
+    """What the states of one number become, but for those besides."""
+    names = [name for name in update.numbers if name not in besides]
+    return {n: _next_step(update) if n == "step" else float(new_states[n]) for n in names}
 
 
 def _move(weight: Tensor, direction: Any, lr: Any) -> Tensor:

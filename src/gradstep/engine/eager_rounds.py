@@ -6,6 +6,7 @@ out instead, operation by operation.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gradstep.engine import together
 from gradstep.engine.passes import passes
+from gradstep.engine.unusual import naming
 from gradstep.engine.update import Update
 from gradstep.rule.graph import REDUCTIONS, Graph, Node
 from gradstep.rule.operations import OPERATIONS
@@ -49,6 +51,16 @@ class EagerRounds:
 
     def rounds(self) -> together.Rounds:
         """Make the step; hands in a share of each sum over all parameters."""
+        graph = self._graph
+        # What a function of the user's raises is left as it is.
+        with (
+            contextlib.nullcontext()
+            if graph.calls_opaque
+            else naming(graph.rule_name, self._update)
+        ):
+            yield from self._rounds()
+
+    def _rounds(self) -> together.Rounds:
         graph, update = self._graph, self._update
         known = self.given(graph)
         for node in self._sums:

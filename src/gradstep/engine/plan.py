@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -14,6 +15,7 @@ from torch import Tensor
 from gradstep.engine import eager
 from gradstep.engine.eager_rounds import EagerRounds
 from gradstep.engine.fit import is_recorded, is_sharded, overlapping, unfit, unfit_whole
+from gradstep.engine.unusual import copy_of, is_usual, naming
 from gradstep.engine.update import Update, check, is_matrix
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
@@ -169,6 +171,7 @@ class Plan:
                 ours = [u for u in ours if self._graph_of(u) is graph]
                 launches.append(self._compiled[id(graph)].launch(ours, values))
         for i in chosen.get("eager", ()):
+            self._try_out(updates[i], numbers, ways[i])
             launches.append(self._eager_launch(updates[i], numbers, entries[i], ways[i]))
         return launches
 
@@ -186,6 +189,12 @@ class Plan:
                 "as adam."
             )
         check_dimensions(self.rule, graph, weight, update.name)
+        step = update.numbers.get("step")
+        if self.differentiable and step is not None and step.requires_grad:
+            raise RuntimeError(
+                f"`requires_grad` is not supported for `step` of {update.name()} in differentiable "
+                "mode"
+            )
         if self.differentiable and graph.sums_over_all:
             raise RuntimeError(
                 f"`differentiable` is not supported by {self.rule.name}, which sums over all "
@@ -195,14 +204,43 @@ class Plan:
     def _eager_launch(
         self, update: Update, numbers: Mapping[str, Any], entry: dict[str, Any], way: str | None
     ) -> Launch:
-        graph = self._graph_of(update)
+        graph, maximize = self._graph_of(update), self.maximize
         if graph.sums_over_all:
             return EagerRounds(graph, update, numbers)
-        if self.differentiable:
-            return lambda: eager.run_differentiable(
-                self.rule, update, numbers, self.maximize, entry
-            )
-        return lambda: eager.run(self.rule, update, numbers, self.maximize, way)
+        # What a function of the user's raises is left as it is.
+        own = graph.calls_opaque
+
+        def launch() -> None:
+            with contextlib.nullcontext() if own else naming(self.rule.name, update):
+                if self.differentiable:
+                    eager.run_differentiable(self.rule, update, numbers, maximize, entry)
+                else:
+                    eager.run(self.rule, update, numbers, maximize, way)
+
+        return launch
+
+    def _try_out(self, update: Update, numbers: Mapping[str, Any], way: str | None) -> None:
+        """Raise unless torch can make such a step: once for each kind of unusual weight.
+
+        A rule that calls opaque functions is not tried out: they are called once a step.
+
+        Raises:
+            RuntimeError, NotImplementedError, TypeError: as torch raised, with the weight's name.
+        """
+        graph, weight = self._graph_of(update), update.weight
+        if is_usual(update) or graph.calls_opaque or is_sharded(weight) or is_recorded():
+            return
+        about = (type(weight), weight.dtype, weight.device, weight.layout, type(update.gradient))
+        kind = ("tried", id(graph), *about, way)
+        if kind in self.kernels:
+            return
+        with naming(self.rule.name, update):
+            copied = copy_of(update)
+            if graph.sums_over_all:
+                EagerRounds(graph, copied, numbers)()
+            else:
+                eager.run(self.rule, copied, numbers, self.maximize, way)
+        self.kernels[kind] = True
 
     def _choose(
         self, updates: Sequence[Update], said: set[str]
