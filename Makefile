@@ -1,8 +1,9 @@
 # Two commands do everything on a fresh machine with Python and make:
 #   make run    sets up an environment and trains LeNet
-#   make test   sets up an environment and checks everything
-# and a third, which needs a few more packages:
-#   make test-integration   trains with Hugging Face, Lightning and accelerate
+#   make test   sets up an environment and checks it: a few minutes
+# and for who changes something:
+#   make test-all           the same of every rule with every flag, and the lines covered: an hour
+#   make test-integration   trains with Hugging Face, Lightning and accelerate, which it installs
 
 PYTHON ?= python3
 ENVIRONMENT := .venv
@@ -10,26 +11,66 @@ ENVIRONMENT := .venv
 INTEGRATION := .venv-integration
 BIN := $(ENVIRONMENT)/bin
 
-.PHONY: run test lint types unit test-integration bench clean
+# Each process of the tests takes up to a GiB, so `make test` starts no more than two by itself.
+WORKERS ?= 2
+
+# Many tests start processes, each of which would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
+
+PYTEST := $(BIN)/python -m pytest --progress
+IN_PARALLEL := --dist worksteal -n
+
+# A line before and after a part of the work: what it is, and how long it took.
+define part
+@began=$$(date +%s); echo "$(1) ..."; if $(2); then echo "$(1): passed, $$(($$(date +%s) - began)) s"; else echo "$(1): FAILED after $$(($$(date +%s) - began)) s"; exit 1; fi
+endef
+
+.PHONY: run test test-all lint types quick sweep rest alone alone-all coverage test-integration bench clean
 
 run: $(ENVIRONMENT)/lab
 	$(BIN)/gradstep train
 
-test: lint types unit
+# The types are checked beside the tests: alone they would leave a core idle.
+test: $(ENVIRONMENT)/test
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory -j 2 types quick
+	@$(MAKE) --no-print-directory alone
+
+test-all: $(ENVIRONMENT)/test
+	@$(MAKE) --no-print-directory lint types
+	@$(MAKE) --no-print-directory sweep
+	@$(MAKE) --no-print-directory rest
+	@$(MAKE) --no-print-directory alone-all coverage
 
 lint: $(ENVIRONMENT)/test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(call part,style,$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .)
 
 types: $(ENVIRONMENT)/test
-	$(BIN)/mypy
+	$(call part,types,$(BIN)/mypy --no-error-summary)
 
-unit: $(ENVIRONMENT)/test
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'sweep and not alone'
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not sweep and not alone' --cov=gradstep --cov-report=
-	$(BIN)/python -m pytest -m alone --cov=gradstep --cov-report= --cov-append
+quick: $(ENVIRONMENT)/test
+	$(call part,tests,$(PYTEST) $(IN_PARALLEL) $(WORKERS) -m 'not deep and not alone')
+
+sweep: $(ENVIRONMENT)/test
+	$(call part,tests of every rule,$(PYTEST) $(IN_PARALLEL) auto -m 'sweep and not alone')
+
+rest: $(ENVIRONMENT)/test
+	$(call part,other tests,$(PYTEST) $(IN_PARALLEL) auto -m 'not sweep and not alone' --cov=gradstep --cov-report=)
+
+# Only the files that have such tests: reading all the others takes longer than running these.
+ALONE = $$(grep -l 'mark[.]alone' tests/test_*.py)
+
+alone: $(ENVIRONMENT)/test
+	$(call part,tests that measure time,$(PYTEST) -m 'alone and not deep' $(ALONE))
+
+alone-all: $(ENVIRONMENT)/test
+	$(call part,tests that measure time,$(PYTEST) -m alone --cov=gradstep --cov-report= --cov-append $(ALONE))
+
+coverage:
 	$(BIN)/coverage report --skip-covered --sort=cover
-	$(BIN)/coverage report --fail-under=95 --include='*/optimizer.py,*/planning.py,*/group_run.py,*/parameter_groups.py,*/states.py,*/checkpoint.py,*/engine/eager.py,*/engine/plan.py,*/engine/update.py,*/rule/*'
+	$(call part,95 % of the core's lines,$(BIN)/coverage report --fail-under=95 --include='$(CORE)' >/dev/null)
+
+CORE := */optimizer.py,*/planning.py,*/group_run.py,*/parameter_groups.py,*/states.py,*/checkpoint.py,*/engine/eager.py,*/engine/plan.py,*/engine/update.py,*/rule/*
 
 test-integration: $(INTEGRATION)/ready
 	$(INTEGRATION)/bin/python -m pytest tests/integration

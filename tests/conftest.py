@@ -1,8 +1,10 @@
-"""What every test shares: two threads, and a kernel cache of their own that children inherit."""
+"""What every test shares: two threads, caches of their own that children inherit, what is deep."""
 
 from __future__ import annotations
 
 import atexit
+import gc
+import itertools
 import os
 import shutil
 import tempfile
@@ -12,11 +14,15 @@ import hypothesis
 import pytest
 
 # Set before gradstep is imported anywhere, and in the environment, so that child processes of the
-# tests share it and no test reads or writes the user's own cache.
+# tests share them and no test reads or writes the user's own caches.
 # Where pytest-xdist runs several processes, they are children too.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["GRADSTEP_CACHE_DIR"] = tempfile.mkdtemp(prefix="gradstep-tests-")
-    atexit.register(shutil.rmtree, os.environ["GRADSTEP_CACHE_DIR"], ignore_errors=True)
+    _caches = tempfile.mkdtemp(prefix="gradstep-tests-")
+    os.environ["GRADSTEP_CACHE_DIR"] = os.path.join(_caches, "kernels")  # noqa: PTH118
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_caches, "inductor")  # noqa: PTH118
+    atexit.register(shutil.rmtree, _caches, ignore_errors=True)
+# Otherwise torch.compile starts a process a core in each process of the tests, which stay.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # Threads that wait for each other sleep: on a busy machine spinning ones made the tests 10 times
 # slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -38,3 +44,42 @@ def _same_start() -> Iterator[None]:
     yield
     torch.set_num_threads(2)
     torch.set_default_dtype(torch.float32)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of the Makefile."""
+    text = "say how far the tests are in a line for every tenth, not in a character for each"
+    parser.addoption("--progress", action="store_true", help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Report as asked, in the process that has the terminal."""
+    if config.getoption("--progress") and not hasattr(config, "workerinput"):
+        import progress
+
+        config.pluginmanager.register(progress.Progress(config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as deep what asks again, of another configuration, what is asked of a representative."""
+    functions: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if hasattr(item, "callspec"):
+            functions.setdefault(item.nodeid.split("[")[0], []).append(item)
+    if not functions:
+        return
+    import representatives  # a file whose tests have no parameters need not wait for its tables
+
+    for found in functions.values():
+        parameters = [item.callspec.params for item in found]  # type: ignore[attr-defined]
+        every_rule = found[0].get_closest_marker("every_rule") is not None
+        deep = representatives.deep(parameters, every_rule)
+        for item in itertools.compress(found, deep):
+            item.add_marker("deep")
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests out of garbage collections, which take a second with all of them."""
+    gc.collect()
+    gc.freeze()

@@ -220,7 +220,12 @@ NAMED_CONFIGURATIONS = [
     pytest.param(reference, options, id=f"{reference.name}-{spelled(options)}")
     for reference, options in CONFIGURATIONS
 ]
-TORCH_CONFIGURATIONS = [c for c in NAMED_CONFIGURATIONS if c.values[0].theirs is not None]
+TORCH_CONFIGURATIONS = [
+    pytest.param(reference, options, dtype, id=f"{reference.name}-{spelled(options)}-{dtype}")
+    for reference, options in CONFIGURATIONS
+    for dtype in DTYPES
+    if reference.theirs is not None and (reference.takes_complex or not dtype.is_complex)
+]
 
 
 def test_the_table_covers_every_rule_and_class() -> None:
@@ -287,8 +292,11 @@ def largest_error(weights: Sequence[Tensor], truth: Sequence[Any]) -> float:
     )
 
 
-@pytest.mark.parametrize(("reference", "options"), TORCH_CONFIGURATIONS)
-def test_same_as_torch_and_as_exact(reference: Reference, options: dict[str, Any]) -> None:
+@pytest.mark.every_rule
+@pytest.mark.parametrize(("reference", "options", "dtype"), TORCH_CONFIGURATIONS)
+def test_same_as_torch_and_as_exact(
+    reference: Reference, options: dict[str, Any], dtype: torch.dtype
+) -> None:
     """Within the bound of torch, and no further from the formula than torch by more than half.
 
     "As exact" is a statement about a configuration: the largest error over all of its weights,
@@ -297,49 +305,49 @@ def test_same_as_torch_and_as_exact(reference: Reference, options: dict[str, Any
     assert reference.theirs is not None
     # torch works out step sizes in the type of a learning rate that is a tensor.
     options = {n: v.double() if isinstance(v, Tensor) else v for n, v in options.items()}
-    for dtype in DTYPES:
-        if dtype.is_complex and not reference.takes_complex:
-            continue
-        given = problem(dtype, suited(reference))
-        truth = exact(reference, given, options)
-        theirs, in_torch = run(reference.theirs, given, {**options, **one_by_one(reference)})
-        allowed = 1.5 * largest_error(theirs, truth)
-        for engine in ENGINES[dtype]:
-            ours, optimizer = run(reference.ours, given, {**options, "engine": engine})
-            # torch rounds to float16 several times a step, so there its roundings may add up.
-            bound = STEPS / 2 if dtype == torch.float16 else BOUND
-            assert_close(ours, theirs, given, max(bound, reference.bound))
-            if dtype in (torch.float32, torch.float64):
-                assert_same_states(optimizer, in_torch)
-            if dtype != torch.float64 or numpy.finfo(numpy.longdouble).eps < 1e-18:
-                assert largest_error(ours, truth) <= allowed, f"{engine} {dtype}"
-            used = list(optimizer.engines_used().values())  # type: ignore[attr-defined]
-            count = len(given.cases)
-            apart = sum(eager_only(reference, case) for case in given.cases)
-            expected = (count - apart, apart) if engine == "fused" else (count, count)
-            assert (used.count(engine), used.count("eager")) == expected
+    given = problem(dtype, suited(reference))
+    truth = exact(reference, given, options)
+    theirs, in_torch = run(reference.theirs, given, {**options, **one_by_one(reference)})
+    allowed = 1.5 * largest_error(theirs, truth)
+    for engine in ENGINES[dtype]:
+        ours, optimizer = run(reference.ours, given, {**options, "engine": engine})
+        # torch rounds to float16 several times a step, so there its roundings may add up.
+        bound = STEPS / 2 if dtype == torch.float16 else BOUND
+        assert_close(ours, theirs, given, max(bound, reference.bound))
+        if dtype in (torch.float32, torch.float64):
+            assert_same_states(optimizer, in_torch)
+        if dtype != torch.float64 or numpy.finfo(numpy.longdouble).eps < 1e-18:
+            assert largest_error(ours, truth) <= allowed, f"{engine} {dtype}"
+        used = list(optimizer.engines_used().values())  # type: ignore[attr-defined]
+        count = len(given.cases)
+        apart = sum(eager_only(reference, case) for case in given.cases)
+        expected = (count - apart, apart) if engine == "fused" else (count, count)
+        assert (used.count(engine), used.count("eager")) == expected
 
 
+@pytest.mark.every_rule
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("reference", "options"), [c for c in NAMED_CONFIGURATIONS if c.values[0].theirs is None]
 )
-def test_same_as_the_formula(reference: Reference, options: dict[str, Any]) -> None:
+def test_same_as_the_formula(
+    reference: Reference, options: dict[str, Any], dtype: torch.dtype
+) -> None:
     """Where torch has no such class: the formula itself, exact and in the type of the weights.
 
     Of 33,000 elements one may have an average so near 0 that its sign, all that Lion takes of it,
     is a matter of rounding; so the largest weight is left out.
     """
-    for dtype in (torch.float32, torch.float64):
-        given = problem(dtype, tuple(c for c in suited(reference) if c.name != "several chunks"))
-        truth = exact(reference, given, options)
-        in_kind = exact(reference, given, options, torch.zeros((), dtype=dtype).numpy().dtype)
-        for engine in ("fused", "eager"):
-            ours, _ = run(reference.ours, given, {**options, "engine": engine})
-            bound = reference.bound
-            assert_close(ours, [torch.tensor(numpy.float64(a)) for a in in_kind], given, bound)
-            # Equal steps round alike, so the roundings of all steps may add up.
-            bound = max(STEPS, bound)
-            assert_close(ours, [torch.tensor(numpy.float64(a)) for a in truth], given, bound)
+    given = problem(dtype, tuple(c for c in suited(reference) if c.name != "several chunks"))
+    truth = exact(reference, given, options)
+    in_kind = exact(reference, given, options, torch.zeros((), dtype=dtype).numpy().dtype)
+    for engine in ("fused", "eager"):
+        ours, _ = run(reference.ours, given, {**options, "engine": engine})
+        bound = reference.bound
+        assert_close(ours, [torch.tensor(numpy.float64(a)) for a in in_kind], given, bound)
+        # Equal steps round alike, so the roundings of all steps may add up.
+        bound = max(STEPS, bound)
+        assert_close(ours, [torch.tensor(numpy.float64(a)) for a in truth], given, bound)
 
 
 def exact_configurations() -> Iterator[Any]:
