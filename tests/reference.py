@@ -335,6 +335,8 @@ def muon(
     scale = max(1.0, height / width) ** 0.5
     if adjust_lr_fn == "match_rms_adamw":
         scale = 0.2 * max(height, width) ** 0.5
+    elif adjust_lr_fn == "spectral_unclamped":
+        scale = (height / width) ** 0.5
     for g in gradients:
         if g is not None:
             average = momentum * average + (1 - momentum) * g
@@ -459,7 +461,7 @@ REFERENCES = [
         gradstep.Muon,
         gradstep.muon,
         muon,
-        torch.optim.Muon,
+        getattr(torch.optim, "Muon", None),  # since torch 2.9
         extra=[
             {"lr": 0.02, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0},
             {"lr": 0.02, "adjust_lr_fn": "original", "momentum": 0.5},

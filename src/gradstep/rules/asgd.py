@@ -17,8 +17,8 @@ def asgd(
     w: Any,
     step: Any,
     lr: Any,
-    lambd: float = 1e-4,
-    alpha: float = 0.75,
+    lambd: NonNegative = 1e-4,
+    alpha: NonNegative = 0.75,
     t0: float = 1e6,
     weight_decay: NonNegative = 0.0,
 ) -> Any:

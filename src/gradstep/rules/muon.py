@@ -52,14 +52,17 @@ def muon(
         ns_steps: how many Newton–Schulz iterations.
         adjust_lr_fn: "original" (or None) scales the step of a matrix that is taller than wide by
             √(rows/columns); "match_rms_adamw" scales it by 0.2·√max(rows, columns), which makes
-            it as large as AdamW's.
+            it as large as AdamW's; "spectral_unclamped" scales it by √(rows/columns), which makes
+            it smaller where a matrix is wider than tall.
 
     Papers:
         Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (weblog).
         Liu et al. 2025, "Muon is scalable for LLM training", arXiv:2502.16982.
+        Bernstein 2025, "Deriving Muon" (weblog; the unclamped scale).
 
-    Agrees with torch.optim.Muon: the average is an exponential one (Jordan's is a sum), the
-    iteration runs in bfloat16, and the weight decay is decoupled.
+    Agrees with torch.optim.Muon ("spectral_unclamped" with that of torch 2.14 and later): the
+    average is an exponential one (Jordan's is a sum), the iteration runs in bfloat16, and the
+    weight decay is decoupled.
     """
     momentum_buffer = lerp(momentum_buffer, g, 1 - momentum)
     average = lerp(g, momentum_buffer, momentum) if nesterov else momentum_buffer
@@ -67,6 +70,8 @@ def muon(
     rows, columns = size(w, -2), size(w, -1)
     if adjust_lr_fn == "match_rms_adamw":
         scale = 0.2 * sqrt(maximum(rows, columns))
+    elif adjust_lr_fn == "spectral_unclamped":
+        scale = sqrt(rows / columns)
     else:
         scale = sqrt(maximum(1, rows / columns))
     w = w * (1 - lr * weight_decay)

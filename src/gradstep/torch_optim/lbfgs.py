@@ -19,7 +19,7 @@ class LBFGS(torch.optim.LBFGS):
     ``step(closure)`` is torch's to the bit. Beyond torch's, it takes parameters of any layout, can
     be copied and pickled in training, and refuses the checkpoints of other classes.
 
-    Args: those of torch.optim.LBFGS.
+    Args: those of torch.optim.LBFGS; ``maximize`` is one of them since torch 2.14.
 
     Paper:
         Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization".
@@ -29,7 +29,8 @@ class LBFGS(torch.optim.LBFGS):
         """Load a checkpoint of this class or of torch.optim.LBFGS.
 
         Raises:
-            ValueError: a checkpoint of another class; the optimizer is as it was.
+            ValueError: a checkpoint of another class, or one that maximizes where torch's LBFGS
+                cannot, before 2.14; the optimizer is as it was.
         """
         if not isinstance(state_dict, Mapping):
             check_outline(state_dict)
@@ -41,13 +42,14 @@ class LBFGS(torch.optim.LBFGS):
             handle.remove()
 
     def _gather_flat_grad(self) -> Tensor:
-        # torch's own stops at gradients of another layout than rows: channels-last, transposed.
-        parts = []
-        for p in self._params:
-            g = torch.zeros_like(p) if p.grad is None else p.grad
-            g = g.to_dense() if g.is_sparse else g
-            parts.append((torch.view_as_real(g) if g.is_complex() else g).reshape(-1))
-        return torch.cat(parts)
+        # torch's own stops at gradients of another layout than rows: channels-last, transposed. So
+        # it is shown gradients in rows; what it makes of them, as their sign, stays its own.
+        given = self._params
+        self._params = [_in_rows(p) for p in given]
+        try:
+            return super()._gather_flat_grad()
+        finally:
+            self._params = given
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -56,7 +58,22 @@ class LBFGS(torch.optim.LBFGS):
         self._numel_cache = None
 
 
+def _in_rows(p: Tensor) -> Tensor:
+    """A weight whose gradient lies in rows: the weight itself if its gradient does."""
+    g = p.grad
+    if g is None or g.is_sparse or g.is_contiguous():
+        return p
+    in_rows = torch.empty_like(p, memory_format=torch.contiguous_format)
+    in_rows.grad = g.contiguous()
+    return in_rows
+
+
 def _check(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     check_outline(state_dict)
     for number, group in enumerate(state_dict["param_groups"]):
         check_class(optimizer, group, number)
+        if group.get("maximize") and "maximize" not in optimizer.defaults:
+            raise ValueError(
+                f"group {number} of the checkpoint maximizes, and LBFGS of torch "
+                f"{torch.__version__} only minimizes; install torch 2.14 or later"
+            )

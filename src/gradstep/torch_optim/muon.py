@@ -10,6 +10,9 @@ from torch import Tensor
 from gradstep.optimizer import Optimizer, Places
 from gradstep.rules.muon import muon
 
+#: The ways in which a matrix' shape scales its step.
+_ADJUSTMENTS = ("original", "match_rms_adamw", "spectral_unclamped")
+
 
 class Muon(Optimizer):
     """Muon, for matrices: :func:`gradstep.muon`.
@@ -26,7 +29,8 @@ class Muon(Optimizer):
         ns_coefficients: of the Newton–Schulz polynomial. Default: (3.4445, −4.775, 2.0315).
         eps: the smallest norm that a matrix is divided by. Default: 1e-7.
         ns_steps: how many Newton–Schulz iterations; below 100. Default: 5.
-        adjust_lr_fn: ``"original"``, ``"match_rms_adamw"``, or None for the first.
+        adjust_lr_fn: ``"original"``, ``"match_rms_adamw"``, ``"spectral_unclamped"`` (torch's own
+            takes it since 2.14), or None for the first.
         engine: ``"auto"``, ``"fused"``, ``"eager"`` or ``"compile"``.
 
     Raises:
@@ -77,10 +81,10 @@ class Muon(Optimizer):
         super().check_changed(group)
 
     def _check_adjustment(self, group: Mapping[str, Any]) -> None:
-        if group["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):
+        if group["adjust_lr_fn"] not in (None, *_ADJUSTMENTS):
             raise ValueError(
                 f"Adjust learning rate function {group['adjust_lr_fn']} is not supported; choose "
-                "'original' or 'match_rms_adamw'"
+                f"one of {', '.join(map(repr, _ADJUSTMENTS))}"
             )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
