@@ -17,6 +17,7 @@ from gradstep.rule.hyperparameter import (
     like_default,
 )
 from gradstep.rule.language import NewWeight
+from gradstep.rule.pickling import by_name, reduced
 from gradstep.rule.schedule import as_schedule, is_schedule
 from gradstep.rule.state import State
 from gradstep.rule.symbol import RuleError, Symbol
@@ -247,11 +248,15 @@ class Rule:
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle by name, as functions are: the module's own rule, with its defaults changed."""
-        if self.function is None:
-            return self.made_by, self.parts()
-        module, name = self.function.__module__, self.function.__qualname__
-        return _rule_by_name, (module, name, dict(self.hyperparameters))
+        """Pickle by name where it leads back to this rule; see :mod:`gradstep.rule.pickling`.
+
+        Raises:
+            pickle.PicklingError: when pickle saves a rule that no name leads to.
+        """
+        return (self.made_by, self.parts()) if self.function is None else reduced(self)
+
+    def __copy__(self) -> Rule:
+        return self
 
     def __deepcopy__(self, memo: Any) -> Rule:
         return self
@@ -262,19 +267,6 @@ def _moved(direction: Any, inputs: Mapping[str, Any]) -> Any:
     if isinstance(direction, NewWeight):
         return direction.weight
     return inputs["w"] - inputs["lr"] * direction
-
-
-def _rule_by_name(module: str, name: str, hyperparameters: Mapping[str, Any]) -> Rule:
-    import importlib
-
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        if part == "<locals>":
-            raise TypeError(f"rule {name} of {module} is inside a function: move it to the module")
-        found = getattr(found, part)
-    if not isinstance(found, Rule):
-        raise TypeError(f"{module}.{name} is no longer a rule")
-    return replace(found, hyperparameters={**found.hyperparameters, **hyperparameters})
 
 
 @overload
@@ -388,6 +380,10 @@ def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
     return Rule(
         name, states, hyperparameters, intervals, frozenset(inputs), sparse, function=function
     )
+
+
+#: What it was called when pickles were saved that are still loaded.
+_rule_by_name = by_name
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
