@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import describe, is_dense, is_matrix, layout
+from gradstep.engine.update import describe, is_dense, is_matrix, laid_out_alike
 from gradstep.rule.definition import Rule
 from gradstep.states import common_number, own_dtype
 
@@ -203,14 +203,17 @@ def checked_state(
             group.setdefault(key, default)
         optimizer.check_changed(group)
         values = {n: optimizer.hyperparameter(group, n) for n in rule.hyperparameters}
+        wanted = {
+            matrix: [n for n, s in rule.states.items() if s.exists(values, matrix)]
+            for matrix in (True, False)
+        }
         for p in group["params"]:
             entry = {**state.get(p, {}), **own_numbers.get(p, {})}
             entry = {n: v for n, v in entry.items() if v is not None}
             if not entry:
                 state.pop(p, None)
                 continue
-            wanted = [n for n, s in rule.states.items() if s.exists(values, is_matrix(p))]
-            state[p] = _checked_entry(optimizer, p, entry, wanted, options, values)
+            state[p] = _checked_entry(optimizer, p, entry, wanted[is_matrix(p)], options, values)
     for name in (n for n, s in rule.states.items() if s.shared):
         held = common_number(name, state.values())
         if held is not None:
@@ -248,13 +251,13 @@ def _checked_entry(
     options: set[str],
     values: Mapping[str, Any],
 ) -> dict[str, Any]:
-    kind, name = type(optimizer).__name__, optimizer.name_of(p)
+    kind = type(optimizer).__name__
     states, counts = optimizer.rule.states, "step" in optimizer.rule.inputs
     if TRAINING_WEIGHT in entry:
         raise ValueError(
             f"the checkpoint was saved while averages stood in the place of the weights, and holds "
-            f"the training weight of {name}. Load it into gradstep.EMA or gradstep.AveragedWeights "
-            "as it was saved, and call train()"
+            f"the training weight of {optimizer.name_of(p)}. Load it into gradstep.EMA or "
+            "gradstep.AveragedWeights as it was saved, and call train()"
         )
     found = set(entry) - {"step"}
     # A state that hangs on an option may be left over, or still to come, if the option changed.
@@ -264,35 +267,36 @@ def _checked_entry(
         of = "another rule" if kind in likely or not likely else " or ".join(likely)
         expected = ", ".join(["step"] * counts + wanted) or "no states"
         raise ValueError(
-            f"the checkpoint does not fit {kind}: for {name} it holds {', '.join(entry)}; expected "
-            f"{expected}. Is it of {of}, or cut short?"
+            f"the checkpoint does not fit {kind}: for {optimizer.name_of(p)} it holds "
+            f"{', '.join(entry)}; expected {expected}. Is it of {of}, or cut short?"
         )
     checked: dict[str, Any] = {}
     for key, value in entry.items():
         if key == "step" or states[key].start == "number":
-            checked[key] = _number(value, key, name)
+            checked[key] = _number(value, key, optimizer, p)
             continue
         if not isinstance(value, Tensor):
             raise TypeError(
-                f"the checkpoint's {key} of {name} is a {type(value).__name__}, not a tensor"
+                f"the checkpoint's {key} of {optimizer.name_of(p)} is a {type(value).__name__}, "
+                "not a tensor"
             )
         if tuple(value.shape) != states[key].shape_for(tuple(p.shape), values):
             raise ValueError(
-                f"the checkpoint is of another model: its {key} of {name} is {describe(value)}; "
-                f"the parameter is {describe(p)}"
+                f"the checkpoint is of another model: its {key} of {optimizer.name_of(p)} is "
+                f"{describe(value)}; the parameter is {describe(p)}"
             )
         plain = type(p) in (Tensor, torch.nn.Parameter) and type(value) is Tensor
         if states[key].shape == "own":
             value = value.to(own_dtype(p.dtype)).contiguous()
         elif states[key].shape != "weight":
             value = value.contiguous()
-        elif plain and is_dense(p) and layout(value) != layout(p):
+        elif plain and not laid_out_alike(value, p) and is_dense(p):
             value = torch.empty_like(p, dtype=value.dtype).copy_(value).detach()
         checked[key] = value
     return checked
 
 
-def _number(value: Any, key: str, name: str) -> Tensor:
+def _number(value: Any, key: str, optimizer: Holder, p: Tensor) -> Tensor:
     """A number as a tensor: older checkpoints hold step counts as int or float."""
     if isinstance(value, Tensor) and value.numel() == 1:
         known = value.dtype in (torch.float32, torch.float64)
@@ -300,4 +304,4 @@ def _number(value: Any, key: str, name: str) -> Tensor:
     if isinstance(value, int | float):
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         return torch.tensor(float(value), dtype=dtype)
-    raise ValueError(f"the checkpoint's {key} of {name} is {value!r}, not a number")
+    raise ValueError(f"the checkpoint's {key} of {optimizer.name_of(p)} is {value!r}, not a number")

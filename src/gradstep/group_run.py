@@ -1,8 +1,12 @@
-"""What is known of one parameter group from its last step: its numbers, graphs and plans."""
+"""What is known of one parameter group from its last step: its numbers, graphs and plans.
+
+Groups with the same flags share graphs and kernels: there may be thousands, of one parameter each.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +14,7 @@ from torch import Tensor
 from gradstep.engine.plan import Plan
 from gradstep.engine.update import is_matrix
 from gradstep.parameter_groups import Groups
+from gradstep.rule.definition import Rule
 from gradstep.rule.free_variables import FreeVariables
 from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number, like_default
@@ -33,6 +38,55 @@ class Planned:
     plan: Plan
 
 
+@dataclass
+class Traced:
+    """The graphs of a rule with its flags set.
+
+    Attributes:
+        flags: all that the tracing depends on, beside whether numbers are 0.
+        graphs: whether a parameter has rows and columns -> its graph.
+        free: what the rule read beside its arguments; None if nothing.
+        kernels: those of these graphs.
+    """
+
+    flags: list[Any]
+    graphs: dict[bool, Graph]
+    free: FreeVariables | None
+    kernels: dict[Any, Any] = field(default_factory=dict)
+
+    def holds_for(self, flags: list[Any], kinds: Collection[bool], numbers: dict[str, Any]) -> bool:
+        """Whether they are the graphs for a group of these flags, kinds and numbers."""
+        return (
+            self.flags == flags
+            and set(kinds) <= set(self.graphs)
+            and all(graph.holds_for(numbers) for graph in self.graphs.values())
+            and (self.free is None or self.free.unchanged())
+        )
+
+
+class Traces:
+    """The graphs of a rule, with each setting of its flags that some group has."""
+
+    def __init__(self) -> None:
+        self._known: list[Traced] = []
+
+    def get(
+        self,
+        rule: Rule,
+        flags: list[Any],
+        kinds: Collection[bool],
+        numbers: dict[str, Any],
+        make: Callable[[], dict[bool, Graph]],
+    ) -> Traced:
+        """The graphs for a group; ``make`` traces the rule, where that was not done yet."""
+        for known in reversed(self._known):
+            if known.holds_for(flags, kinds, numbers):
+                return known
+        made = Traced(flags, make(), FreeVariables(rule) or None)
+        self._known = [*self._known[-15:], made]  # as many settings as anybody goes back to
+        return made
+
+
 class GroupRun:
     """What is known of one parameter group from its last step: numbers, graph and plans."""
 
@@ -50,15 +104,16 @@ class GroupRun:
         self.plans: dict[tuple[bool, ...], Planned] = {}
         self.kernels: dict[Any, Any] = {}
 
-    def read(self, groups: Groups, loss: float) -> bool:
+    def read(self, groups: Groups, traces: Traces, loss: float) -> bool:
         """Read the group's numbers and flags, check them, and trace the rule if flags are new.
 
         Args:
             groups: the optimizer.
+            traces: the graphs of all groups.
             loss: of the present step; read if the rule asks for it.
 
         Returns:
-            whether the rule was traced.
+            whether the graphs are others than before.
 
         Raises:
             TypeError, ValueError: an option that is not allowed.
@@ -84,20 +139,22 @@ class GroupRun:
             self.graphs = {}
         if self.free is not None and not self.free.unchanged():
             self.graphs = {}
-        kinds = {is_matrix(p) for p in group["params"]} or {True}
-        if not rule.tells_vectors_apart:
-            kinds = {True, False}
-        traces = not kinds <= set(self.graphs)
-        if traces:
-            self.free = FreeVariables(rule) or None
+        kinds = {True, False}
+        if rule.tells_vectors_apart:
+            kinds = {is_matrix(p) for p in group["params"]} or {True}
+        anew = not kinds <= set(self.graphs)
+        if anew:
             maximize = bool(group.get("maximize", False))
-            if rule.tells_vectors_apart:
-                self.graphs = {k: trace(rule, plain, maximize, k, scale is not None) for k in kinds}
-            else:
-                graph = trace(rule, plain, maximize, scaled=scale is not None)
-                self.graphs = dict.fromkeys(kinds, graph)
+
+            def make() -> dict[bool, Graph]:
+                if rule.tells_vectors_apart:
+                    return {k: trace(rule, plain, maximize, k, scale is not None) for k in kinds}
+                return dict.fromkeys(kinds, trace(rule, plain, maximize, scaled=scale is not None))
+
+            traced = traces.get(rule, flags, kinds, plain, make)
+            self.graphs, self.kernels, self.free = traced.graphs, traced.kernels, traced.free
             self.flags = flags
-            self.plans, self.kernels = {}, {}
+            self.plans = {}
         lr = like_default(group["lr"], rule.lr)
         self.numbers = {n: _as_given(v) for n, v in (("lr", lr), *numbers.items())}
         self.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else scale
@@ -109,7 +166,7 @@ class GroupRun:
         parts = [v for t in raw if isinstance(t, tuple) for v in t]
         inside = all(isinstance(v, int | float | None) for v in parts)
         self.raw = raw if settled and inside and scale is None else None
-        return traces
+        return anew
 
 
 def as_float(value: Any) -> float:

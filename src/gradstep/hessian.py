@@ -12,7 +12,7 @@ from torch import Tensor
 from gradstep.engine.update import describe, in_pairs, layout
 from gradstep.optimizer import Optimizer
 from gradstep.rule.hyperparameter import Interval, check_number
-from gradstep.states import begin_states, shared_states
+from gradstep.states import Beginnings, shared_states
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class HessianOptimizer(Optimizer):
         numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
         numbers["lr"] = group["lr"]
         shared = shared_states(self.rule, self.state.values(), numbers, {})
-        begin_states(self.rule, p, entry, group, numbers, None, self._namer(p), shared)
+        Beginnings(self.rule, group, numbers, shared).begin(p, entry, None, self._namer(p))
         return entry
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ from gradstep.rule.hyperparameter import (
 from gradstep.rule.schedule import as_schedule, at_start
 from gradstep.rule.trace import trace
 from gradstep.schedules import Schedules
-from gradstep.states import begin_states
+from gradstep.states import Beginnings
 
 #: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
 #: otherwise here, as ``{"beta1": ("betas", 0)}``.
@@ -173,7 +174,6 @@ class Groups(torch.optim.Optimizer):
             ValueError: a parameter without data (on the meta device) or in two groups, or an
                 option out of range. The optimizer is as it was.
         """
-        before = [p for group in self.param_groups for p in group["params"]]
         own = {n: v for n, v in param_group.items() if n in self.group_keys}
         found = {n: as_schedule(v) for n, v in own.items()}
         numbers = {n: at_start(v) for n, v in found.items()}
@@ -184,23 +184,23 @@ class Groups(torch.optim.Optimizer):
             super().add_param_group(param_group)
         except ValueError as error:
             given = param_group["params"] if isinstance(param_group["params"], list) else []
-            twice = [self.name_of(p) for p in before if any(p is q for q in given)]
+            ids = set(map(id, given))
+            twice = [name for name, p in self.named_parameters() if id(p) in ids]
             if twice and "more than one" in str(error):
                 raise ValueError(f"{error}: {', '.join(twice)}. Give each once.") from None
             raise
         group = self.param_groups[-1]
         try:
             for p in group["params"]:
-                name = self._namer(p)
-                if p.device.type == "meta":
+                if p.is_meta:
                     raise ValueError(
-                        f"{name()} is on the meta device and has no data to update. Materialise it "
-                        "(module.to_empty(device=…)) before the optimizer is built."
+                        f"{self.name_of(p)} is on the meta device and has no data to update. "
+                        "Materialise it (module.to_empty(device=…)) before the optimizer is built."
                     )
                 if not (p.is_floating_point() or p.is_complex()):
                     raise TypeError(
-                        f"{name()} holds {describe(p)}; only floating-point and complex tensors "
-                        "can be optimized. Leave it out."
+                        f"{self.name_of(p)} holds {describe(p)}; only floating-point and complex "
+                        "tensors can be optimized. Leave it out."
                     )
             self.check_group(group)
         except Exception:
@@ -211,8 +211,9 @@ class Groups(torch.optim.Optimizer):
         if self._states_at_construction:
             numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
             numbers["lr"] = group["lr"]
+            beginnings = Beginnings(self.rule, group, numbers)
             for p in group["params"]:
-                begin_states(self.rule, p, self.state[p], group, numbers, None, self._namer(p))
+                beginnings.begin(p, self.state[p], None, self._namer(p))
 
     def extend(self, stage: Rule) -> None:
         """Put a stage behind the rule, with its numbers in the defaults and in every group.
@@ -248,17 +249,15 @@ class Groups(torch.optim.Optimizer):
 
     def _namer(self, p: Tensor) -> Callable[[], str]:
         # Plans keep this. With the optimizer itself in it, that and its states would be freed only
-        # when Python next looks for cycles.
-        own = weakref.ref(self)
-
-        def name() -> str:
-            optimizer = own()
-            return describe(p) if optimizer is None else optimizer.name_of(p)
-
-        return name
+        # when Python next looks for cycles; with the parameter, one that has been replaced never.
+        # (A weak reference to it would be in the way of torch.utils.swap_tensors.)
+        return partial(_name_now, weakref.ref(self), id(p))
 
     def name_of(self, p: Tensor) -> str:
-        """The parameter's name in the model if the optimizer was given names, else its place."""
+        """The parameter's name in the model if the optimizer was given names, else its place.
+
+        Looks through all groups: for many parameters at once see :meth:`named_parameters`.
+        """
         for number, group in enumerate(self.param_groups):
             for position, q in enumerate(group["params"]):
                 if q is p:
@@ -280,3 +279,10 @@ class Groups(torch.optim.Optimizer):
 
 def _place(number: int, position: int, p: Tensor) -> str:
     return f"parameter {position} of group {number} (shape {tuple(p.shape)})"
+
+
+def _name_now(optimizer: weakref.ref[Groups], key: int) -> str:
+    """The name of the optimizer's parameter of this id, neither of which is kept alive for it."""
+    groups = optimizer()
+    named = () if groups is None else groups.named_parameters()
+    return next((name for name, p in named if id(p) == key), "a parameter")

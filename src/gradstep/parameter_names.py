@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import is_
 from typing import Any
-
-from torch import Tensor
 
 
 @dataclass
@@ -16,24 +13,20 @@ class _Record:
 
     Attributes:
         group: itself, so that no other has its id.
-        params: its parameters.
+        ids: of its parameters, which are not kept alive.
         given: its ``param_names``.
         names: the name of each parameter; None for one that has none.
     """
 
     group: Mapping[str, Any]
-    params: list[Tensor]
+    ids: list[int]
     given: list[str]
     names: list[str | None]
 
     def fits(self) -> bool:
         """Whether the group is as it was."""
         params = self.group["params"]
-        return (
-            self.group.get("param_names") == self.given
-            and len(params) == len(self.params)
-            and all(map(is_, params, self.params))
-        )
+        return self.group.get("param_names") == self.given and list(map(id, params)) == self.ids
 
 
 class ParameterNames:
@@ -47,11 +40,14 @@ class ParameterNames:
     def __init__(self) -> None:
         self._records: dict[int, _Record] = {}
 
-    def __getstate__(self) -> list[_Record]:
-        return list(self._records.values())
+    def __getstate__(self) -> list[tuple[Mapping[str, Any], list[str | None] | None]]:
+        # A copy has parameters of other ids.
+        return [(record.group, self.of(record.group)) for record in self._records.values()]
 
-    def __setstate__(self, records: list[_Record]) -> None:
-        self._records = {id(record.group): record for record in records}
+    def __setstate__(self, named: list[tuple[Mapping[str, Any], list[str | None] | None]]) -> None:
+        self._records = {}
+        for group, names in named:
+            self._remember(group, names)
 
     def begin(self, group: Mapping[str, Any]) -> None:
         """Take in a new group, whose names are those of its parameters."""
@@ -81,14 +77,14 @@ class ParameterNames:
 
     def _remember(self, group: Mapping[str, Any], names: list[str | None] | None) -> None:
         if names is not None:
-            params, given = list(group["params"]), list(group["param_names"])
-            self._records[id(group)] = _Record(group, params, given, names)
+            ids, given = list(map(id, group["params"])), list(group["param_names"])
+            self._records[id(group)] = _Record(group, ids, given, names)
 
     def _known(self) -> tuple[dict[int, str | None], set[tuple[str, ...]]]:
         """The name of each parameter, by its id, and all lists of names, as remembered."""
         by_id: dict[int, str | None] = {}
         for record in self._records.values():
-            by_id.update(zip(map(id, record.params), record.names, strict=True))
+            by_id.update(zip(record.ids, record.names, strict=True))
         return by_id, {tuple(record.given) for record in self._records.values()}
 
     def _of(

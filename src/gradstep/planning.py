@@ -14,12 +14,11 @@ from gradstep.engine.agreement import check_agreement, mean_over
 from gradstep.engine.fit import is_sharded
 from gradstep.engine.plan import Launch, Plan
 from gradstep.engine.update import Update, is_matrix, layout
-from gradstep.group_run import GroupRun, Planned, as_float
+from gradstep.group_run import GroupRun, Planned, Traces, as_float
 from gradstep.parameter_groups import Groups
 from gradstep.states import (
-    begin_states,
+    Beginnings,
     follow_layout,
-    number_states,
     shared_states,
     unlike_weight,
 )
@@ -37,6 +36,7 @@ class Planning(Groups):
     def _prepare_reading(self, defaults: Mapping[str, Any]) -> None:
         super()._prepare_reading(defaults)
         self._runs: dict[int, GroupRun] = {}
+        self._traces = Traces()
         self._layouts: dict[Tensor, Any] = {}
         self._entries: list[Any] = []
         self._said: set[str] = set()
@@ -87,8 +87,8 @@ class Planning(Groups):
         return launches
 
     def _check_agreement(self) -> None:
-        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        check_agreement(self._mesh, [f"{self.name_of(p)} {tuple(p.shape)}" for p in params])
+        named = [(name, p) for name, p in self.named_parameters() if p.grad is not None]
+        check_agreement(self._mesh, [f"{name} {tuple(p.shape)}" for name, p in named])
 
     def _loss_given(self) -> float:
         """The loss of the step; over several processes that split weights, the mean of theirs."""
@@ -134,7 +134,7 @@ class Planning(Groups):
 
     def _read(self, run: GroupRun) -> None:
         """Read a group's numbers and flags, check them, and trace the rule if flags are new."""
-        if not run.read(self, self._loss_for_all):
+        if not run.read(self, self._traces, self._loss_for_all):
             return
         self._waits = self._waits or any(g.sums_over_all for g in run.graphs.values())
         self._may_stop = self._may_stop or any(g.calls_opaque for g in run.graphs.values())
@@ -185,13 +185,15 @@ class Planning(Groups):
         if "param_names" in group:
             self._names.follow_one(group)
         if len({id(p) for p in params}) != len(params):
-            twice = next(i for i, p in enumerate(params) if any(p is q for q in params[:i]))
+            places = {id(p): i for i, p in enumerate(params)}
+            twice = next(p for i, p in enumerate(params) if places[id(p)] != i)
             raise ValueError(
-                f"{self.name_of(params[twice])} stands twice in one parameter group, and would be "
+                f"{self.name_of(twice)} stands twice in one parameter group, and would be "
                 "updated twice. Give each parameter once."
             )
         shared = shared_states(self.rule, self.state.values(), run.numbers, self._shared)
         self._shared |= shared
+        beginnings = Beginnings(self.rule, group, run.numbers, shared)
         updates, prepared = [], []
         for p, gradient in zip(params, gradients, strict=True):
             held = self.state.get(p, {})
@@ -202,10 +204,11 @@ class Planning(Groups):
                 )
             entry = dict(held)
             name = self._namer(p)
-            first = begin_states(self.rule, p, entry, group, run.numbers, gradient, name, shared)
-            follow_layout(self.rule, p, entry, self._layouts.get(p))
+            first = beginnings.begin(p, entry, gradient, name)
+            if not first:
+                follow_layout(self.rule, p, entry, self._layouts.get(p))
             states = {n: entry[n] for n, _, _ in run.graphs[is_matrix(p)].states}
-            numbers = {n: entry[n] for n in number_states(self.rule, run.numbers)}
+            numbers = {n: entry[n] for n in beginnings.numbers}
             unlike = unlike_weight(self.rule, p, states, run.numbers)
             update = Update(p, gradient, states, numbers, first, name, *unlike)
             updates.append(update)
@@ -246,9 +249,9 @@ class Planning(Groups):
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""
-        by_id = {id(p): p for group in self.param_groups for p in group["params"]}
+        by_id = {id(p): name for name, p in self.named_parameters()}
         return {
-            self.name_of(by_id[key]): name
+            by_id[key]: name
             for run in self._runs.values()
             for planned in run.plans.values()
             for key, name in zip(planned.ids, planned.plan.engines, strict=True)

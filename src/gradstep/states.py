@@ -11,6 +11,7 @@ from torch import Tensor
 from gradstep.engine.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
 from gradstep.rule.operations import is_followed
+from gradstep.rule.state import State
 
 
 def number_states(rule: Rule, numbers: Mapping[str, Any]) -> list[str]:
@@ -20,92 +21,118 @@ def number_states(rule: Rule, numbers: Mapping[str, Any]) -> list[str]:
     return own + ["step"] * ("step" in rule.inputs)
 
 
-def begin_states(
-    rule: Rule,
-    p: Tensor,
-    entry: dict[str, Any],
-    group: Mapping[str, Any],
-    numbers: Mapping[str, Any],
-    gradient: Tensor | None,
-    name_of: Callable[[], str],
-    shared: Mapping[str, Tensor] | None = None,
-) -> bool:
-    """Add the states that are missing, and tell whether all were.
+class Beginnings:
+    """How the states of a group's parameters begin.
+
+    What hangs on the rule and the group's options alone is worked out once, not for each of
+    thousands of parameters.
 
     Args:
         rule: names the states and how they start.
-        p: the parameter.
-        entry: its states by name; added to.
-        group: its group, for torch's flags that say where a step count lives.
+        group: the group, for torch's flags that say where a step count lives.
         numbers: lr and every hyperparameter, by name.
-        gradient: the first gradient; None before there is one.
-        name_of: the parameter's name, for messages.
         shared: the states that all parameters have together, from :func:`shared_states`.
-
-    Raises:
-        ValueError: some states are there, and others that began with them are not.
     """
-    shared = shared or {}
-    own_numbers = [n for n in number_states(rule, numbers) if n not in shared]
-    together = [n for n in own_numbers if n == "step" or not rule.states[n].when]
-    matrix = is_matrix(p)
-    together += [
-        n
-        for n, s in rule.states.items()
-        if s.start != "number" and s.when is None and s.exists(numbers, matrix)
-    ]
-    missing = [n for n in together if entry.get(n) is None]
-    if missing and len(missing) < len(together):
-        there = ", ".join(n for n in together if n not in missing)
-        raise ValueError(
-            f"state {missing[0]!r} of {name_of()} is missing, while {there} is there. Load a "
-            "checkpoint, or delete the parameter's entry in optimizer.state to start it anew."
-        )
-    kept = [n for n, s in rule.states.items() if s.exists(numbers, matrix) and n not in shared]
-    kept += ["step"] * ("step" in rule.inputs)
-    fresh = bool(kept) and all(entry.get(n) is None for n in kept)
-    on_device = group.get("capturable") or group.get("fused")
-    double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-    for name in own_numbers:
+
+    def __init__(
+        self,
+        rule: Rule,
+        group: Mapping[str, Any],
+        numbers: Mapping[str, Any],
+        shared: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._rule = rule
+        self._values = numbers
+        self._shared = shared or {}
+        #: The states that are one number a parameter, the step count last.
+        self.numbers = number_states(rule, numbers)
+        self._own_numbers = [n for n in self.numbers if n not in self._shared]
+        self._on_device = bool(group.get("capturable") or group.get("fused"))
+        double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+        self._number_dtype = torch.float64 if double else torch.float32
+        self._differentiable = bool(group.get("differentiable"))
+        self._of_kind: dict[bool, tuple[list[str], list[str], list[tuple[str, State]]]] = {}
+
+    def _of(self, matrix: bool) -> tuple[list[str], list[str], list[tuple[str, State]]]:
+        """Names that begin together, all names that are the parameter's own, and its tensors."""
+        if matrix not in self._of_kind:
+            states, numbers = self._rule.states, self._values
+            there = [(n, s) for n, s in states.items() if s.exists(numbers, matrix)]
+            tensors = [(n, s) for n, s in there if s.start != "number"]
+            together = [n for n in self._own_numbers if n == "step" or not states[n].when]
+            together += [n for n, s in tensors if s.when is None]
+            kept = [n for n, _ in there if n not in self._shared]
+            kept += ["step"] * ("step" in self.numbers)
+            self._of_kind[matrix] = together, kept, tensors
+        return self._of_kind[matrix]
+
+    def begin(
+        self, p: Tensor, entry: dict[str, Any], gradient: Tensor | None, name_of: Callable[[], str]
+    ) -> bool:
+        """Add the states that are missing, and tell whether all were.
+
+        Args:
+            p: the parameter.
+            entry: its states by name; added to.
+            gradient: the first gradient; None before there is one.
+            name_of: the parameter's name, for messages.
+
+        Raises:
+            ValueError: some states are there, and others that began with them are not.
+        """
+        together, kept, tensors = self._of(is_matrix(p))
+        missing = [n for n in together if entry.get(n) is None]
+        if missing and len(missing) < len(together):
+            there = ", ".join(n for n in together if n not in missing)
+            raise ValueError(
+                f"state {missing[0]!r} of {name_of()} is missing, while {there} is there. Load a "
+                "checkpoint, or delete the parameter's entry in optimizer.state to start it anew."
+            )
+        fresh = bool(kept) and all(entry.get(n) is None for n in kept)
+        for name in self._own_numbers:
+            number = entry.get(name)
+            # A plain number: as torch's SparseAdam has it.
+            if number is None or (isinstance(number, int) and self._rule.sparse == "only"):
+                self._begin_number(p, entry, name)
+        if not fresh and all(entry.get(n) is not None for n, _ in tensors):
+            entry.update(self._shared)
+            return fresh
+        with torch.no_grad(), torch.inference_mode(False):
+            for name, state in tensors:
+                if entry.get(name) is None:
+                    entry[name] = self._tensor(p, state, gradient)
+        entry.update(self._shared)
+        return fresh
+
+    def _begin_number(self, p: Tensor, entry: dict[str, Any], name: str) -> None:
         number: Any = entry.get(name)
         if number is None:
-            value = 0.0 if name == "step" else rule.states[name].value
-            number = numbers[value] if isinstance(value, str) else value
-        elif not (isinstance(number, int) and rule.sparse == "only"):  # as torch's SparseAdam's
-            continue
-        dtype = torch.float64 if double else torch.float32
-        if group.get("differentiable") and is_followed(number):
+            value = 0.0 if name == "step" else self._rule.states[name].value
+            number = self._values[value] if isinstance(value, str) else value
+        dtype = self._number_dtype
+        if self._differentiable and is_followed(number):
             entry[name] = number.reshape(()).to(dtype, copy=True)
-            continue
+            return
         with torch.inference_mode(False):  # or later steps may not write it
-            device = p.device if on_device else "cpu"
+            device = p.device if self._on_device else "cpu"
             entry[name] = torch.tensor(float(number), dtype=dtype, device=device)
-    for name, state in rule.states.items():
-        if not state.exists(numbers, matrix) or state.start == "number":
-            continue
-        if entry.get(name) is not None:
-            continue
+
+    def _tensor(self, p: Tensor, state: State, gradient: Tensor | None) -> Tensor:
         if state.shape == "own":
-            shape, dtype = state.shape_for(tuple(p.shape), numbers), own_dtype(p.dtype)
-            with torch.no_grad(), torch.inference_mode(False):
-                entry[name] = torch.zeros(shape, dtype=dtype, device=p.device)
-            continue
+            shape = state.shape_for(tuple(p.shape), self._values)
+            return torch.zeros(shape, dtype=own_dtype(p.dtype), device=p.device)
         if state.shape != "weight":
-            entry[name] = _zeros_along(p, -1 if state.shape == "row" else -2)
-            continue
-        like = torch.preserve_format
-        with torch.no_grad(), torch.inference_mode(False):
-            if state.start == "weight":
-                entry[name] = p.detach().clone(memory_format=like)
-            elif state.start == "gradient" and gradient is not None:
-                entry[name] = torch.empty_like(p, memory_format=like).copy_(gradient).detach()
-            else:
-                value = numbers[state.value] if isinstance(state.value, str) else state.value
-                value = float(value)
-                start = complex(value, value) if p.is_complex() else value
-                entry[name] = torch.full_like(p, start, requires_grad=False, memory_format=like)
-    entry.update(shared)
-    return fresh
+            return _zeros_along(p, -1 if state.shape == "row" else -2)
+        if state.start == "weight":
+            return p.detach().clone(memory_format=torch.preserve_format)
+        if state.start == "gradient" and gradient is not None:
+            return torch.empty_like(p).copy_(gradient).detach()
+        value = self._values[state.value] if isinstance(state.value, str) else state.value
+        value = float(value)
+        if state.start == "zeros" and type(p) in (Tensor, torch.nn.Parameter):
+            return torch.zeros_like(p)
+        start = complex(value, value) if p.is_complex() else value
+        return torch.full_like(p, start, requires_grad=False, memory_format=torch.preserve_format)
 
 
 def shared_states(
@@ -127,10 +154,8 @@ def shared_states(
     for name, state in rule.states.items():
         if not state.shared or not state.exists(numbers):
             continue
-        held = common_number(name, entries)
-        if name in known:
-            held = known[name]
-        elif held is None:
+        held = known[name] if name in known else common_number(name, entries)
+        if held is None:
             start = numbers[state.value] if isinstance(state.value, str) else state.value
             with torch.inference_mode(False):
                 held = torch.tensor(float(start), dtype=torch.float64, device="cpu")
@@ -184,6 +209,8 @@ def unlike_weight(
         numbers: every hyperparameter, by name.
     """
     states = {n: rule.states[n] for n in names if rule.states[n].shape != "weight"}
+    if not states:
+        return {}, {}
     shapes = {n: s.shape_for(tuple(p.shape), numbers) for n, s in states.items()}
     return shapes, {n: own_dtype(p.dtype) for n, s in states.items() if s.shape == "own"}
 
@@ -213,10 +240,10 @@ def follow_layout(rule: Rule, p: Tensor, entry: dict[str, Any], before: Any) -> 
         entry: its states by name; those that were laid out anew are replaced.
         before: the weight's layout at the last step, None if that is not known.
     """
-    if type(p) not in (Tensor, torch.nn.Parameter) or not is_dense(p):
+    if type(p) not in (Tensor, torch.nn.Parameter):
         return
     now = layout(p)
-    if before == now:
+    if before == now or not is_dense(p):
         return
     for name, begun in rule.states.items():
         state = entry.get(name)

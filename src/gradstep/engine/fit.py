@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import Update, is_dense, layout
+from gradstep.engine.update import Update, is_dense, laid_out_alike
 from gradstep.rule.graph import Graph
 
 #: How a weight's dtype is stored, and how many stored numbers an element has.
@@ -35,7 +35,7 @@ def unfit(update: Update) -> str | None:
     if is_sharded(update.weight):
         return _unfit_shards(update)
     weight, gradient = update.weight, update.gradient
-    if weight.device.type != "cpu":
+    if not weight.is_cpu:
         return f"it is on {weight.device}"
     if type(weight) not in (Tensor, torch.nn.Parameter):
         return f"it is a {type(weight).__name__}"
@@ -45,7 +45,7 @@ def unfit(update: Update) -> str | None:
         return "its elements do not fill a stretch of memory"
     if weight.is_conj() or weight.is_neg():
         return "it is a lazy conjugate or negative"
-    if torch.is_inference(weight):
+    if weight.is_inference():
         return "it was made in inference mode"
     if gradient.layout is not torch.strided:
         return f"its gradient is {gradient.layout}"
@@ -73,6 +73,8 @@ def is_sharded(tensor: Any) -> bool:
     """Whether it is a DTensor, of which each process holds a part."""
     # Asked by name: importing torch.distributed.tensor takes longer than a thousand steps.
     kind = type(tensor)
+    if kind is torch.nn.Parameter or kind is Tensor:
+        return False
     return kind.__name__ == "DTensor" and kind.__module__.startswith("torch.distributed.")
 
 
@@ -120,16 +122,19 @@ def overlapping(updates: Sequence[Update]) -> set[int]:
             (update.gradient, False),
             *((s, True) for s in update.states.values()),
         ):
-            if tensor.numel() and tensor.layout is torch.strided:
-                reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+            count = tensor.numel()
+            if count and tensor.layout is torch.strided:
+                if not tensor.is_contiguous():
+                    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+                    count = sum([(n - 1) * s for n, s in pairs]) + 1
                 start = tensor.data_ptr()
-                end = start + (reach + 1) * tensor.element_size()
-                spans.append((start, end, written, position))
+                spans.append((start, start + count * tensor.element_size(), written, position))
     spans.sort()
     found: set[int] = set()
     open_spans: list[tuple[int, int, bool, int]] = []
     for span in spans:
-        open_spans = [o for o in open_spans if o[1] > span[0]]
+        if open_spans:
+            open_spans = [o for o in open_spans if o[1] > span[0]]
         for other in open_spans:
             if other[2] or span[2]:
                 found |= {other[3], span[3]}
@@ -141,4 +146,4 @@ def as_stored(gradient: Tensor, weight: Tensor) -> bool:
     """Whether a gradient's elements lie in memory as its weight's do."""
     if gradient.is_conj() or gradient.is_neg():
         return False
-    return weight.numel() < 2 or layout(gradient) == layout(weight)
+    return weight.numel() < 2 or laid_out_alike(gradient, weight)

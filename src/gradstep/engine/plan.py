@@ -181,6 +181,8 @@ class Plan:
     def _check_rule(self, update: Update) -> None:
         """Raise unless the rule can update such a weight at all."""
         graph, weight = self._graph_of(update), update.weight
+        if graph.is_elementwise and not graph.shared:
+            return
         if weight.is_complex() and not graph.is_elementwise:
             name = self.rule.name[:1].upper() + self.rule.name[1:]
             raise RuntimeError(
@@ -301,7 +303,7 @@ class Plan:
         by_kind: dict[Any, list[int]] = {}
         for i in positions:
             update = updates[i]
-            number_dtypes = tuple(t.dtype for t in update.numbers.values())
+            number_dtypes = tuple([t.dtype for t in update.numbers.values()])
             graph = self._graph_of(update)
             kind = (update.weight.dtype, number_dtypes, is_sharded(update.weight), id(graph))
             by_kind.setdefault(kind, []).append(i)

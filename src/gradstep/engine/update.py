@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: The types whose memory is where they say.
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 
 @dataclass
 class Update:
@@ -43,16 +46,18 @@ def is_matrix(tensor: Tensor) -> bool:
 
 def layout(tensor: Tensor) -> tuple[tuple[int, int], ...]:
     """Sizes and strides of the dimensions that have more than one element: the order in memory."""
-    return tuple(
-        (size, stride)
-        for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-        if size != 1
-    )
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return tuple([pair for pair in pairs if pair[0] != 1])
+
+
+def laid_out_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same :func:`layout`."""
+    return (a.shape == b.shape and a.stride() == b.stride()) or layout(a) == layout(b)
 
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill a stretch of memory, each place once, in whatever order."""
-    if tensor.numel() < 2:
+    if tensor.numel() < 2 or tensor.is_contiguous():
         return True
     expected = 1
     for size, stride in sorted(layout(tensor), key=lambda pair: pair[1]):
@@ -82,16 +87,19 @@ def check(update: Update) -> None:
         TypeError: a state that is no tensor, or a dtype that cannot be updated.
         ValueError: a gradient or state of another shape, dtype, device or layout than the weight.
     """
-    weight = update.weight
+    weight, writable = update.weight, not torch.is_inference_mode_enabled()
     if not (weight.is_floating_point() or weight.is_complex()):
         raise TypeError(
             f"{update.name()} holds {describe(weight)}; only floating-point and complex weights "
             "can follow a gradient. Leave it out of the optimizer."
         )
-    _check_writable(update.name(), weight)
-    _check_memory(update.name(), weight)
+    plain = type(weight) in _PLAIN
+    _check_writable(update, "", weight, writable)
+    _check_memory(update, "", weight)
     _compare(update, "gradient", update.gradient)
-    _check_memory(f"gradient of {update.name()}", update.gradient)
+    _check_memory(update, "gradient of ", update.gradient)
+    if update.first and plain:
+        return  # its states have just been made like it
     for state_name, state in update.states.items():
         if not isinstance(state, Tensor):
             raise TypeError(
@@ -100,7 +108,7 @@ def check(update: Update) -> None:
                 "parameter's entry in optimizer.state to start it anew."
             )
         shape, dtype = update.shapes.get(state_name), update.dtypes.get(state_name)
-        _compare(update, f"state {state_name!r}", state, shape, dtype)
+        _compare(update, state_name, state, shape, dtype)
         if state.layout is not weight.layout:
             raise ValueError(
                 f"state {state_name!r} of {update.name()} is {state.layout}; its weight is "
@@ -108,9 +116,9 @@ def check(update: Update) -> None:
             )
         if (
             type(state) is Tensor
-            and is_dense(weight)
             and state_name not in update.shapes
-            and layout(state) != layout(weight)
+            and not laid_out_alike(state, weight)
+            and is_dense(weight)
             and weight.numel() > 1
         ):
             raise ValueError(
@@ -118,65 +126,72 @@ def check(update: Update) -> None:
                 f"weight has {tuple(weight.stride())}. Lay it out alike: "
                 "torch.empty_like(weight).copy_(state)."
             )
-        _check_writable(f"state {state_name!r} of {update.name()}", state)
-        _check_memory(f"state {state_name!r} of {update.name()}", state)
+        _check_writable(update, f"state {state_name!r} of ", state, writable)
+        _check_memory(update, f"state {state_name!r} of ", state)
     for number_name, number in update.numbers.items():
         if not (
             isinstance(number, Tensor)
             and number.layout is torch.strided
             and number.numel() == 1
             and number.dtype in (torch.float32, torch.float64)
-            and number.device.type in ("cpu", weight.device.type)
+            and (number.is_cpu or number.device.type == weight.device.type)
         ):
             found = describe(number) if isinstance(number, Tensor) else f"a {type(number).__name__}"
             raise TypeError(
                 f"state {number_name!r} of {update.name()} is {found}. Expected a tensor of one "
                 f"float32 number: torch.tensor(float({number_name}))."
             )
-        _check_memory(f"state {number_name!r} of {update.name()}", number)
+        _check_memory(update, f"state {number_name!r} of ", number)
 
 
-def _check_writable(what: str, tensor: Tensor) -> None:
+def _check_writable(update: Update, what: str, tensor: Tensor, writable: bool) -> None:
     """Raise for a tensor that torch would refuse to write, which is too late within a step."""
-    if tensor.layout is torch.strided and any(
-        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    if (
+        tensor.layout is torch.strided
+        and not tensor.is_contiguous()
+        and any(
+            size > 1 and stride == 0
+            for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        )
     ):
         raise ValueError(
-            f"{what} is an expanded tensor, {describe(tensor)} with strides "
+            f"{what}{update.name()} is an expanded tensor, {describe(tensor)} with strides "
             f"{tuple(tensor.stride())}: several elements share one place in memory, and a step "
             "would write it more than once. Give each its own: clone() it."
         )
     if tensor.is_conj():
         raise ValueError(
-            f"{what} is the lazy conjugate of another tensor and cannot be written as reals. "
-            "Make it a tensor of its own: resolve_conj()."
+            f"{what}{update.name()} is the lazy conjugate of another tensor and cannot be written "
+            "as reals. Make it a tensor of its own: resolve_conj()."
         )
-    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+    if writable and tensor.is_inference():
         raise ValueError(
-            f"{what} was made in inference mode, and torch lets nobody write it outside. "
-            "clone() it."
+            f"{what}{update.name()} was made in inference mode, and torch lets nobody write it "
+            "outside. clone() it."
         )
 
 
-def _check_memory(what: str, tensor: Tensor) -> None:
+def _check_memory(update: Update, what: str, tensor: Tensor) -> None:
     """Raise for a tensor whose storage was made smaller than it: torch itself would crash."""
-    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
+    if type(tensor) not in _PLAIN or not tensor.is_cpu:
         return
     if tensor.layout is not torch.strided or not tensor.numel():
         return
-    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    last = tensor.numel() - 1
+    if not tensor.is_contiguous():
+        last = sum([(n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)])
     needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
     held = tensor.untyped_storage().nbytes()
     if held < needed:
         raise ValueError(
-            f"{what} is {describe(tensor)} and needs {needed} bytes of storage, which has {held}: "
-            "it was resized. Bring it back before the step."
+            f"{what}{update.name()} is {describe(tensor)} and needs {needed} bytes of storage, "
+            f"which has {held}: it was resized. Bring it back before the step."
         )
 
 
 def _compare(
     update: Update,
-    what: str,
+    name: str,
     tensor: Any,
     shape: tuple[int, ...] | None = None,
     dtype: torch.dtype | None = None,
@@ -184,9 +199,11 @@ def _compare(
     weight = update.weight
     wanted = weight.shape if shape is None else shape
     same_dtype = tensor.dtype == (weight.dtype if dtype is None else dtype)
-    if tensor.shape == wanted and same_dtype and tensor.device == weight.device:
+    same_device = (tensor.is_cpu and weight.is_cpu) or tensor.device == weight.device
+    if tensor.shape == wanted and same_dtype and same_device:
         return
-    if what == "gradient":
+    what = name if tensor is update.gradient else f"state {name!r}"
+    if tensor is update.gradient:
         remedy = (
             "Was the parameter's data replaced after the backward pass? Call zero_grad() and "
             "backward() again, or set the parameter's .grad to None."

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradstep.engine.update import Update
 from gradstep.optimizer import Optimizer
 from gradstep.rule.graph import Graph, Node
-from gradstep.states import begin_states, number_states, shared_states, unlike_weight
+from gradstep.states import Beginnings, shared_states, unlike_weight
 
 
 def live_update(
@@ -33,13 +33,14 @@ def live_update(
         return optimizer.name_of(parameter)
 
     shared = shared_states(rule, optimizer.state.values(), settings, optimizer._shared)
-    first = begin_states(rule, parameter, entry, group, settings, parameter.grad, name_of, shared)
+    beginnings = Beginnings(rule, group, settings, shared)
+    first = beginnings.begin(parameter, entry, parameter.grad, name_of)
     unlike = unlike_weight(rule, parameter, [name for name, _, _ in graph.states], settings)
     return Update(
         parameter.detach(),
         parameter.grad,
         {name: entry[name] for name, _, _ in graph.states},
-        {name: entry[name] for name in number_states(rule, settings)},
+        {name: entry[name] for name in beginnings.numbers},
         first,
         name_of,
         *unlike,
