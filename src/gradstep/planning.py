@@ -45,6 +45,7 @@ class Planning(Groups):
         self._loss: float | None = None  # what the closure of the present step returned
         self._loss_for_all = 0.0  # the same, over all processes
         self._shared: dict[str, Tensor] = {}  # what all parameters have together, in this step
+        self._shared_in_all = False  # whether this step has put it into all entries
         self._mesh: Any = None  # the processes that a step has to talk to
 
     def begin_anew(self) -> None:
@@ -64,7 +65,7 @@ class Planning(Groups):
             self._schedules.set_numbers(self.param_groups)
         # Looking up each parameter's states costs more than seeing that none was exchanged.
         entries, known = self.state.values(), self._entries
-        self._shared = {}
+        self._shared, self._shared_in_all = {}, False
         if not self._runs:  # after a checkpoint was loaded: which processes take part?
             for run in map(self._run, range(len(self.param_groups))):
                 self._read(run)
@@ -238,9 +239,11 @@ class Planning(Groups):
                 if held:
                     self.state[p] = held
                 self._layouts[p] = layout(p) if p.layout is torch.strided else None
-            for entry in self.state.values() if shared else ():
-                if isinstance(entry, dict):  # also those that sit this step out
-                    entry.update({n: t for n, t in shared.items() if n in entry})
+            if shared and not self._shared_in_all:
+                for entry in self.state.values():
+                    if isinstance(entry, dict):  # also those that sit this step out
+                        entry.update({n: t for n, t in shared.items() if n in entry})
+                self._shared_in_all = True
             self._entries = list(self.state.values())
             now = list(map(self.state.get, params))
             run.plans[mask] = Planned(list(map(id, params)), now, self._entries, plan)
