@@ -46,6 +46,8 @@ _BOOKKEEPING = {
 
 #: What a wrapper with averages saves among the states while they stand in the weights' place.
 TRAINING_WEIGHT = "training_weight"
+#: The gradient of the batches so far, in the checkpoint of an optimizer that accumulates them.
+ACCUMULATED_GRADIENT = "accumulated_gradient"
 
 #: Options that classes of torch.optim have had only since some version, the newest first.
 _LATER = ("decoupled_weight_decay", "amsgrad")
@@ -187,6 +189,8 @@ def checked_state(
     """
     kind, rule = type(optimizer).__name__, optimizer.rule
     state: defaultdict[Any, Any] = defaultdict(dict, loaded["state"])
+    known = {*rule.states, "step"}
+    begun = any(isinstance(e, Mapping) and known & set(e) for e in state.values())
     own_numbers = {} if given is None else _numbers_as_given(optimizer.rule, loaded, given)
     for number, group in enumerate(loaded["param_groups"]):
         check_class(optimizer, group, number)
@@ -209,11 +213,22 @@ def checked_state(
         }
         for p in group["params"]:
             entry = {**state.get(p, {}), **own_numbers.get(p, {})}
-            entry = {n: v for n, v in entry.items() if v is not None}
-            if not entry:
+            # Wrappers of other packages keep what is theirs here, as timm's Lookahead does.
+            foreign_entry = {n: v for n, v in entry.items() if n not in known}
+            entry = {n: v for n, v in entry.items() if n in known and v is not None}
+            if not entry and not foreign_entry:
                 state.pop(p, None)
                 continue
-            state[p] = _checked_entry(optimizer, p, entry, wanted[is_matrix(p)], options, values)
+            _check_foreign(optimizer, p, foreign_entry)
+            if not entry and begun:  # a wrapper's alone: the parameter has made no step yet
+                continue
+            # What hangs on an option may be left over, or still to come, if the option changed.
+            expected = wanted[is_matrix(p)]
+            needed = {n for n in expected if rule.states[n].when is None}
+            if not needed | ({"step"} & rule.inputs) <= set(entry):
+                raise _misfit(optimizer, p, [*entry, *foreign_entry], expected, options)
+            entry = _checked_entry(optimizer, p, entry, values)
+            state[p] = {**entry, **foreign_entry}
     for name in (n for n, s in rule.states.items() if s.shared):
         held = common_number(name, state.values())
         if held is not None:
@@ -243,33 +258,38 @@ def _numbers_as_given(
     return found
 
 
-def _checked_entry(
-    optimizer: Holder,
-    p: Tensor,
-    entry: dict[str, Any],
-    wanted: list[str],
-    options: set[str],
-    values: Mapping[str, Any],
-) -> dict[str, Any]:
-    kind = type(optimizer).__name__
-    states, counts = optimizer.rule.states, "step" in optimizer.rule.inputs
-    if TRAINING_WEIGHT in entry:
+def _check_foreign(optimizer: Holder, p: Tensor, foreign: Mapping[str, Any]) -> None:
+    """Raise for what a wrapper of this package would have taken out before."""
+    if TRAINING_WEIGHT in foreign:
         raise ValueError(
             f"the checkpoint was saved while averages stood in the place of the weights, and holds "
             f"the training weight of {optimizer.name_of(p)}. Load it into gradstep.EMA or "
             "gradstep.AveragedWeights as it was saved, and call train()"
         )
-    found = set(entry) - {"step"}
-    # A state that hangs on an option may be left over, or still to come, if the option changed.
-    needed = {n for n in wanted if states[n].when is None}
-    if not needed <= found <= set(states) or (counts and "step" not in entry):
-        likely, _ = _likely(options)
-        of = "another rule" if kind in likely or not likely else " or ".join(likely)
-        expected = ", ".join(["step"] * counts + wanted) or "no states"
+    if ACCUMULATED_GRADIENT in foreign:
         raise ValueError(
-            f"the checkpoint does not fit {kind}: for {optimizer.name_of(p)} it holds "
-            f"{', '.join(entry)}; expected {expected}. Is it of {of}, or cut short?"
+            f"the checkpoint was saved between the batches of one step, and holds the gradient of "
+            f"{optimizer.name_of(p)} so far. Load it into gradstep.Accumulate as it was saved"
         )
+
+
+def _misfit(
+    optimizer: Holder, p: Tensor, found: list[str], wanted: list[str], options: set[str]
+) -> ValueError:
+    kind, likely = type(optimizer).__name__, _likely(options)[0]
+    of = "another rule" if kind in likely or not likely else " or ".join(likely)
+    counts = "step" in optimizer.rule.inputs
+    expected = ", ".join(["step"] * counts + wanted) or "no states"
+    return ValueError(
+        f"the checkpoint does not fit {kind}: for {optimizer.name_of(p)} it holds "
+        f"{', '.join(found)}; expected {expected}. Is it of {of}, or cut short?"
+    )
+
+
+def _checked_entry(
+    optimizer: Holder, p: Tensor, entry: dict[str, Any], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    states = optimizer.rule.states
     checked: dict[str, Any] = {}
     for key, value in entry.items():
         if key == "step" or states[key].start == "number":

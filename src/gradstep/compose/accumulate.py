@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gradstep.checkpoint import ACCUMULATED_GRADIENT
 from gradstep.compose.wrapper import Wrapper, without
 
 
@@ -79,12 +80,12 @@ class Accumulate(Wrapper):
         if self.pending:
             for i, p in enumerate(self._weights()):
                 if p.grad is not None:
-                    own = {"accumulated_gradient": p.grad.detach().clone()}
+                    own = {ACCUMULATED_GRADIENT: p.grad.detach().clone()}
                     saved["state"][i] = {**saved["state"].get(i, {}), **own}
         return saved
 
     def _load(self, state_dict: dict[str, Any]) -> None:
-        state_dict, gradients = without(state_dict, "accumulated_gradient")
+        state_dict, gradients = without(state_dict, ACCUMULATED_GRADIENT)
         super()._load(state_dict)
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         for key, p in zip(keys, self._weights(), strict=True):

@@ -173,7 +173,10 @@ class Partition(torch.optim.Optimizer):
                     f"the checkpoint is of another partition: its group {number} is of the part "
                     f"{loaded.get('part')!r}, and here of {own['part']!r}"
                 )
-        checked: defaultdict[Any, Any] = defaultdict(dict)
+        held = {p for group in groups for p in group["params"]}
+        # What hooks and wrappers keep beside the parameters' states is kept, as torch keeps it.
+        others = {k: v for k, v in state["state"].items() if k not in held}
+        checked: defaultdict[Any, Any] = defaultdict(dict, others)
         for name, part in parts.items():
             places = [i for i, group in enumerate(groups) if group["part"] == name]
             own_groups = [groups[i] for i in places]
