@@ -323,5 +323,5 @@ def _number(value: Any, key: str, optimizer: Holder, p: Tensor) -> Tensor:
         return value if known else value.to(torch.float32)
     if isinstance(value, int | float):
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-        return torch.tensor(float(value), dtype=dtype)
+        return torch.tensor(float(value), dtype=dtype, device="cpu")
     raise ValueError(f"the checkpoint's {key} of {optimizer.name_of(p)} is {value!r}, not a number")

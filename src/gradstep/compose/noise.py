@@ -88,7 +88,8 @@ class GradientNoise(Wrapper):
 
 def _normal(p: Any, generator: torch.Generator) -> Tensor:
     """Normal numbers of a parameter's shape, dtype and device; the whole's, where it is split."""
-    whole = torch.randn(tuple(p.shape), generator=generator, dtype=p.dtype).to(p.device)
+    whole = torch.randn(tuple(p.shape), generator=generator, dtype=p.dtype, device="cpu")
+    whole = whole.to(p.device)
     if not hasattr(p, "full_tensor"):
         return whole
     from torch.distributed.tensor import DTensor, Replicate

@@ -52,13 +52,14 @@ def _torch_guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
 
 def _torch_guard_works() -> bool:
     try:
-        a, b = torch.zeros(2, 3), torch.zeros(3, 2, dtype=torch.float64)
+        a = torch.zeros(2, 3, device="cpu")
+        b = torch.zeros(3, 2, dtype=torch.float64, device="cpu")
         check = _torch_guard([a, b])
         changed: list[Any] = [
             b.float(),
-            torch.zeros(3, 3, dtype=torch.float64),
-            torch.zeros(2, 3, dtype=torch.float64).t(),
-            torch.nn.Parameter(torch.zeros(3, 2, dtype=torch.float64)),
+            b.new_zeros(3, 3),
+            b.new_zeros(2, 3).t(),
+            torch.nn.Parameter(b.clone()),
             b.to_sparse(),
             None,
         ]

@@ -166,7 +166,7 @@ class StagedLaunch:
         """Make the step of a wave, and return the sums over all parameters."""
         over_all: list[float] = []
         kernel = self._part.kernel
-        arena = torch.empty(wave.bytes + 64, dtype=torch.uint8)
+        arena = torch.empty(wave.bytes + 64, dtype=torch.uint8, device="cpu")
         shift = -arena.data_ptr() % 64
         memory = arena[shift : shift + wave.bytes]
         view = memory.numpy()
@@ -322,7 +322,7 @@ class StagedLaunch:
         strides = self._part.strides[first]
         given = batch
         if strides != weight.stride():
-            given = torch.empty_strided(batch.shape, (size, *strides), dtype=batch.dtype)
+            given = batch.new_empty_strided(batch.shape, (size, *strides))
             given.copy_(batch)
         return batch, given
 

@@ -23,4 +23,5 @@ def generator(seed: float, count: float) -> torch.Generator:
 def normal(shape: tuple[int, ...], source: torch.Generator, like: Tensor) -> Tensor:
     """Numbers of the normal distribution, of the dtype and on the device of ``like``."""
     # torch draws float32 numbers in another way on CPUs with AVX2: their last bits differ.
-    return torch.randn(shape, generator=source, dtype=torch.float64).to(like)
+    numbers = torch.randn(shape, generator=source, dtype=torch.float64, device="cpu")
+    return numbers.to(like)

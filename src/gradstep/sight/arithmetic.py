@@ -164,7 +164,7 @@ class Arithmetic:
 def stored(value: Any, dtype: torch.dtype) -> float:
     """A number of the kernel's precision, rounded to a storage type."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return float(torch.tensor(float(value), dtype=wide).to(dtype).item())
+    return float(torch.tensor(float(value), dtype=wide, device="cpu").to(dtype).item())
 
 
 _WORKING: dict[torch.dtype, Any] = {

@@ -60,7 +60,7 @@ class Case:
     def gradients(self, step: int) -> list[Tensor | None]:
         """The gradients of a step, the first of which is 1."""
         made: list[Tensor | None] = [
-            torch.zeros(shape, dtype=torch.float64)
+            torch.zeros(shape, dtype=torch.float64, device="cpu")
             if step in self.zeros
             else _noise(shape, 1000 * step + i) * 10.0 ** (step % 3 - 1)
             for i, shape in enumerate(self.shapes)
@@ -360,7 +360,7 @@ def _resumes(case: Case, make: Maker, steps: int, weights_only: bool) -> str:
 
 def _noise(shape: tuple[int, ...], seed: int) -> Tensor:
     random = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=random, dtype=torch.float64)
+    return torch.randn(shape, generator=random, dtype=torch.float64, device="cpu")
 
 
 def _line(error: Exception, longest: int = 160) -> str:

@@ -119,7 +119,7 @@ def element_of(
             states[name] = float(value if kept is None else kept)
         elif state.start == "number":
             kept = held.get(name)
-            states[name] = float(torch.tensor(value) if kept is None else kept)
+            states[name] = float(torch.tensor(value, device="cpu") if kept is None else kept)
         elif held.get(name) is not None:
             kept = held[name]
             own = tuple(min(i, n - 1) for i, n in zip(place, kept.shape, strict=True))
@@ -127,7 +127,7 @@ def element_of(
         elif state.start in ("weight", "gradient"):
             states[name] = weight if state.start == "weight" else gradient
         else:
-            states[name] = float(torch.tensor(float(value), dtype=parameter.dtype).item())
+            states[name] = float(torch.tensor(float(value), dtype=parameter.dtype, device="cpu"))
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         settings["grad_scale"] = float(scale)

@@ -148,7 +148,7 @@ def choose_places(
             numbers.manual_seed(seed)
         chosen: dict[int, None] = {}
         while len(chosen) < count:  # a permutation would be as large as the parameter
-            drawn = torch.randint(total, (2 * count,), generator=numbers).tolist()
+            drawn = torch.randint(total, (2 * count,), generator=numbers, device="cpu").tolist()
             chosen.update(dict.fromkeys(drawn))
         return Choice(tuple(_unravel(i, shape) for i in list(chosen)[:count]))
     if index is None:

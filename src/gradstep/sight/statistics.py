@@ -213,6 +213,6 @@ def _by_torch(weight: Tensor, gradient: Tensor, before: Tensor) -> Tensor:
         # That device has no float64.
         given.append(tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64))
     if not given[0].numel():  # this process's part of a DTensor may be nothing
-        return torch.zeros(_TOTALS, dtype=given[0].dtype)
+        return given[0].new_zeros(_TOTALS)
     found = totals(*given).values()
     return torch.stack([total.to(given[0].dtype) for total in found])
