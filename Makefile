@@ -3,6 +3,7 @@
 #   make test   sets up an environment and checks it: a few minutes
 # and for who changes something:
 #   make test-all           the same of every rule with every flag, and the lines covered: an hour
+#   make test-versions      the tests of `make test` with other releases of Python, torch and numba
 #   make test-integration   trains with Hugging Face, Lightning and accelerate, which it installs
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ define part
 @began=$$(date +%s); echo "$(1) ..."; if $(2); then echo "$(1): passed, $$(($$(date +%s) - began)) s"; else echo "$(1): FAILED after $$(($$(date +%s) - began)) s"; exit 1; fi
 endef
 
-.PHONY: run test test-all lint types quick sweep rest alone alone-all coverage test-integration bench clean
+.PHONY: run test test-all lint types quick sweep rest alone alone-all coverage test-versions test-integration bench clean
 
 run: $(ENVIRONMENT)/lab
 	$(BIN)/gradstep train
@@ -72,6 +73,11 @@ coverage:
 
 CORE := */optimizer.py,*/planning.py,*/group_run.py,*/parameter_groups.py,*/states.py,*/checkpoint.py,*/engine/eager.py,*/engine/plan.py,*/engine/update.py,*/rule/*
 
+# The lowest and the newest of all that is declared, with Python 3.10 to 3.13, each in an
+# environment of its own: an hour or two, and 6 GB of disk for each.
+test-versions:
+	$(PYTHON) tests/versions.py
+
 test-integration: $(INTEGRATION)/ready
 	$(INTEGRATION)/bin/python -m pytest tests/integration
 
@@ -95,4 +101,4 @@ $(INTEGRATION)/ready: $(INTEGRATION)/bin/python pyproject.toml constraints.txt c
 	@touch $@
 
 clean:
-	rm -rf $(ENVIRONMENT) $(INTEGRATION) .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(ENVIRONMENT) $(INTEGRATION) .venv-versions .coverage .pytest_cache .mypy_cache .ruff_cache

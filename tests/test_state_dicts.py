@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.optim import swap_in_optimizer_params_and_state
 
 import gradstep
 from classes import (
@@ -183,6 +182,13 @@ def test_the_other_library_goes_on(row: Row, options: dict[str, Any], direction:
 # Parameters and states put in for a while.
 
 
+swaps = pytest.mark.skipif(
+    not hasattr(torch.optim, "swap_in_optimizer_params_and_state"),
+    reason="a newer torch swaps parameters in",
+)
+
+
+@swaps
 @each_configuration(ROWS)
 def test_parameters_and_states_swapped_in(row: Row, options: dict[str, Any]) -> None:
     """torch.optim.swap_in_optimizer_params_and_state: a step on others, and all as it was."""
@@ -197,7 +203,7 @@ def test_parameters_and_states_swapped_in(row: Row, options: dict[str, Any]) -> 
     before = copy.deepcopy(optimizer.state_dict()), [p.detach().clone() for p in task]
     state, params = optimizer.state, [group["params"] for group in optimizer.param_groups]
     other.closure(away)()
-    with swap_in_optimizer_params_and_state(optimizer, swapped, saved):
+    with torch.optim.swap_in_optimizer_params_and_state(optimizer, swapped, saved):
         for p, q in zip(swapped.values(), other, strict=True):
             p.grad = q.grad
         optimizer.step(lambda: torch.tensor(1.0))
@@ -215,6 +221,7 @@ def test_parameters_and_states_swapped_in(row: Row, options: dict[str, Any]) -> 
     assert_same_bits(task, twin)
 
 
+@swaps
 @each([row for row in ROWS if not row.needs_closure and not row.only_sparse])
 def test_make_fx_records_the_operations_of_the_eager_engine(row: Row) -> None:
     """A graph of a step, which does to any weights and states what the step would do to them."""
@@ -229,7 +236,7 @@ def test_make_fx_records_the_operations_of_the_eager_engine(row: Row) -> None:
         pytest.skip("a step count is read as a number, which no graph can hold: nor with torch's")
 
     def step(params: dict[str, Tensor], state: Any) -> list[Tensor]:
-        with swap_in_optimizer_params_and_state(optimizer, params, state):
+        with torch.optim.swap_in_optimizer_params_and_state(optimizer, params, state):
             for p in params.values():
                 p.grad = torch.ones_like(p)
             optimizer.step()
@@ -245,6 +252,7 @@ def test_make_fx_records_the_operations_of_the_eager_engine(row: Row) -> None:
     assert not any(torch.equal(p, q) for p, q in zip(found, task, strict=True))
 
 
+@swaps
 def test_make_fx_records_a_step_whatever_the_engine() -> None:
     p = nn.Parameter(torch.ones(3))
     optimizer = gradstep.SGD([("p", p)], lr=0.5, momentum=0.9)
@@ -253,7 +261,7 @@ def test_make_fx_records_a_step_whatever_the_engine() -> None:
     saved = copy.deepcopy(optimizer.state_dict())
 
     def step(weight: Tensor, state: Any) -> Tensor:
-        with swap_in_optimizer_params_and_state(optimizer, {"p": weight}, state):
+        with torch.optim.swap_in_optimizer_params_and_state(optimizer, {"p": weight}, state):
             weight.grad = torch.ones_like(weight)
             optimizer.step()
         return weight

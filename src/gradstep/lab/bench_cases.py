@@ -75,7 +75,7 @@ TORCH = (
     Case(
         "muon",
         gradstep.Muon,
-        torch.optim.Muon,
+        getattr(torch.optim, "Muon", None),  # since torch 2.9
         own_aims={"lenet": 1.0, "transformer": 1.0, "large": 1.0},
         left_out={"torch foreach": "torch has no such mode of it"},
         matrices_only=True,
