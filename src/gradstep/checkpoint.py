@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +26,9 @@ class Holder(Defaults, Protocol):
 
     rule: Rule
     group_keys: tuple[str, ...]
+
+    def take_momentum(self, group: MutableMapping[str, Any]) -> None:
+        """Put a momentum that a scheduler has set where the rule has it."""
 
     def check_changed(self, group: Mapping[str, Any]) -> None:
         """Raise unless a step can be made with a group's options."""
@@ -193,6 +196,7 @@ def checked_state(
     begun = any(isinstance(e, Mapping) and known & set(e) for e in state.values())
     own_numbers = {} if given is None else _numbers_as_given(optimizer.rule, loaded, given)
     for number, group in enumerate(loaded["param_groups"]):
+        optimizer.take_momentum(group)
         check_class(optimizer, group, number)
         foreign = [k for k in group if k not in optimizer.defaults and k not in _BOOKKEEPING]
         missing = [k for k in optimizer.group_keys if k not in group and k not in _BOOKKEEPING]

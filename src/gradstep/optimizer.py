@@ -15,6 +15,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.cut_short import accounted
+from gradstep.cycled_momentum import with_momentum
 from gradstep.engine import together
 from gradstep.engine.plan import ENGINES, Launch, check_dimensions
 from gradstep.engine.update import is_matrix
@@ -115,7 +116,7 @@ class Optimizer(Planning):
             self._step_supports_amp_scaling = True
         self._prepare_reading(defaults)
         self.check_group(defaults)
-        super().__init__(params, defaults)
+        super().__init__(params, with_momentum(defaults, self._momenta))
         for run in map(self._run, range(len(self.param_groups))):
             self._read(run)  # a rule that cannot be traced is found here
             for p in run.group["params"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
 from operator import itemgetter
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gradstep.cycled_momentum import OffersMomentum, momentum_places, put_momentum
 from gradstep.engine.update import describe
 from gradstep.parameter_names import ParameterNames
 from gradstep.rule.combine import chain
@@ -62,6 +63,7 @@ class Groups(torch.optim.Optimizer):
         self.read_options = itemgetter(*self.group_keys)
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
         self.number_names = ("lr", *numeric, "grad_scale", *["loss"] * ("loss" in rule.inputs))
+        self._momenta = momentum_places(rule, self._places)
         self._warned: set[str] = set()  # options that were set to what makes no sense
         self.flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
 
@@ -72,6 +74,12 @@ class Groups(torch.optim.Optimizer):
         self._names.follow(self.param_groups)
 
     # Numbers.
+
+    def take_momentum(self, group: MutableMapping[str, Any]) -> None:
+        """Put a ``momentum`` that a scheduler of torch's has set where the rule has it."""
+        offered = "part" in group or isinstance(self.defaults, OffersMomentum)
+        if offered and "momentum" in group and "momentum" not in self.group_keys:
+            put_momentum(group, self._momenta)
 
     def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
         """A hyperparameter of the rule, from where it stands in a group."""

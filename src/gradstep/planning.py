@@ -61,6 +61,9 @@ class Planning(Groups):
 
         For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
         """
+        if self._momenta:
+            for group in self.param_groups:
+                self.take_momentum(group)
         if self._schedules:
             self._schedules.set_numbers(self.param_groups)
         # Looking up each parameter's states costs more than seeing that none was exchanged.

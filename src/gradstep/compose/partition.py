@@ -20,6 +20,7 @@ from gradstep.compose.members import (
     members,
 )
 from gradstep.cut_short import accounted
+from gradstep.cycled_momentum import OffersMomentum
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 
@@ -48,7 +49,12 @@ class Partition(torch.optim.Optimizer):
             for group in part.param_groups:
                 group["part"] = name
         self._complete = False
-        super().__init__([g for part in self._parts.values() for g in part.param_groups], {})
+        cycled = any(
+            {"betas", "momentum"} & part.defaults.keys() or part._momenta
+            for part in self._parts.values()
+        )
+        defaults = OffersMomentum() if cycled else {}
+        super().__init__([g for part in self._parts.values() for g in part.param_groups], defaults)
         self._complete = True
         for part in self._parts.values():
             self.state.update(part.state)

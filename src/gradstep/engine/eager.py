@@ -202,8 +202,9 @@ def _evaluate(
 ) -> tuple[Tensor, dict[str, Any]]:
     narrow = weight.dtype in (torch.bfloat16, torch.float16)
     if narrow:  # worked out in float32, as the kernels do
-        weight, gradient = weight.float(), gradient.float()
+        weight = weight.float()
         states = {n: s.float() for n, s in states.items()}
+    gradient = gradient.to(weight.dtype)
     # Python refuses 1/0 between numbers, and makes a complex one of (-1) ** 0.5. NumPy's float64
     # answers as IEEE says, as the kernels' numbers do; torch.compile, though, cannot follow it.
     kind = float if torch.compiler.is_compiling() else numpy.float64

@@ -80,7 +80,7 @@ class EagerRounds:
         """What the step starts from, by the nodes of a settled graph."""
         update = self._update
         known: dict[int, Any] = {id(graph.weight): _wide(update.weight)}
-        known[id(graph.gradient)] = _wide(update.gradient)
+        known[id(graph.gradient)] = update.gradient.to(known[id(graph.weight)].dtype)
         for name, before, _ in graph.states:
             known[id(before)] = _wide(update.states[name])
         return known

@@ -49,6 +49,8 @@ def unfit(update: Update) -> str | None:
         return "it was made in inference mode"
     if gradient.layout is not torch.strided:
         return f"its gradient is {gradient.layout}"
+    if gradient.dtype != weight.dtype:
+        return f"its gradient is {gradient.dtype}"
     others = (gradient, *update.states.values(), *update.numbers.values())
     if any(type(t) is not Tensor for t in others):
         return "its gradient or state is a tensor subclass"

@@ -261,6 +261,10 @@ class Plan:
             if engines[i] == "compile" and graph.sums_over_all:
                 engines[i] = "eager"
                 self._say(update, "its rule sums over all parameters", said)
+            unlike = update.gradient.dtype != update.weight.dtype
+            if engines[i] == "compile" and unlike:
+                engines[i] = "eager"
+                self._say(update, f"its gradient is {update.gradient.dtype}", said)
             if engines[i] in ("eager", "compile"):
                 if ways[i] is not None:
                     engines[i] = "eager"
@@ -273,7 +277,7 @@ class Plan:
                 continue
             plain = type(update.weight) in (Tensor, torch.nn.Parameter) and ways[i] is None
             elsewhere = update.weight.device.type not in ("cpu", "meta")
-            alone = not (graph.calls_opaque or graph.sums_over_all)
+            alone = not (graph.calls_opaque or graph.sums_over_all or unlike)
             if self.engine == "auto" and plain and elsewhere and alone:
                 engines[i] = "compile"
                 continue

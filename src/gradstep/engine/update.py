@@ -200,6 +200,9 @@ def _compare(
     wanted = weight.shape if shape is None else shape
     same_dtype = tensor.dtype == (weight.dtype if dtype is None else dtype)
     same_device = (tensor.is_cpu and weight.is_cpu) or tensor.device == weight.device
+    if tensor is update.gradient and not same_dtype:
+        # torch lets a parameter have gradients of another dtype: this one, or any for None.
+        same_dtype = getattr(weight, "grad_dtype", weight.dtype) in (None, tensor.dtype)
     if tensor.shape == wanted and same_dtype and same_device:
         return
     what = name if tensor is update.gradient else f"state {name!r}"
