@@ -14,6 +14,7 @@ from torch.compiler import is_compiling as _is_compiling
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from gradstep.checkpoint import check_outline, checked_state
+from gradstep.checkpoint_names import keep_names
 from gradstep.cut_short import accounted
 from gradstep.cycled_momentum import with_momentum
 from gradstep.engine import together
@@ -241,6 +242,7 @@ class Optimizer(Planning):
         loading = "defaults" not in state
         if loading:
             state = {**state, "state": checked_state(self, state, self._given)}
+            keep_names(self.param_groups, state["param_groups"], bool(state["state"]))
         kept = set(self.defaults if loading else state["defaults"])
         super().__setstate__(state)
         for added in set(self.defaults) - kept:  # torch adds a flag that SparseAdam has not

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gradstep.checkpoint import check_outline, checked_state
+from gradstep.checkpoint_names import keep_names
 from gradstep.compose.members import (
     READY,
     Member,
@@ -191,6 +192,7 @@ class Partition(torch.optim.Optimizer):
             of_part = {"state": loaded, "param_groups": own_groups}
             as_given = {**given, "param_groups": [given["param_groups"][i] for i in places]}
             checked.update(checked_state(part, of_part, as_given))
+        keep_names(self.param_groups, groups, bool(checked))
         super().__setstate__({"state": checked, "param_groups": groups})
         self._link()
         for part in self.parts.values():
