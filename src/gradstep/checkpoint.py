@@ -51,6 +51,8 @@ _BOOKKEEPING = {
 TRAINING_WEIGHT = "training_weight"
 #: The gradient of the batches so far, in the checkpoint of an optimizer that accumulates them.
 ACCUMULATED_GRADIENT = "accumulated_gradient"
+#: The same, where it is kept apart from the gradients, without a scale of GradScaler's.
+ACCUMULATED_SUM = "accumulated_sum"
 
 #: Options that classes of torch.optim have had only since some version, the newest first.
 _LATER = ("decoupled_weight_decay", "amsgrad")
@@ -270,7 +272,7 @@ def _check_foreign(optimizer: Holder, p: Tensor, foreign: Mapping[str, Any]) -> 
             f"the training weight of {optimizer.name_of(p)}. Load it into gradstep.EMA or "
             "gradstep.AveragedWeights as it was saved, and call train()"
         )
-    if ACCUMULATED_GRADIENT in foreign:
+    if ACCUMULATED_GRADIENT in foreign or ACCUMULATED_SUM in foreign:
         raise ValueError(
             f"the checkpoint was saved between the batches of one step, and holds the gradient of "
             f"{optimizer.name_of(p)} so far. Load it into gradstep.Accumulate as it was saved"

@@ -13,6 +13,7 @@ from torch.autograd import _profiler_enabled
 from torch.compiler import is_compiling as _is_compiling
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from gradstep.beginning import only_begins_states
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.checkpoint_names import keep_names
 from gradstep.cut_short import accounted
@@ -144,6 +145,8 @@ class Optimizer(Planning):
         """
         if _is_compiling():
             return self._step_outside_of_graph(closure)
+        if self._in_hooks:  # a subclass's step is around this one, and has run them
+            return self._step(closure)
         if _profiler_enabled():
             return self._step_with_hooks(*(() if closure is None else (closure,)))
         if (
@@ -189,6 +192,9 @@ class Optimizer(Planning):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        elif not self.state and only_begins_states(self):
+            self.begin_states()
+            return None
         # torch.amp.GradScaler leaves these two here if it was told that the step knows them.
         found_inf = self.__dict__.get("found_inf")
         if found_inf is not None and float(found_inf):
@@ -228,6 +234,8 @@ class Optimizer(Planning):
     # while torch.compile runs, since it imports torch._dynamo, which takes a second.)
     @torch._disable_dynamo
     def _step_outside_of_graph(self, closure: Callable[[], Any] | None = None) -> Any:
+        if self._in_hooks:
+            return self._step(closure)
         return self._step_with_hooks(*(() if closure is None else (closure,)))
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)

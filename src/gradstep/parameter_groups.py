@@ -9,7 +9,6 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from gradstep.cycled_momentum import OffersMomentum, momentum_places, put_momentum
@@ -28,13 +27,14 @@ from gradstep.rule.schedule import as_schedule, at_start
 from gradstep.rule.trace import trace
 from gradstep.schedules import Schedules
 from gradstep.states import Beginnings
+from gradstep.step_hooks import HooksOnce
 
 #: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
 #: otherwise here, as ``{"beta1": ("betas", 0)}``.
 Places = Mapping[str, tuple[str, int]]
 
 
-class Groups(torch.optim.Optimizer):
+class Groups(HooksOnce):
     """What of :class:`gradstep.Optimizer` is about its parameter groups.
 
     Attributes:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.beginning import Begun
 from gradstep.engine.agreement import check_agreement, mean_over
 from gradstep.engine.fit import is_sharded
 from gradstep.engine.plan import Launch, Plan
 from gradstep.engine.update import Update, is_matrix, layout
-from gradstep.group_run import GroupRun, Planned, Traces, as_float
+from gradstep.group_run import GroupRun, Planned, Traces
 from gradstep.parameter_groups import Groups
 from gradstep.states import (
     Beginnings,
@@ -46,6 +47,7 @@ class Planning(Groups):
         self._loss_for_all = 0.0  # the same, over all processes
         self._shared: dict[str, Tensor] = {}  # what all parameters have together, in this step
         self._shared_in_all = False  # whether this step has put it into all entries
+        self._begun: list[Begun] = []  # states that no step has used yet
         self._mesh: Any = None  # the processes that a step has to talk to
 
     def begin_anew(self) -> None:
@@ -61,6 +63,8 @@ class Planning(Groups):
 
         For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
         """
+        if self._begun:
+            self._begin_again()
         if self._momenta:
             for group in self.param_groups:
                 self.take_momentum(group)
@@ -90,6 +94,34 @@ class Planning(Groups):
             self._check_sums()
         return launches
 
+    def begin_states(self) -> None:
+        """Let the states of every parameter with a gradient begin, without a step.
+
+        They are there to be saved, or to be loaded into. The first step begins them anew, as if
+        nothing had been, unless somebody has written into them.
+        """
+        entries: list[tuple[Tensor, dict[str, Any]]] = []
+        known: dict[str, Tensor] = {}
+        for run in map(self._run, range(len(self.param_groups))):
+            self._read(run)
+            known |= shared_states(self.rule, (), run.numbers, known)
+            beginnings = Beginnings(self.rule, run.group, run.numbers, known)
+            for p in run.group["params"]:
+                if p.grad is not None:
+                    entry: dict[str, Any] = {}
+                    beginnings.begin(p, entry, p.grad, self._namer(p))
+                    if entry:
+                        entries.append((p, entry))
+        self.state.update(entries)
+        self._begun = [Begun(p, entry) for p, entry in entries]
+
+    def _begin_again(self) -> None:
+        """Drop states that were only begun."""
+        begun, self._begun = self._begun, []
+        if all(each.is_untouched(self.state) for each in begun):
+            for each in begun:
+                del self.state[each.parameter]
+
     def _check_agreement(self) -> None:
         named = [(name, p) for name, p in self.named_parameters() if p.grad is not None]
         check_agreement(self._mesh, [f"{name} {tuple(p.shape)}" for name, p in named])
@@ -100,8 +132,7 @@ class Planning(Groups):
         if loss is None:
             groups = self.param_groups
             gradients = [p.grad for g in groups for p in g["params"] if p.grad is not None]
-            # torch.distributed.checkpoint makes such a step, for the states to be there.
-            if any(as_float(g["lr"]) for g in groups) or any(bool(g.any()) for g in gradients):
+            if gradients:
                 raise ValueError(
                     f"{self.rule.name} asks for the loss of the step, and step() got no closure "
                     "that returns it. After backward() write: optimizer.step(lambda: loss)"

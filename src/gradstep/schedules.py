@@ -109,8 +109,7 @@ class Schedules:
     def set_numbers(self, groups: Sequence[MutableMapping[str, Any]]) -> None:
         """Put the numbers of the coming step into the groups.
 
-        A learning rate that somebody has set to 0 stays so, and the step does not count:
-        torch.distributed.checkpoint makes such a step, for the states to be there.
+        A learning rate that somebody has set to 0 stays so, and the step does not count.
 
         Raises:
             ValueError: somebody else has changed a number that follows a schedule.

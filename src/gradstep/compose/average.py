@@ -38,6 +38,7 @@ class AveragedWeights(Wrapper):
     Raises:
         TypeError: an optimizer of torch's.
         ValueError: no rule in it keeps an average.
+        RuntimeError: at a step, while the averages stand in the place of the weights.
     """
 
     _hands_closure_on = True
@@ -112,12 +113,7 @@ class AveragedWeights(Wrapper):
         finally:
             self.train()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """A step of the optimizer inside.
-
-        Raises:
-            RuntimeError: the averages stand in the place of the weights.
-        """
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         if self._aside:
             raise RuntimeError(
                 "step() while the averages stand in the place of the weights: call train() first"

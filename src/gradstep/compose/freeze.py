@@ -56,15 +56,7 @@ class Freeze(Wrapper):
             if name is not None and any(fnmatchcase(name, pattern) for pattern in self.patterns)
         ]
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make the step without the frozen parameters.
-
-        Args:
-            closure: computes the loss and its gradients anew; called first.
-
-        Returns:
-            the closure's loss, or None.
-        """
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._loss_of(closure)
         hidden = [(p, p.grad) for _, p in self._frozen() if p.grad is not None]
         for p, _ in hidden:

@@ -51,15 +51,7 @@ class GradientNoise(Wrapper):
     def _own_numbers(self) -> Mapping[str, Any]:
         return {"noise_step": 0}
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make the step with noisy gradients.
-
-        Args:
-            closure: computes the loss and its gradients anew; called first.
-
-        Returns:
-            the closure's loss, or None.
-        """
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._loss_of(closure)
         step = int(self._numbers()["noise_step"])
         deviation = float((self.eta / (1 + step) ** self.gamma) ** 0.5)

@@ -27,6 +27,7 @@ class SkipNonFinite(Wrapper):
     Raises:
         TypeError: no optimizer, or LBFGS.
         ValueError: a limit below 0.
+        FloatingPointError: at a step, more of them in a row than the limit; names a weight.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, limit: int = 10) -> None:
@@ -39,18 +40,7 @@ class SkipNonFinite(Wrapper):
     def _own_numbers(self) -> Mapping[str, Any]:
         return {"nonfinite": 0, "nonfinite_in_a_row": 0}
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make the step, if all gradients are finite.
-
-        Args:
-            closure: computes the loss and its gradients anew; called first.
-
-        Returns:
-            the closure's loss, or None.
-
-        Raises:
-            FloatingPointError: more steps in a row than the limit were not; names a weight.
-        """
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._loss_of(closure)
         if self._finite():
             self._inner_step(loss)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradstep.beginning import only_begins_states
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.checkpoint_names import keep_names
 from gradstep.compose.members import (
@@ -24,12 +25,13 @@ from gradstep.cut_short import accounted
 from gradstep.cycled_momentum import OffersMomentum
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
+from gradstep.step_hooks import HooksOnce
 
 #: What a part may be given as: a rule, or what makes an optimizer of parameters.
 Maker = Rule | Callable[..., Optimizer]
 
 
-class Partition(torch.optim.Optimizer):
+class Partition(HooksOnce):
     """An optimizer whose parts follow different rules. Made by :func:`partition`.
 
     To the world it is one optimizer: one step, one ``state_dict()``, and the groups of all parts in
@@ -119,11 +121,16 @@ class Partition(torch.optim.Optimizer):
             RuntimeError: a function that a rule calls has raised when some parameters were updated
                 already, which are named.
         """
+        parts = self.parts.values()
+        if closure is None and only_begins_states(self):
+            for part in parts:
+                part.begin_states()
+            return None
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        parts = self.parts.values()
+            parts = self.parts.values()
         for part in parts:  # with hooks of its own, as explain() has them
             for hook in list(part._optimizer_step_pre_hooks.values()):
                 hook(part, (part,), {})

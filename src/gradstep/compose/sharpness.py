@@ -41,6 +41,7 @@ class SAM(Wrapper):
         TypeError: no optimizer, or LBFGS.
         ValueError: a rho below 0, or an :class:`Accumulate` inside, whose gradients would be
             zeroed between.
+        RuntimeError: at a step without a closure.
     """
 
     _needs_closure = True
@@ -63,22 +64,7 @@ class SAM(Wrapper):
     def _own_numbers(self) -> Mapping[str, Any]:
         return {"rho": self._start}
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make a step.
-
-        Args:
-            closure: zeroes the gradients, computes the loss, calls ``backward()``, returns the
-                loss. It is called twice.
-
-        Returns:
-            the loss at the weights themselves.
-
-        Raises:
-            RuntimeError: no closure.
-        """
-        if closure is None and not any(float(group["lr"]) for group in self.param_groups):
-            # torch.distributed.checkpoint makes such a step, for the states to be there.
-            return self.optimizer.step()
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         if closure is None:
             raise RuntimeError(
                 f"{type(self).__name__}.step() needs a closure that zeroes the gradients, computes "

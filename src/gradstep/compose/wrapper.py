@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.beginning import only_begins_states
 from gradstep.compose.partition import Partition
 from gradstep.optimizer import Optimizer
+from gradstep.step_hooks import HooksOnce
 
 
-class Wrapper(torch.optim.Optimizer):
+class Wrapper(HooksOnce):
     """Stands around an optimizer and does something beside its steps.
 
     Groups, states and learning rates are those of the optimizer inside, so schedulers, checkpoints
@@ -31,6 +33,8 @@ class Wrapper(torch.optim.Optimizer):
     #: may stand around it.
     _needs_closure = False
     _hands_closure_on = False
+    #: Whether the gradients of earlier batches stay in the parameters between its steps.
+    _keeps_gradients = False
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         kind = type(self).__name__
@@ -83,6 +87,58 @@ class Wrapper(torch.optim.Optimizer):
     @defaults.setter
     def defaults(self, defaults: dict[str, Any]) -> None:
         self.optimizer.defaults = defaults
+
+    # The step.
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make a step, with what the wrapper does beside it.
+
+        Args:
+            closure: computes the loss and its gradients anew, and returns the loss.
+
+        Returns:
+            the closure's loss, or None.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: what the class says, and what the optimizer inside
+                refuses.
+        """
+        if closure is None and only_begins_states(self):
+            return self.optimizer.step()
+        if "found_inf" in self.__dict__ and not self._take_batch():
+            return None
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
+        return self.optimizer.step(closure)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Asked by torch.amp.GradScaler, which else would unscale kept gradients at each batch."""
+        return any(self._keepers())
+
+    def _keepers(self) -> Iterator[Any]:
+        return (each for each in _inside(self) if getattr(each, "_keeps_gradients", False))
+
+    @torch.no_grad()
+    def _take_batch(self) -> bool:
+        """Unscale the gradients of one batch; those that are inf or nan are thrown away.
+
+        GradScaler has left scale and verdict here.
+
+        Returns:
+            whether there is a batch.
+        """
+        for each in self._keepers():
+            each._keep_apart()
+        found_inf, scale = self.__dict__["found_inf"], self.__dict__.get("grad_scale")
+        bad = found_inf is not None and bool(float(found_inf))
+        for p in self._weights():
+            if bad:
+                p.grad = None
+            elif scale is not None and p.grad is not None:
+                p.grad.mul_(1 / float(scale))
+        return not bad
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters to the optimizer inside."""
@@ -171,7 +227,7 @@ class Wrapper(torch.optim.Optimizer):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.optimizer!r})"
 
-    def _weights(self) -> Iterator[Tensor]:
+    def _weights(self) -> Iterator[Any]:
         for group in self.param_groups:
             yield from group["params"]
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradstep.checkpoint import check_class, check_outline
+from gradstep.step_hooks import HooksOnce, without_hooks
 
 
-class LBFGS(torch.optim.LBFGS):
+class LBFGS(HooksOnce, torch.optim.LBFGS):
     """The quasi-Newton method of torch.optim, as it is there.
 
     Its work is matrix products and a line search that calls the closure again and again; there is
@@ -24,6 +25,11 @@ class LBFGS(torch.optim.LBFGS):
     Paper:
         Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization".
     """
+
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+        """Make a step; see torch.optim.LBFGS."""
+        # Where there has been an optimizer of torch's class, that has hooks around its step.
+        return without_hooks(torch.optim.LBFGS.step)(self, closure)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this class or of torch.optim.LBFGS.
