@@ -6,15 +6,13 @@ Whatever torch's optimizers do then, ours do; a twin of torch's is given the sam
 from __future__ import annotations
 
 import copy
-import gc
-import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import gradstep
 
@@ -385,17 +383,3 @@ def test_frozen_ones_are_found_by_name_whoever_else_comes(make: Any) -> None:
     if not torch_cannot:
         for name, value in network.state_dict().items():
             assert torch.equal(value, before[name]) == name.startswith("2.")
-
-
-def test_names_keep_no_parameter_alive_that_was_replaced() -> None:
-    network = model()
-    optimizer = gradstep.SGD(network.named_parameters(), lr=0.05)
-    learn(network, optimizer)
-    old: Tensor = network[0].weight
-    gone = weakref.ref(old)
-    network[0].weight = nn.Parameter(old.detach().clone())
-    optimizer.param_groups[0]["params"][0] = network[0].weight
-    del old
-    learn(network, optimizer)
-    gc.collect()
-    assert gone() is None
