@@ -226,6 +226,7 @@ def ran(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("way", ["spawn", "loky"])
 def test_rules_of_a_script_in_other_processes(way: str, script: Path) -> None:
     if way == "loky":

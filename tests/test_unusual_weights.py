@@ -189,6 +189,7 @@ def test_a_usual_weight_is_not_tried_out() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 def test_float8_that_torch_compile_refuses() -> None:
     optimizer = made(nn.Parameter(torch.ones(2, 3).to(FLOAT8[0])), gradstep.Adam, engine="compile")
     before = everything(optimizer)

@@ -115,9 +115,8 @@ def _docstring(rule: Rule, options: Mapping[str, Any]) -> str:
             ordered = [said.get(f"beta{i}", "") for i in range(1, len(default) + 1)]
             meaning = " ".join(f"{i + 1}: {one}" for i, one in enumerate(ordered))
         arguments += f"    {name}: {meaning} Default: {default}.\n"
-    return _DOCSTRING.format(
-        first=text.splitlines()[0], rule=rule.name, lr=rule.lr, arguments=arguments
-    )
+    first = text.partition("\n")[0] or f"{rule.class_name}."  # with -OO there are no docstrings
+    return _DOCSTRING.format(first=first, rule=rule.name, lr=rule.lr, arguments=arguments)
 
 
 def _joined(text: str) -> str:

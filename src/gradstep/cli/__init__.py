@@ -39,6 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 if all went well, 2 for a bad argument,
     1 for a failure on the way, 130 after Ctrl-C."""
     _occupy_standard_streams()
+    from gradstep.sight.ink import plain_letters
+
+    with plain_letters():
+        args = _read(arguments)
+        if args is None:
+            return 0
+        if args.command != "doctor":
+            return _run(args)
+    return _run(args)  # which runs a script, whose streams are as Python has them
+
+
+def _read(arguments: Sequence[str] | None) -> argparse.Namespace | None:
+    """The arguments; None if there are none, and the help has been printed."""
     parser = build_parser()
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -46,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(2, f"{name}: unknown argument {unknown[0]} (see {name} --help)\n")
     if args.command is None:
         parser.print_help()
-        return 0
+        return None
+    return args
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return int(import_module(f"gradstep.cli.{args.command}").run(args))
     except KeyboardInterrupt:

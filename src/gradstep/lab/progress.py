@@ -10,17 +10,15 @@ from typing import Any
 
 from gradstep.lab.report import number, percent
 from gradstep.lab.training import Learner
+from gradstep.sight.ink import writable
 
 
 def write(line: str = "") -> None:
     """Print a line. A reader that went away (``gradstep train | head``) is no reason to stop."""
     try:
-        print(line, flush=True)
+        print(writable(line, sys.stdout), flush=True)
     except OSError:
         _discard_output()
-    except UnicodeEncodeError:  # a terminal that knows only ASCII
-        encoding = sys.stdout.encoding or "ascii"
-        print(line.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def _discard_output() -> None:

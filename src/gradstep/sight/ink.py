@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import io
 import os
 import sys
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -14,7 +18,8 @@ _PLAIN_SIGNS = {
     "≤": "<=", "≥": ">=", "≠": "!=", "→": "->", "…": "...", "─": "-", "│": "|", "’": "'", "–": "-",
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "eps", "η": "eta", "κ": "kappa",
     "λ": "lambda", "μ": "mu", "ν": "nu", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi",
-    "ψ": "psi", "ω": "omega", "ᵗ": "^t", "⁻": "-", "½": "1/2",
+    "ψ": "psi", "ω": "omega", "ᵗ": "^t", "ᵝ": "^beta", "⁻": "-", "½": "1/2", "¼": "1/4",
+    "±": "+-", "µ": "u", "°": " degrees", "‖": "|", "━": "-",
     **{chr(0x2080 + i): str(i) for i in range(10)},
 }  # fmt: skip
 
@@ -75,11 +80,47 @@ def writable(text: str, stream: TextIO | None) -> str:
         text.encode(getattr(stream, "encoding", None) or "utf-8")
         return text
     except (UnicodeEncodeError, LookupError):
-        for sign, plain in _PLAIN_SIGNS.items():
-            text = text.replace(sign, plain)
-        letters = unicodedata.normalize("NFKD", text)  # ü as u and its dots
-        letters = "".join(c for c in letters if not unicodedata.combining(c))
-        return letters.encode("ascii", "replace").decode()
+        return _plain(text)
+
+
+def _plain(text: str) -> str:
+    for sign, plain in _PLAIN_SIGNS.items():
+        text = text.replace(sign, plain)
+    letters = unicodedata.normalize("NFKD", text)  # ü as u and its dots
+    letters = "".join(c for c in letters if not unicodedata.combining(c))
+    return letters.encode("ascii", "replace").decode()
+
+
+@contextlib.contextmanager
+def plain_letters() -> Iterator[None]:
+    """Let the standard output and error take all letters: in plain ones where they have no others.
+
+    For what is printed by others, such as argparse. Afterwards they are as they were.
+    """
+    codecs.register_error("gradstep.plain", _instead)
+    changed = [
+        (stream, stream.errors)
+        for stream in (sys.stdout, sys.stderr)
+        if isinstance(stream, io.TextIOWrapper)
+    ]
+    for stream, _ in changed:
+        stream.reconfigure(errors="gradstep.plain")
+    try:
+        yield
+    finally:
+        for stream, errors in changed:
+            with contextlib.suppress(ValueError, OSError):  # closed, or its reader has gone
+                stream.reconfigure(errors=errors)
+
+
+def _instead(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What is written in the place of the first letter that an encoding has not."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letter = error.object[error.start]
+    if "\udc80" <= letter <= "\udcff":  # of a file's name, a byte that was no letter
+        return bytes([ord(letter) - 0xDC00]), error.start + 1
+    return _plain(letter), error.start + 1
 
 
 def tell(command: str, text: str) -> int:
