@@ -27,6 +27,7 @@ def functions(sqrt: Any, exp: Any, log: Any, one: Any) -> dict[str, Any]:
         "sqrt": sqrt,
         "exp": exp,
         "log": log,
+        "cbrt": lambda a: one * (int(a > 0) - int(a < 0)) * abs(a) ** (one / 3),
         "abs": abs,
         "max": max,
         "min": min,
@@ -83,9 +84,10 @@ def latex_as_text(latex: str) -> str:
     ):  # fmt: skip
         text = text.replace(command, sign)
     text = re.sub(r"\\operatorname\{(\w+)\}", r"\1", text)
-    text = text.replace(r"\frac", "FRAC").replace(r"\sqrt", "sqrt")
+    text = text.replace(r"\frac", "FRAC").replace(r"\sqrt[3]", "cbrt").replace(r"\sqrt", "sqrt")
     assert "\\" not in text, latex
-    for function, template in (("FRAC", "(({})/({}))"), ("sqrt", "sqrt({})"), ("^", "**({})")):
+    templates = {"FRAC": "(({})/({}))", "cbrt": "cbrt({})", "sqrt": "sqrt({})", "^": "**({})"}
+    for function, template in templates.items():
         while function + "{" in text:
             start = text.index(function + "{")
             end, parts = start + len(function), []

@@ -66,6 +66,7 @@ from gradstep.rule import (
     where,
     zeros,
 )
+from gradstep.rule.operations import functions
 
 if TYPE_CHECKING:
     from gradstep.compose import schedule
@@ -255,6 +256,8 @@ def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     if not name.startswith("_"):
+        if name in functions():
+            return getattr(import_module("gradstep.rule.language"), name)
         for module in _OF_RULES:
             found = import_module(module).load()
             if name in found:
@@ -263,4 +266,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER}.union(*(import_module(m).load() for m in _OF_RULES)))
+    return sorted(
+        {*globals(), *_LATER, *functions()}.union(*(import_module(m).load() for m in _OF_RULES))
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gradstep.engine.host import row_numbers
 from gradstep.engine.passes import Pass
 from gradstep.rule.graph import REDUCTIONS, Graph, Node
+from gradstep.rule.operations import expanded
 
 #: Storage type -> bytes an element.
 ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
@@ -71,7 +72,8 @@ class KernelOutline:
 
     def text(self) -> str:
         """All of it, for comparison."""
-        listing = _Listing(f"step {self.storage} {self.half_instructions}")
+        title = f"step {self.storage} {self.half_instructions}"
+        listing = _Listing(title, self.storage == "float64")
         listing.numbers(self.numbers)
         for column, node in enumerate(self.inputs()):
             listing.add(node, f"column {column}")
@@ -132,7 +134,8 @@ class PassOutline:
 
     def text(self) -> str:
         """All of it, for comparison."""
-        listing = _Listing(f"pass {self.domain} {self.working} {self.half_instructions}")
+        title = f"pass {self.domain} {self.working} {self.half_instructions}"
+        listing = _Listing(title, self.working == "float64")
         for column in self.columns:
             listing.say(column.storage, column.extent, str(column.table), str(column.place))
         listing.numbers(self.numbers)
@@ -206,11 +209,17 @@ def pass_outline(
 
 
 class _Listing:
-    """Lines of text in which each value has a number."""
+    """Lines of text in which each value has a number.
 
-    def __init__(self, title: str) -> None:
+    It is an algebra of :mod:`gradstep.rule.expansions`, on names: what an expansion is made of
+    stands in the text, operation by operation.
+    """
+
+    def __init__(self, title: str, is_double: bool) -> None:
+        self.is_double = is_double
         self._lines = [title]
         self._names: dict[int, str] = {}
+        self._count = 0
 
     def say(self, *words: str) -> None:
         self._lines.append(" ".join(words))
@@ -218,12 +227,24 @@ class _Listing:
     def name(self, node: Node) -> str:
         """A constant's value, to the last bit, or the number of a value that was listed."""
         if node.operation == "constant":
-            return node.constant().hex()
+            return self.constant(node.constant())
         return self._names[id(node)]
 
     def add(self, node: Node, what: str) -> None:
-        self._names[id(node)] = f"%{len(self._names)}"
-        self.say(self._names[id(node)], what)
+        self._names[id(node)] = self._line(what)
+
+    def _line(self, what: str) -> str:
+        name = f"%{self._count}"
+        self._count += 1
+        self.say(name, what)
+        return name
+
+    def constant(self, value: float) -> str:
+        return float(value).hex()
+
+    def operate(self, name: str, *values: str) -> str:
+        value = expanded(name, self, *values)
+        return self._line(" ".join([name, *values])) if value is None else str(value)
 
     def numbers(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
@@ -231,7 +252,8 @@ class _Listing:
 
     def operations(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
-            self.add(node, " ".join([node.operation, *map(self.name, node.arguments)]))
+            arguments = map(self.name, node.arguments)
+            self._names[id(node)] = self.operate(node.operation, *arguments)
 
     def __str__(self) -> str:
         return "\n".join(self._lines)

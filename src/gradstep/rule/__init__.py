@@ -1,5 +1,9 @@
 """What a rule is: the decorator, chains and grafts, the little language and its trace."""
 
+from collections.abc import Callable
+from typing import Any
+
+from gradstep.rule import language
 from gradstep.rule.combine import chain, graft
 from gradstep.rule.definition import Rule, rule
 from gradstep.rule.hyperparameter import Decay, Interval, NonNegative, Positive, Share
@@ -96,3 +100,8 @@ __all__ = [
     "where",
     "zeros",
 ]
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """A function that the table of operations alone makes, such as ``cbrt``."""
+    return getattr(language, name)

@@ -6,6 +6,7 @@ works in float64 on the host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -43,6 +44,21 @@ def _apply(name: str, *arguments: Any) -> Any:
     result = operation.number(*arguments)
     # NumPy's numbers answer 1/0 and the like as IEEE says: what is made of them stays one.
     return numpy.float64(result) if any(isinstance(a, numpy.generic) for a in arguments) else result
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """A function that the table alone makes: ``cbrt``, ``tanh``, ``atan2`` and what is added."""
+    row = OPERATIONS.get(name)
+    if row is None or not row.about:
+        raise AttributeError(f"module {__name__} has no {name}")
+
+    def function(*arguments: Any) -> Any:
+        return _apply(name, *arguments)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = row.about
+    globals()[name] = function
+    return function
 
 
 def lerp(start: Any, end: Any, weight: Any) -> Any:

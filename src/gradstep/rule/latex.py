@@ -28,13 +28,6 @@ _INFIX: dict[str, tuple[str, float]] = {
     "and": (r"{} \wedge {}", _AND),
     "or": (r"{} \vee {}", _OR),
 }
-_FUNCTIONS = {
-    "maximum": r"\max",
-    "minimum": r"\min",
-    "max": r"\max",
-    "exp": r"\exp",
-    "log": r"\log",
-}
 _GREEK = {
     name: f"\\{name}"
     for name in ("alpha", "beta", "gamma", "delta", "eta", "kappa", "lambda", "mu", "nu", "rho")
@@ -165,6 +158,8 @@ class _Writer:
         if operation == "where":
             condition, a, b = (self._within(each, above=_CHOICE) for each in arguments)
             return rf"{a} \;\text{{if}}\; {condition} \;\text{{else}}\; {b}", _CHOICE
+        if "{}" in OPERATIONS[operation].latex:
+            return OPERATIONS[operation].latex.format(*inside), _ATOM
         return f"{_function(operation)}\\left({', '.join(inside)}\\right)", _ATOM
 
     def _within(self, node: Node, above: float) -> str:
@@ -173,7 +168,8 @@ class _Writer:
 
 
 def _function(name: str) -> str:
-    return _FUNCTIONS.get(name) or rf"\operatorname{{{escaped(name)}}}"
+    row = OPERATIONS.get(name)
+    return (row.latex if row else "") or rf"\operatorname{{{escaped(name)}}}"
 
 
 def _binds(name: str) -> float:

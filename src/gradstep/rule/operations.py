@@ -1,7 +1,9 @@
-"""The operations of the little language: on Python numbers, on torch tensors, and as text.
+"""The operations of the little language: on numbers, on tensors, on paper, in kernels and as text.
 
 The table is the single place that knows what an operation means. The tracer records its names,
-the kernels translate them, the explanations print and evaluate them.
+the kernels translate them, the explanations print and evaluate them. An operation is a primitive,
+for which the kernels have an instruction, or has an *expansion*, made of primitives: then its row
+is all that there is of it.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
+from importlib import import_module
 from typing import Any
 
 import numpy
@@ -27,6 +31,12 @@ class Operation:
         precedence: how tightly the text binds: 1 comparison, 2 sum, 3 product, 4 sign, 5 power, 9
             function or name.
         boolean: the result is a truth value.
+        paper: on decimal numbers of many digits; None for what ``number`` does to them.
+        latex: a function's name in LaTeX, or a template with one ``{}`` an argument; empty for the
+            operation's own name, upright.
+        expansion: on :class:`gradstep.rule.expansions.Term`, of which it is made with operators and
+            the methods there; None for a primitive.
+        about: what it is, in a sentence, for a function of the language that the table alone makes.
     """
 
     number: Callable[..., Any]
@@ -34,6 +44,10 @@ class Operation:
     text: str
     precedence: int = 9
     boolean: bool = False
+    paper: Callable[..., Any] | None = None
+    latex: str = ""
+    expansion: Callable[..., Any] | None = None
+    about: str = ""
 
 
 def _lerp_number(start: float, end: float, weight: float) -> float:
@@ -118,6 +132,59 @@ def _no_tensor(*arguments: Any) -> Any:
     raise TypeError("an operation that needs its dimensions was called without")
 
 
+def _cube_root_number(x: float) -> float:
+    root = float(numpy.cbrt(x))
+    # C libraries are up to four units off: one step of Newton's.
+    return root - (root - x / root**2) / 3 if root and math.isfinite(root) else root
+
+
+def _cube_root_tensor(x: Tensor) -> Tensor:
+    wide = x.double()
+    # The root of 0 is 0 by choice: autograd would make nan of a derivative that is infinite.
+    size = torch.where(wide == 0, 1.0, wide.abs())
+    root = size ** (1 / 3)
+    root = torch.where(root.isfinite(), root - (root - size / root**2) / 3, root)
+    return torch.where(wide == 0, wide, root.copysign(wide)).to(x.dtype)
+
+
+def _atan2_tensor(y: Any, x: Any) -> Tensor:
+    like = y if isinstance(y, Tensor) else x
+    return torch.atan2(_as_tensor(y, like), _as_tensor(x, like))
+
+
+def _tanh_on_paper(x: Decimal) -> Decimal:
+    if abs(x) > 1000:
+        return Decimal(1).copy_sign(x)
+    grown = (2 * x).exp()
+    return (grown - 1) / (grown + 1) if abs(x) > Decimal("1e-20") else x - x**3 / 3
+
+
+def _atan2_on_paper(y: Decimal, x: Decimal) -> Decimal:
+    if not (y.is_finite() and x.is_finite()) or (x == 0 and y == 0):
+        return Decimal(math.atan2(y, x))
+
+    def arctangent(t: Decimal) -> Decimal:
+        for _ in range(8):  # each halves the angle
+            t = t / (1 + (1 + t * t).sqrt())
+        terms = ((-t * t) ** k * t / (2 * k + 1) for k in range(20))
+        return 256 * sum(terms, Decimal(0))
+
+    right_angle = 2 * arctangent(Decimal(1))
+    if abs(y) > abs(x):
+        return (right_angle - arctangent(x / abs(y))).copy_sign(y)
+    turned = 2 * right_angle if x < 0 else Decimal(0)
+    return (turned + arctangent(abs(y) / x)).copy_sign(y)
+
+
+def _expansion(name: str) -> Callable[..., Any]:
+    """An expansion of :mod:`gradstep.rule.expansions`, which is read where a kernel is written."""
+
+    def of(*terms: Any) -> Any:
+        return getattr(import_module("gradstep.rule.expansions"), name)(*terms)
+
+    return of
+
+
 def _stored(x: float) -> float:
     return float(x) if torch.get_default_dtype() == torch.float64 else float(numpy.float32(x))
 
@@ -128,22 +195,77 @@ OPERATIONS: dict[str, Operation] = {
     "mul": Operation(lambda a, b: a * b, lambda a, b: a * b, "{}·{}", 3),
     "div": Operation(lambda a, b: a / b, lambda a, b: a / b, "{} / {}", 3),
     "neg": Operation(lambda a: -a, lambda a: -a, "−{}", 4),
-    "pow": Operation(_power_number, torch.pow, "{}^{}", 5),
-    "sqrt": Operation(_sqrt, torch.sqrt, "√({})"),
+    "pow": Operation(
+        _power_number,
+        torch.pow,
+        "{}^{}",
+        5,
+        paper=lambda a, b: Decimal(1) if b == 0 else a**b,
+        expansion=_expansion("pow"),
+    ),
+    "sqrt": Operation(_sqrt, torch.sqrt, "√({})", paper=lambda a: a.sqrt()),
     "rsqrt": Operation(
-        _ieee(lambda a: 1 / _sqrt(a), lambda a: math.copysign(math.inf, a)), torch.rsqrt, "1/√({})"
+        _ieee(lambda a: 1 / _sqrt(a), lambda a: math.copysign(math.inf, a)),
+        torch.rsqrt,
+        "1/√({})",
+        paper=lambda a: 1 / a.sqrt(),
+        expansion=lambda a: 1.0 / a.operate("sqrt"),
     ),
     "abs": Operation(abs, torch.abs, "|{}|"),
-    "sign": Operation(_sign, torch.sign, "sign({})"),
-    "exp": Operation(_ieee(math.exp, lambda a: math.inf), torch.exp, "exp({})"),
+    "sign": Operation(
+        _sign, torch.sign, "sign({})", paper=lambda a: Decimal(int(a > 0) - int(a < 0))
+    ),
+    "exp": Operation(
+        _ieee(math.exp, lambda a: math.inf),
+        torch.exp,
+        "exp({})",
+        paper=lambda a: a.exp(),
+        latex=r"\exp",
+        expansion=_expansion("exp"),
+    ),
     "log": Operation(
-        _ieee(math.log, lambda a: -math.inf if a == 0 else math.nan), torch.log, "log({})"
+        _ieee(math.log, lambda a: -math.inf if a == 0 else math.nan),
+        torch.log,
+        "log({})",
+        paper=lambda a: a.ln(),
+        latex=r"\log",
+        expansion=_expansion("log"),
+    ),
+    "cbrt": Operation(
+        _cube_root_number,
+        _cube_root_tensor,
+        "cbrt({})",
+        paper=lambda a: (abs(a) ** (Decimal(1) / 3)).copy_sign(a),
+        latex=r"\sqrt[3]{{{}}}",
+        expansion=_expansion("cbrt"),
+        about="The cube root, of either sign.",
+    ),
+    "tanh": Operation(
+        math.tanh,
+        torch.tanh,
+        "tanh({})",
+        paper=_tanh_on_paper,
+        latex=r"\tanh",
+        expansion=_expansion("tanh"),
+        about="The hyperbolic tangent.",
+    ),
+    "atan2": Operation(
+        math.atan2,
+        _atan2_tensor,
+        "atan2({}, {})",
+        paper=_atan2_on_paper,
+        expansion=_expansion("atan2"),
+        about="The angle of the point (x, y), given as ``atan2(y, x)``, from −π to π.",
     ),
     "lerp": Operation(_lerp_number, _lerp_tensor, "lerp({}, {}, {})"),
-    "maximum": Operation(_extreme_number(max), _extreme_tensor(torch.maximum), "max({}, {})"),
-    "minimum": Operation(_extreme_number(min), _extreme_tensor(torch.minimum), "min({}, {})"),
+    "maximum": Operation(
+        _extreme_number(max), _extreme_tensor(torch.maximum), "max({}, {})", latex=r"\max"
+    ),
+    "minimum": Operation(
+        _extreme_number(min), _extreme_tensor(torch.minimum), "min({}, {})", latex=r"\min"
+    ),
     "where": Operation(lambda c, a, b: a if c else b, _where_tensor, "({} ? {} : {})"),
-    "stored": Operation(_stored, lambda a: a, "{}"),
+    "stored": Operation(_stored, lambda a: a, "{}", paper=lambda a: a),
     "lt": Operation(lambda a, b: a < b, lambda a, b: a < b, "{} < {}", 1, True),
     "le": Operation(lambda a, b: a <= b, lambda a, b: a <= b, "{} ≤ {}", 1, True),
     "gt": Operation(lambda a, b: a > b, lambda a, b: a > b, "{} > {}", 1, True),
@@ -155,37 +277,38 @@ OPERATIONS: dict[str, Operation] = {
     "not": Operation(lambda a: not a, lambda a: ~a, "not {}", 0, True),
     # The rest take dimensions, or a function, too: gradstep.rule.reductions, gradstep.rule.opaque.
     "sum": Operation(_no_number, _no_tensor, "sum({})"),
-    "max": Operation(_no_number, _no_tensor, "max({})"),
+    "max": Operation(_no_number, _no_tensor, "max({})", latex=r"\max"),
     "global_sum": Operation(_no_number, _no_tensor, "global_sum({})"),
     "opaque": Operation(_no_number, _no_tensor, "{}"),
     "part": Operation(_no_number, _no_tensor, "{}"),
 }
 
-#: The functions that a rule may call: those of language.py and reductions.py.
-FUNCTIONS = (
-    "abs",
-    "clamp",
-    "dot",
-    "exp",
-    "global_dot",
-    "global_norm",
-    "global_sum",
-    "lerp",
-    "log",
-    "max",
-    "maximum",
-    "mean",
-    "minimum",
-    "new_weight",
-    "nonzero",
-    "norm",
-    "pow",
-    "rms",
-    "rsqrt",
-    "sign",
-    "size",
-    "sqrt",
-    "stored",
-    "sum",
-    "where",
-)
+
+def expanded(name: str, algebra: Any, *values: Any) -> Any:
+    """What the expansion of an operation makes of an algebra's values; None for a primitive.
+
+    Args:
+        name: of the operation.
+        algebra: a :class:`gradstep.rule.expansions.Algebra`.
+        values: the algebra's.
+    """
+    row = OPERATIONS.get(name)
+    if row is None or row.expansion is None:
+        return None
+    # Few rules need one: the module is read for those.
+    from gradstep.rule.expansions import Term
+
+    return row.expansion(*(Term(algebra, value) for value in values)).value
+
+
+#: The functions that a rule may call, of language.py and reductions.py, beside the table's own.
+_FUNCTIONS = (
+    "abs", "clamp", "dot", "exp", "global_dot", "global_norm", "global_sum", "lerp", "log", "max",
+    "maximum", "mean", "minimum", "new_weight", "nonzero", "norm", "pow", "rms", "rsqrt", "sign",
+    "size", "sqrt", "stored", "sum", "where",
+)  # fmt: skip
+
+
+def functions() -> list[str]:
+    """The names of all functions that a rule may call."""
+    return sorted([*_FUNCTIONS, *(name for name, row in OPERATIONS.items() if row.about)])

@@ -12,7 +12,7 @@ from types import CodeType, FrameType
 from typing import Any, NoReturn, Protocol
 
 from gradstep.rule.graph import Node
-from gradstep.rule.operations import FUNCTIONS
+from gradstep.rule.operations import functions
 
 
 class RuleError(TypeError):
@@ -209,17 +209,17 @@ class Symbol(Node):
     def __getattr__(self, attribute: str) -> NoReturn:
         if attribute.startswith("__"):  # Python itself asks, for instance copy and inspect
             raise AttributeError(attribute)
-        if attribute in FUNCTIONS:
+        if attribute in functions():
             remedy = f"Write {attribute}(…) from gradstep."
         else:
-            remedy = "Its functions are: " + ", ".join(FUNCTIONS) + "."
+            remedy = "Its functions are: " + ", ".join(functions()) + "."
         refuse(f"uses .{attribute} of a {self.kind()}, which the language does not have.", remedy)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", str(func))
-        if name in FUNCTIONS:
+        if name in functions():
             remedy = f"Write {name}(…) from gradstep, which is the same and can be traced."
         else:
-            remedy = "The language has: " + ", ".join(FUNCTIONS) + "."
+            remedy = "The language has: " + ", ".join(functions()) + "."
         refuse(f"calls torch's {name}, which cannot be traced.", remedy)

@@ -7,6 +7,7 @@ from typing import Any
 from gradstep.rule import (
     Decay,
     NonNegative,
+    cbrt,
     copy_of_weight,
     lerp,
     new_weight,
@@ -15,7 +16,6 @@ from gradstep.rule import (
     sqrt,
     where,
 )
-from gradstep.rules.cube_root import cube_root
 
 
 @rule(lr=1e-2, class_name="MADGRAD")
@@ -60,5 +60,5 @@ def madgrad(
     rate = where(lr > 0, lr + eps, 0.0) * sqrt(step)
     s = s + rate * g
     grad_sum_sq = grad_sum_sq + rate * (g * g)
-    z = x0 - s / (cube_root(grad_sum_sq) + eps)
+    z = x0 - s / (cbrt(grad_sum_sq) + eps)
     return new_weight(lerp(w, z, 1 - momentum)), grad_sum_sq, s, x0

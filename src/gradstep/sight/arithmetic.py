@@ -7,9 +7,7 @@ takes from other elements, by reductions and opaque functions, is given.
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -20,6 +18,7 @@ import torch
 
 from gradstep.engine.host import host_function
 from gradstep.rule.graph import Graph, Node, in_order
+from gradstep.rule.operations import expanded
 from gradstep.rule.settle import settle
 
 #: What a node of the graph may be worth: a rounded number, a truth value, or, for a product that a
@@ -221,12 +220,22 @@ class _Operations:
 
     def __init__(self, real: Any) -> None:
         self.real = real
+        self.is_double = real is numpy.float64
 
     def apply(self, node: Node, arguments: list[Any]) -> Any:
         """The node's operation on its arguments' values."""
         if node.operation == "where" and not isinstance(arguments[0], bool | numpy.bool_):
             arguments = [arguments[0] != 0, *arguments[1:]]
-        return getattr(self, f"_{node.operation}")(*arguments)
+        return self.operate(node.operation, *arguments)
+
+    def operate(self, name: str, *values: Any) -> Any:
+        """An operation on values."""
+        value = expanded(name, self, *values)
+        return getattr(self, f"_{name}")(*values) if value is None else value
+
+    def constant(self, value: float) -> Any:
+        """A number of the text, rounded."""
+        return self.real(value)
 
     def _stored(self, a: Any) -> Any:
         return a  # a tensor is rounded where it is written, not before
@@ -258,25 +267,18 @@ class _Operations:
     def _sqrt(self, a: Any) -> Any:
         return numpy.sqrt(a)
 
-    def _rsqrt(self, a: Any) -> Any:
-        return self.real(1) / numpy.sqrt(a)
-
     def _abs(self, a: Any) -> Any:
         return numpy.abs(a)
 
-    def _exp(self, a: Any) -> Any:
-        return self._from_c("exp", a)
+    def _exponent(self, a: Any) -> Any:
+        return self.real(math.frexp(a)[1] - 1)
 
-    def _log(self, a: Any) -> Any:
-        return self._from_c("log", a)
+    def _significand(self, a: Any) -> Any:
+        return self.real(2 * math.frexp(a)[0])
 
-    def _pow(self, a: Any, b: Any) -> Any:
-        return self._from_c("pow", a, b)
-
-    def _from_c(self, name: str, *arguments: Any) -> Any:
-        single = self.real is numpy.float32
-        function = _c_function(name + ("f" if single else ""), len(arguments))
-        return self.real(function(*map(float, arguments)))
+    def _power_of_two(self, n: Any) -> Any:
+        # Of nan, which the result is multiplied with, the kernel's power is some number too.
+        return self.real(1 if numpy.isnan(n) else math.ldexp(1.0, int(n)))
 
     def _sign(self, a: Any) -> Any:
         return self.real(1 if a > 0 else -1 if a < 0 else 0)
@@ -336,12 +338,3 @@ def nearest(exact: Fraction, real: Any) -> float:
     rounded = round(size / unit) * unit  # round() of a fraction goes to the even one of two
     value = math.inf if rounded >= Fraction(2) ** int(info.maxexp) else float(rounded)
     return -value if exact < 0 else value
-
-
-def _c_function(name: str, arguments: int) -> Any:
-    """A function of the C library that the kernels call, on doubles or floats."""
-    library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
-    function = library[name]
-    kind = ctypes.c_float if name.endswith("f") else ctypes.c_double
-    function.argtypes, function.restype = [kind] * arguments, kind
-    return function

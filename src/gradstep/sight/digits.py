@@ -30,16 +30,6 @@ _MOST = {numpy.float32: 9, numpy.float64: 17}
 #: Paper: far more digits than any number has, and no errors: IEEE's inf and nan.
 _PAPER = Context(prec=60, traps=[])
 
-_ON_PAPER: dict[str, Callable[..., Any]] = {
-    "sqrt": lambda a: a.sqrt(),
-    "rsqrt": lambda a: 1 / a.sqrt(),
-    "exp": lambda a: a.exp(),
-    "log": lambda a: a.ln(),
-    "pow": lambda a, b: Decimal(1) if b == 0 else a**b,
-    "stored": lambda a: a,
-    "sign": lambda a: Decimal(int(a > 0) - int(a < 0)),
-}
-
 
 @dataclass(frozen=True)
 class Equation:
@@ -200,5 +190,5 @@ def _work_out(node: Node, known: Mapping[int, Decimal]) -> Decimal:
     if id(node) in known:
         return known[id(node)]
     arguments = [_work_out(a, known) for a in node.arguments]
-    operation = _ON_PAPER.get(node.operation) or OPERATIONS[node.operation].number
-    return operation(*arguments)
+    row = OPERATIONS[node.operation]
+    return (row.paper or row.number)(*arguments)

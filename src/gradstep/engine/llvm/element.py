@@ -1,6 +1,6 @@
 """One element in LLVM code, or several side by side: how it is read and written, and worked out.
 
-Every operation is one IEEE operation.
+Every operation is one IEEE operation, or an expansion made of such.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from llvmlite import ir
 from gradstep.engine.llvm.low_precision import conversions
 from gradstep.engine.outline import ITEM_BYTES
 from gradstep.rule.graph import Node
+from gradstep.rule.operations import expanded
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 POINTER = ir.PointerType()
@@ -46,7 +47,7 @@ class Memory:
 
 
 class ElementCode:
-    """Writes the operations on one element, each as one IEEE operation.
+    """Writes the operations on one element, each as one IEEE operation or an expansion of such.
 
     Args:
         builder: where to.
@@ -58,6 +59,7 @@ class ElementCode:
         self.builder = builder
         self.real = real
         self.lanes = lanes
+        self.is_double = real is F64
         self.values: dict[int, Any] = {}
 
     def _in_all_lanes(self, value: Any) -> Any:
@@ -95,7 +97,12 @@ class ElementCode:
     def write(self, node: Node) -> None:
         """Write one operation; its arguments have been written."""
         arguments = [self._argument(node, i) for i in range(len(node.arguments))]
-        self.values[id(node)] = getattr(self, f"_{node.operation}")(*arguments)
+        self.values[id(node)] = self.operate(node.operation, *arguments)
+
+    def operate(self, name: str, *values: Any) -> Any:
+        """Write an operation on values that have been written."""
+        value = expanded(name, self, *values)
+        return getattr(self, f"_{name}")(*values) if value is None else value
 
     def _argument(self, node: Node, position: int) -> Any:
         argument = node.arguments[position]
@@ -140,20 +147,8 @@ class ElementCode:
     def _sqrt(self, a: Any) -> Any:
         return self._intrinsic("sqrt", a)
 
-    def _rsqrt(self, a: Any) -> Any:
-        return self.builder.fdiv(self.constant(1.0), self._sqrt(a))
-
     def _abs(self, a: Any) -> Any:
         return self._intrinsic("fabs", a)
-
-    def _exp(self, a: Any) -> Any:
-        return self._intrinsic("exp", a)
-
-    def _log(self, a: Any) -> Any:
-        return self._intrinsic("log", a)
-
-    def _pow(self, a: Any, b: Any) -> Any:
-        return self._intrinsic("pow", a, b)
 
     def _sign(self, a: Any) -> Any:
         zero, one = self.constant(0.0), self.constant(1.0)
@@ -182,6 +177,40 @@ class ElementCode:
 
     def _where(self, condition: Any, a: Any, b: Any) -> Any:
         return self.builder.select(condition, a, b)
+
+    # The bits of a number: expansions know that their arguments are normal.
+
+    def _bits(self, a: Any) -> Any:
+        integer = I64 if self.is_double else I32
+        return self.builder.bitcast(
+            a, ir.VectorType(integer, self.lanes) if self.lanes else integer
+        )
+
+    def _real(self, bits: Any) -> Any:
+        real = ir.VectorType(self.real, self.lanes) if self.lanes else self.real
+        return self.builder.bitcast(bits, real)
+
+    def _integer(self, value: int) -> Any:
+        return self._in_all_lanes(ir.Constant(I64 if self.is_double else I32, value))
+
+    def _exponent(self, a: Any) -> Any:
+        # Put behind a one at 2^52 or 2^23, the exponent's bits are a number: no conversion, which
+        # AVX2 lacks for 64 bits.
+        digits, bias = (52, 1023) if self.is_double else (23, 127)
+        shifted = self.builder.lshr(self._bits(a), self._integer(digits))
+        behind_one = self.builder.or_(shifted, self._bits(self.constant(2.0**digits)))
+        return self.builder.fsub(self._real(behind_one), self.constant(2.0**digits + bias))
+
+    def _significand(self, a: Any) -> Any:
+        digits = 52 if self.is_double else 23
+        fraction = self.builder.and_(self._bits(a), self._integer((1 << digits) - 1))
+        return self._real(self.builder.or_(fraction, self._bits(self.constant(1.0))))
+
+    def _power_of_two(self, n: Any) -> Any:
+        digits = 52 if self.is_double else 23
+        whole = self._bits(self.builder.fadd(n, self.constant(1.5 * 2.0**digits)))
+        shifted = self.builder.shl(whole, self._integer(digits))
+        return self._real(self.builder.add(shifted, self._bits(self.constant(1.0))))
 
     def _compare(self, operator: str, a: Any, b: Any) -> Any:
         return self.builder.fcmp_ordered(operator, a, b)
