@@ -35,9 +35,8 @@ class Reference:
         shrinks: whether weights shrink at every step, also where all gradients are 0.
         coupled: whether a weight's step depends on the other weights too, by sums over all. Its
             formula is given all of them as one vector.
-        full_rank: whether its numbers hang on eigenvectors of the gradient's dimensions, which are
-            arbitrary where a dimension is longer than all others together. Such weights are then
-            not compared with the formula.
+        longest: the longest side of the weights that are compared with the formula. Of bases in
+            many dimensions float64 has fewer digits than the bound asks for.
         ill_conditioned: its states that follow the roundings of sums, since they are large where a
             gradient has nothing. Weights do not: they are multiplied there by nothing.
         bound: how far two ways of making its steps may differ, in eps of the largest weight.
@@ -58,7 +57,7 @@ class Reference:
     elementwise: bool = True
     shrinks: bool = False
     coupled: bool = False
-    full_rank: bool = False
+    longest: float = math.inf
     ill_conditioned: Sequence[str] = ()
     bound: float = 8.0
     oracle: Callable[[Any, dict[str, Any]], torch.optim.Optimizer] | None = None
@@ -71,8 +70,7 @@ class Reference:
         """Whether a weight of this shape may be compared with the formula."""
         if self.dimensions not in (None, len(shape)):
             return False
-        longest = max(shape, default=1)
-        return not self.full_rank or len(shape) < 2 or longest**2 <= math.prod(shape)
+        return len(shape) < 2 or max(shape) <= self.longest
 
     def default_group(self) -> dict[str, Any]:
         """The options of a group that was given none."""

@@ -25,7 +25,12 @@ def soap(
     precondition_frequency: int = 10,
     max_size: int = 10000,
 ) -> Iterator[Array]:
-    """Vyas et al. 2024, algorithm 3, with the first step of the authors' code: the basis alone."""
+    """Vyas et al. 2024, algorithm 3, with the first step of the authors' code: the basis alone.
+
+    What the paper leaves to chance is as the rule says it is: the basis of what a gradient lacks.
+    """
+    noise = 2.0**-20 if w.dtype == numpy.float32 else 2.0**-36
+    eps_of = max(float(numpy.finfo(w.dtype).eps), float(numpy.finfo(numpy.float64).eps))
     kept = [i for i, d in enumerate(w.shape) if d <= max_size and w.ndim > 1]
     averages = {i: numpy.zeros((w.shape[i], w.shape[i])) for i in kept}
     bases: dict[int, Array] = {}
@@ -41,7 +46,10 @@ def soap(
                     rotated = times(rotated, bases[i].T, i)
                     average = times(average, bases[i].T, i)
                 v = beta2 * v + (1 - beta2) * rotated**2
-                direction = average / (numpy.sqrt(v) + eps)
+                size = numpy.sqrt(v)
+                direction = average / (size + eps)
+                if kept:
+                    direction[size < noise * size.max()] = 0
                 for i in kept:
                     direction = times(direction, bases[i], i)
                 t = step - 1
@@ -51,14 +59,53 @@ def soap(
                 square = unfold(g, i) @ unfold(g, i).T
                 averages[i] = shampoo_beta * averages[i] + (1 - shampoo_beta) * square
                 if step == 1:
-                    bases[i] = numpy.linalg.eigh(wide(averages[i]))[1][:, ::-1].astype(w.dtype)
+                    bases[i] = first_basis(wide(unfold(g, i)), eps_of).astype(w.dtype)
                 elif (step - 1) % precondition_frequency == 0:
-                    values = numpy.diag(bases[i].T @ averages[i] @ bases[i])
-                    order = numpy.argsort(-values)
-                    power = averages[i] @ bases[i][:, order]
+                    bases[i], order = turned(averages[i], bases[i], eps_of)
                     v = numpy.take(v, order, axis=i)
-                    bases[i] = numpy.linalg.qr(wide(power))[0].astype(w.dtype)
         yield w
+
+
+def first_basis(rows: Array, eps: float) -> Array:
+    """The eigenvectors of ``rows rowsᵀ``, and of what it lacks those of a diagonal there."""
+    found, values, _ = numpy.linalg.svd(rows, full_matrices=True)
+    size = len(rows)
+    rank = int((values > max(rows.shape) * eps * values.max(initial=0)).sum())
+    lacking = found[:, rank:]
+    diagonal = 2 - numpy.sqrt(numpy.arange(size) / size)
+    axes = numpy.linalg.eigh(lacking.T @ (diagonal[:, None] * lacking))[1][:, ::-1]
+    return numpy.hstack([found[:, :rank], lacking @ axes])
+
+
+def turned(average: Array, basis: Array, eps: float) -> tuple[Array, Array]:
+    """One step of the power method, and from where its columns came; Gram–Schmidt, twice over."""
+    small = max(len(average) * eps, 2.0**-36)
+    values = numpy.diag(basis.T @ average @ basis)
+    values = numpy.where(values > small * values.max(), values, 0)
+    columns: list[Array] = []
+    order: list[int] = []
+    left: list[int] = []
+    largest = 0.0
+
+    def rest_of(column: Array) -> Array:
+        for _ in range(2):
+            for other in columns:
+                column = column - other * (other @ column)
+        return column
+
+    for place in numpy.argsort(-values, kind="stable"):
+        rest = rest_of(average @ basis[:, place])
+        size = float(numpy.sqrt(rest @ rest))
+        largest = max(largest, size)
+        if size <= small * largest:
+            left.append(int(place))
+        else:
+            columns.append(rest / size)
+            order.append(int(place))
+    for place in left:
+        rest = rest_of(basis[:, place])
+        columns.append(rest / numpy.sqrt(rest @ rest))
+    return numpy.stack(columns, axis=1), numpy.array([*order, *left])
 
 
 def wide(matrix: Array) -> Array:
@@ -89,7 +136,7 @@ REFERENCES = [
         ],
         takes_complex=False,
         elementwise=False,
-        full_rank=True,
+        longest=40,
         bound=64.0,
         oracle=library_soap,
     ),

@@ -77,7 +77,9 @@ def galore(
     kept as they are when P changes. Weights with fewer than two dimensions have AdamW. One of more
     than two is a matrix of its first dimension and all others together; galore-torch takes
     matrices alone. A singular vector may have either sign, which galore-torch leaves to chance:
-    here the largest element is positive.
+    here the largest element is positive. So is the basis of what a gradient of less than full rank
+    lacks, in which galore-torch makes steps of rounding: here it hangs on the gradient alone, along
+    the weight's own axes as far as it can, and no step is made where √v is rounding of its largest.
     """
     correction1, correction2 = 1 - beta1**step, sqrt(1 - beta2**step)
     if projector is None:

@@ -23,6 +23,7 @@ from gradstep.rule import (
     shaped,
     where,
 )
+from gradstep.rules.batches import each, product
 from gradstep.rules.kronecker import as_rows
 from gradstep.rules.random_numbers import generator, normal
 
@@ -96,11 +97,13 @@ def fitted(
     if not update:
         return factors
     v = normal(merged(g.shape[1:]), generator(seed, step), g).unsqueeze(0)
-    # One by one: torch's sums over a batch may add up in another order.
-    each = zip(g.split(1), factors.split(1), strict=True)
-    return torch.cat(
-        [_packed(_fitted(_matrices(x), v, _unpacked(f, x, max_size), precond_lr)) for x, f in each]
-    )
+
+    def of_one(x: Tensor, packed: Tensor) -> Tensor:
+        x, packed = x.unsqueeze(0), packed.unsqueeze(0)
+        qs = _unpacked(packed, x, max_size)
+        return _packed(_fitted(_matrices(x), v, qs, precond_lr))[0]
+
+    return each(of_one, g, factors)
 
 
 def _fitted(x: Tensor, v: Tensor, qs: list[Tensor], precond_lr: float) -> list[Tensor]:
@@ -117,9 +120,9 @@ def _fitted(x: Tensor, v: Tensor, qs: list[Tensor], precond_lr: float) -> list[T
             largest = (of_a + of_b).max().clamp(min=torch.finfo(q.dtype).tiny)
             made.append(q - precond_lr * (of_a - of_b) / largest * q)
         else:
-            of_a, of_b = rows_a @ rows_a.mT, rows_b @ rows_b.mT
+            of_a, of_b = product(rows_a, rows_a.mT), product(rows_b, rows_b.mT)
             change = precond_lr * (of_a - of_b).triu() / _spectral_norm(of_a + of_b)
-            made.append(q - change @ q)
+            made.append(q - product(change, q))
     return made
 
 
@@ -175,7 +178,7 @@ def _along(x: Tensor, q: Tensor, dimension: int) -> Tensor:
     """x with a dimension, counted from 0 without the batch's, multiplied by its factor."""
     if q.dim() == 2:
         return x * _beside(q, x, dimension)
-    return q @ x if dimension == 0 else x @ q.mT
+    return product(q, x) if dimension == 0 else product(x, q.mT)
 
 
 def _divided(x: Tensor, q: Tensor, dimension: int) -> Tensor:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradstep.rules.batches import product
+
 
 def packed_length(shape: tuple[int, ...], max_size: float) -> tuple[int]:
     """The shape of the state that holds the matrices of a weight; never empty."""
@@ -36,20 +38,10 @@ def pack(matrices: list[Tensor | None], state: Tensor) -> Tensor:
     return torch.cat(flat, dim=1) if flat else state
 
 
-def eigen(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, from the smallest, and eigenvectors of symmetric matrices, in float64.
-
-    In less, LAPACK does not always come to an end with the gradients of a network, whose
-    eigenvalues are mostly 0, nor tell apart those that are not.
-    """
-    values, vectors = torch.linalg.eigh(matrices.double())
-    return values, vectors
-
-
 def gram(x: Tensor, dimension: int) -> Tensor:
     """``X Xᵀ``, with a dimension of x as X's rows."""
     rows = as_rows(x, dimension)
-    return rows @ rows.mT
+    return product(rows, rows.mT)
 
 
 def as_rows(x: Tensor, dimension: int) -> Tensor:
@@ -62,5 +54,5 @@ def along(x: Tensor, matrices: list[Tensor | None]) -> Tensor:
     for place, matrix in enumerate(matrices):
         if matrix is not None:
             shape = x.movedim(place + 1, 1).shape
-            x = (matrix @ as_rows(x, place)).view(shape).movedim(1, place + 1)
+            x = product(matrix, as_rows(x, place)).view(shape).movedim(1, place + 1)
     return x

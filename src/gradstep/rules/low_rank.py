@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from gradstep.rule import opaque
+from gradstep.rules.bases import rounding_as_inf, signed, singular_basis
+from gradstep.rules.batches import each, product
 from gradstep.rules.random_numbers import generator, normal
 
 
@@ -55,13 +57,8 @@ def subspace(g: Tensor, projector: Tensor, step: float, update_proj_gap: float) 
     """
     if int(step - 1) % int(update_proj_gap):
         return projector
-    # In float64: in float32 the vectors of near singular values turn with every rounding. What is
-    # no number comes out of the moments too, and would be an error here.
-    matrices = lying(g).double().nan_to_num(0.0, 0.0, 0.0)
-    vectors = torch.linalg.svd(matrices, full_matrices=False)[0][..., : projector.shape[-1]]
-    # Of the two signs that each may have, the one that makes its largest element positive.
-    largest = vectors.gather(-2, vectors.abs().argmax(dim=-2, keepdim=True))
-    return (vectors * largest.sign()).to(projector.dtype)
+    rank = projector.shape[-1]
+    return each(lambda x: signed(singular_basis(x, rank)).to(projector.dtype), lying(g))
 
 
 @opaque(returns=("exp_avg",))
@@ -73,7 +70,7 @@ def projected(g: Tensor, projector: Tensor, exp_avg: Tensor) -> Tensor:
         projector: (batch, shorter side, rank): P.
         exp_avg: (batch, rank, longer side): is of the shape wanted.
     """
-    return projector.mT @ lying(g)
+    return product(projector.mT, lying(g))
 
 
 @opaque(returns=("exp_avg",))
@@ -92,7 +89,7 @@ def randomly_projected(
     matrices, rank = lying(g), exp_avg.shape[1]
     source = generator(seed, int(step - 1) // int(update_proj_gap))
     projection = normal((matrices.shape[1], rank), source, g) / rank**0.5
-    return projection.mT.expand(len(g), -1, -1) @ matrices
+    return product(projection.mT.expand(len(g), -1, -1), matrices)
 
 
 @opaque
@@ -125,13 +122,16 @@ def taken_back(
 ) -> Tensor:
     """Adam's direction within the subspace, as one of the whole space: ``P (m / (√v + eps))``.
 
+    It is 0 where √v is rounding of its largest.
+
     Args:
         g: (batch, *shape): is of the shape wanted.
         projector: (batch, shorter side, rank): P.
         exp_avg, exp_avg_sq: (batch, rank, longer side): m and v.
         eps: of Adam.
     """
-    return as_before(projector @ (exp_avg / (exp_avg_sq.sqrt() + eps)), g)
+    size = rounding_as_inf(exp_avg_sq.sqrt())
+    return as_before(product(projector, exp_avg / (size + eps)), g)
 
 
 @opaque(returns=("g",))
@@ -149,9 +149,8 @@ def scaled_as_adam(
     """
     direction = exp_avg / (exp_avg_sq.sqrt() + eps)
     dim = None if tensor_wise else 0
-    # One by one: torch's sums over a batch may add up in another order.
     before, after = (
-        torch.stack([torch.linalg.vector_norm(x, dim=dim, keepdim=True) for x in batch])
+        each(lambda x: torch.linalg.vector_norm(x, dim=dim, keepdim=True), batch)
         for batch in (low, direction)
     )
     return as_before(lying(g) * (after / (before + 1e-8)), g)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradstep.rule import NonNegative, Positive, Share, nonzero, opaque, rule, shaped, zeros
-from gradstep.rules.kronecker import along, eigen, gram, pack, packed_length, unpack
+from gradstep.rules.batches import each
+from gradstep.rules.kronecker import along, gram, pack, packed_length, unpack
 
 
 @opaque(returns=("g", "sums", "roots"))
@@ -32,8 +34,8 @@ def rescale(
     """
     scalar = g.dim() == 1
     g = g.unsqueeze(1) if scalar else g  # a vector of one element
-    each = enumerate(unpack(sums, g, max_size))
-    added = [None if m is None else m + gram(g, i) for i, m in each]
+    before = enumerate(unpack(sums, g, max_size))
+    added = [None if m is None else m + gram(g, i) for i, m in before]
     if (step - 1) % precondition_frequency == 0:
         power = -1 / (2 * max(1, sum(m is not None for m in added)))
         roots = pack([None if m is None else _power(m, eps, power) for m in added], roots)
@@ -43,9 +45,18 @@ def rescale(
 
 def _power(matrices: Tensor, eps: float, power: float) -> Tensor:
     """Powers of symmetric matrices, ``eps`` added to their eigenvalues first."""
-    values, vectors = eigen(matrices)
-    made = (vectors * (values.clamp(min=0) + eps).pow(power).unsqueeze(-2)) @ vectors.mT
-    return made.to(matrices.dtype)
+
+    def of_one(matrix: Tensor) -> Tensor:
+        # In float64: in less, LAPACK does not always come to an end with the gradients of a
+        # network, whose eigenvalues are mostly 0, nor tell apart those that are not. What is no
+        # number would be an error in the midst of a step.
+        wide = matrix.double()
+        values, vectors = torch.linalg.eigh(wide.nan_to_num(0.0, 0.0, 0.0))
+        values = values + 0 * wide.sum()
+        made = (vectors * (values.clamp(min=0) + eps).pow(power)) @ vectors.mT
+        return made.to(matrix.dtype)
+
+    return each(of_one, matrices)
 
 
 @rule(lr=0.1, class_name="Shampoo")
@@ -68,6 +79,9 @@ def shampoo(
     For every dimension i of a weight with k of them: ``H_i ← H_i + G_i G_iᵀ``, where ``G_i`` is the
     gradient with that dimension as its rows, and the direction is the gradient with dimension i
     multiplied by ``(H_i + eps)^(−1/2k)``; of a matrix: ``L^(−1/4) G R^(−1/4)``.
+
+    A root is a smooth function of its matrix: it does not hang on which eigenvectors a space of
+    equal eigenvalues is given, and rounding moves it no more than it moves the sums.
 
     States:
         sums: the sums ``H_i``, one after the other.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradstep.rule import (
@@ -19,7 +18,9 @@ from gradstep.rule import (
     sqrt,
     where,
 )
-from gradstep.rules.kronecker import along, eigen, gram, pack, packed_length, unpack
+from gradstep.rules.bases import rounding_as_inf, singular_basis, turned
+from gradstep.rules.batches import each
+from gradstep.rules.kronecker import along, as_rows, gram, pack, packed_length, unpack
 
 
 @opaque
@@ -34,11 +35,35 @@ def rotate_back(x: Tensor, Q: Tensor, max_size: float) -> Tensor:
     return along(x, unpack(Q, x, max_size))
 
 
-@opaque(returns=("GG",))
-def average_gram(g: Tensor, GG: Tensor, shampoo_beta: float, max_size: float) -> Tensor:
-    """The moving averages of ``G_i G_iᵀ``, with dimension i of the gradient as its rows."""
-    made = enumerate(unpack(GG, g, max_size))
-    return pack([None if m is None else m.lerp(gram(g, i), 1 - shampoo_beta) for i, m in made], GG)
+@opaque
+def told_from_rounding(size: Tensor) -> Tensor:
+    """Sizes in the bases, infinite where the bases have made them of nothing but rounding."""
+    return rounding_as_inf(size)
+
+
+@opaque(returns=("GG", "Q"))
+def begin_and_average(
+    g: Tensor, GG: Tensor, Q: Tensor, step: float, shampoo_beta: float, max_size: float
+) -> tuple[Tensor, Tensor]:
+    """The moving averages of ``G_i G_iᵀ``, with dimension i of the gradient as its rows.
+
+    And at the first step the bases: the eigenvectors of these, which are the gradient's singular
+    vectors. Taken from the gradient itself they have twice the digits.
+    """
+    averages = unpack(GG, g, max_size)
+    if step == 1:
+        bases = [
+            None
+            if average is None
+            else each(lambda x: singular_basis(x, len(x)).to(x.dtype), as_rows(g, i))
+            for i, average in enumerate(averages)
+        ]
+        Q = pack(bases, Q)
+    made = [
+        None if average is None else average.lerp(gram(g, i), 1 - shampoo_beta)
+        for i, average in enumerate(averages)
+    ]
+    return pack(made, GG), Q
 
 
 @opaque(returns=("exp_avg_sq", "Q"))
@@ -50,25 +75,21 @@ def turn(
     precondition_frequency: float,
     max_size: float,
 ) -> tuple[Tensor, Tensor]:
-    """Turn the bases towards the eigenvectors of the averages.
+    """Every few steps, turn the bases towards the eigenvectors of the averages.
 
-    At the first step all the way; later, every few steps, by one step of the power method, for
-    which the columns are brought in the order of their eigenvalues, and the averages with them.
+    By one step of the power method, for which the columns are brought in the order of their
+    eigenvalues, and the averages of squares with them.
     """
+    if step == 1 or (step - 1) % precondition_frequency:
+        return exp_avg_sq, Q
     averages, bases = unpack(GG, exp_avg_sq, max_size), unpack(Q, exp_avg_sq, max_size)
-    if step == 1:
-        bases = [None if a is None else eigen(a)[1].flip(-1).to(a.dtype) for a in averages]
-    elif (step - 1) % precondition_frequency == 0:
-        for i, (average, basis) in enumerate(zip(averages, bases, strict=True)):
-            if average is None or basis is None:
-                continue
-            values = (basis * (average @ basis)).sum(-2)
-            order = values.argsort(-1, descending=True)
-            shape = [1] * exp_avg_sq.dim()
-            shape[0], shape[i + 1] = order.shape
-            exp_avg_sq = exp_avg_sq.take_along_dim(order.view(shape), i + 1)
-            ordered = basis.take_along_dim(order.unsqueeze(-2), -1)
-            bases[i] = torch.linalg.qr(average @ ordered)[0]
+    for i, (average, basis) in enumerate(zip(averages, bases, strict=True)):
+        if average is None or basis is None:
+            continue
+        bases[i], order = each(turned, average, basis)
+        shape = [1] * exp_avg_sq.dim()
+        shape[0], shape[i + 1] = order.shape
+        exp_avg_sq = exp_avg_sq.take_along_dim(order.view(shape), i + 1)
     return exp_avg_sq, pack(bases, Q)
 
 
@@ -96,6 +117,12 @@ def soap(
 
     The first step only finds the basis and changes no weight. A vector has no basis: for it this is
     Adam.
+
+    Where the first gradient has nothing (along the longer side of a matrix always), eigenvectors
+    are arbitrary, and the power method makes others of rounding. Here the basis hangs on the
+    gradients alone: of the space where the first one has nothing it has the principal axes of the
+    weight's own axes, it is turned only where the averages are more than rounding, and no step is
+    made where the average square is rounding of the largest.
 
     States:
         exp_avg: the moving average of the gradient.
@@ -125,10 +152,13 @@ def soap(
         rotated, average = rotate(g, Q, max_size), rotate(exp_avg, Q, max_size)
     exp_avg_sq = where(moves, lerp(exp_avg_sq, rotated * rotated, 1 - beta2), exp_avg_sq)
     correction = sqrt(1 - beta2**t) / (1 - beta1**t)
-    direction = where(moves, average / (sqrt(exp_avg_sq) + eps), 0 * g)
+    size = sqrt(exp_avg_sq)
+    if is_matrix:
+        size = told_from_rounding(size)
+    direction = where(moves, average / (size + eps), 0 * g)
     if is_matrix:
         direction = rotate_back(direction, Q, max_size)
-        GG = average_gram(g, GG, shampoo_beta, max_size)
+        GG, Q = begin_and_average(g, GG, Q, step, shampoo_beta, max_size)
         exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size)
     moved = w - lr * where(moves, correction, 0) * direction
     after = where(moves, moved * (1 - lr * weight_decay), w)
