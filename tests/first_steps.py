@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -15,15 +16,15 @@ import torch
 from reference import REFERENCES, Reference
 
 
-def first_steps(folder: str) -> dict[str, list[list[float]]]:
-    """Seconds of each rule's first step less those of its second.
+def first_steps(folder: str, names: Collection[str]) -> dict[str, list[list[float]]]:
+    """Seconds of the first step of each named class's rule less those of its second.
 
     From nothing, and from the disk cache; each at most three times, and every one in a fork of this
     process, which has taken no step before and so has loaded no compiler.
     """
     torch.optim.SGD([torch.zeros(1)])  # what torch imports for any optimizer takes a second
     assert "llvmlite" not in sys.modules
-    return {r.name: first_steps_of(r, f"{folder}/{r.name}") for r in REFERENCES}
+    return {r.name: first_steps_of(r, f"{folder}/{r.name}") for r in REFERENCES if r.name in names}
 
 
 def first_steps_of(reference: Reference, folder: str) -> list[list[float]]:

@@ -227,9 +227,10 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
     Args:
         items: the parameters of each. A row of a table beside ``options`` stands for the class with
             these; alone, for the class with those that it has by default. A rule beside
-            ``settings`` stands for an optimizer with these.
+            ``settings`` stands for an optimizer with these, and so does whatever has ``options``
+            and the name of a class of gradstep.
         every_rule: whether the test asks each rule for what is its own. Then only types beyond
-            float32 and float64 are left to the representatives.
+            float32 and float64, and other engines than the fused one, are the representatives'.
     """
     subjects = [{name: _subject(value, item) for name, value in item.items()} for item in items]
     looked_at: dict[str, set[Hashable]] = {}
@@ -238,10 +239,15 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
         candidates = {each.key: each for each in found if each is not None}
         few = len(candidates) <= FEW
         looked_at[parameter] = set(candidates) if few else kept(list(candidates.values()))
-    return [
+    others = [
         any(s is not None and s.key not in looked_at[name] for name, s in each.items())
-        and not (every_rule and item.get("dtype", torch.float32) in WIDE)
-        for each, item in zip(subjects, items, strict=True)
+        for each in subjects
+    ]
+    if not every_rule:
+        return others
+    return [
+        other and (item.get("dtype", WIDE[0]) not in WIDE or item.get("engine", "fused") != "fused")
+        for other, item in zip(others, items, strict=True)
     ]
 
 
@@ -253,8 +259,9 @@ def _subject(value: Any, item: Mapping[str, Any]) -> Configuration | None:
     if isinstance(value, Rule) and isinstance(item.get("settings"), dict):
         make = functools.partial(gradstep.Optimizer, rule=value)
         return Configuration(f"{value.name} as a rule", make, item["settings"])
-    if isinstance(getattr(value, "options", None), dict) and hasattr(value, "make"):
-        return Configuration(value.name, value.make, value.options)
+    make = getattr(gradstep, str(getattr(value, "name", None)), None)
+    if isinstance(make, type) and isinstance(getattr(value, "options", None), dict):
+        return Configuration(value.name, make, value.options)
     return None
 
 

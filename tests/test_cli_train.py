@@ -290,6 +290,7 @@ def test_the_default_reads_98_of_100_digits_within_a_minute(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 def test_each_of_the_six_reads_97_of_100_digits(tmp_path: Path) -> None:
     result = run("--optimizer", ",".join(SIX), "--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr
@@ -299,6 +300,7 @@ def test_each_of_the_six_reads_97_of_100_digits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 def test_each_other_rule_learns_the_digits_too(tmp_path: Path) -> None:
     """Rprop is made for full batches, and learns less from small ones."""
     made = {rule.name for rule in rules.load().values() if rule.class_name} - {"lion"}
@@ -311,6 +313,7 @@ def test_each_other_rule_learns_the_digits_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 def test_lbfgs_learns_the_digits_in_few_epochs(tmp_path: Path) -> None:
     """Each of its steps looks at the batch eight times or more, so that its epochs are long."""
     result = run("--optimizer", "lbfgs", "--epochs", "5", "--out", tmp_path / "run")
@@ -335,6 +338,7 @@ def test_lbfgs_goes_on_to_the_very_same_bits(
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.skipif(not FASHION.is_dir(), reason="the package dataset-fashion-mnist is not here")
 def test_it_learns_from_a_folder_in_mnists_format(tmp_path: Path) -> None:
     """A tenth of Fashion-MNIST, two epochs; all of it and ten epochs reach 90 %."""

@@ -54,7 +54,9 @@ def _train_sharded(rank: int, port: int, name: str) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", list(OPTIONS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.deep] * (n != "NAdam")) for n in OPTIONS]
+)
 def test_fully_sharded_weights_are_updated_part_by_part(name):
     torch.multiprocessing.spawn(_train_sharded, (_free_port(), name), nprocs=2)
 

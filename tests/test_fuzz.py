@@ -600,11 +600,16 @@ class Training(RuleBasedStateMachine):
         torch.set_num_threads(2)
 
 
-Training.TestCase.settings = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=EXAMPLES == USUAL,
-    phases=[Phase.generate, Phase.shrink],
-)
-TestTraining = Training.TestCase
+class TestTraining(Training.TestCase):  # type: ignore[misc,name-defined]
+    settings = settings(
+        max_examples=EXAMPLES // 5,
+        stateful_step_count=25,
+        deadline=None,
+        derandomize=EXAMPLES == USUAL,
+        phases=[Phase.generate, Phase.shrink],
+    )
+
+
+@pytest.mark.deep
+class TestLongTraining(Training.TestCase):  # type: ignore[misc,name-defined]
+    settings = settings(TestTraining.settings, max_examples=EXAMPLES)

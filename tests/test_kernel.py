@@ -509,6 +509,7 @@ CPUS = {
 
 @x86_only
 @pytest.mark.slow
+@pytest.mark.deep
 def test_every_cpu_computes_the_same_bits() -> None:
     """The kernels compiled for this machine, for AVX-512, for AVX2 and for plain x86-64."""
     has = compiler.cpu()[1].split(",")

@@ -134,13 +134,13 @@ def start_or_resume(directory: Path) -> list[str]:
     return ["train", *SMALL, "--epochs", str(EPOCHS), "--out", str(directory)]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("times", [4, pytest.param(24, marks=[pytest.mark.slow, pytest.mark.deep])])
 def test_killed_at_random_moments_it_ends_with_the_same_bits(
-    reference: Path, tmp_path: Path
+    reference: Path, tmp_path: Path, times: int
 ) -> None:
     moments = random.Random(0)
     kills = finished = 0
-    while kills < 24:
+    while kills < times:
         finished += 1
         directory = tmp_path / f"run{finished}"
         while True:
@@ -181,6 +181,7 @@ def main_killed_at(event: int, directory: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 def test_killed_at_every_single_file_operation_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     small = ["--optimizer", "adam", "--train-limit", "16", "--epochs", "2", "--quiet"]
     reference = tmp_path / "reference"
@@ -208,6 +209,7 @@ def test_killed_at_every_single_file_operation_it_ends_with_the_same_bits(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.deep
 def test_killed_while_python_starts_it_ends_with_the_same_bits(
     reference: Path, tmp_path: Path
 ) -> None:

@@ -209,7 +209,7 @@ print(sha256.hexdigest())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [2, pytest.param(1, marks=pytest.mark.deep)])
 def test_fresh_processes_compute_the_same_bits(threads: int) -> None:
     hashes = {
         subprocess.run(

@@ -57,7 +57,16 @@ def assert_close(left: Search, right: Search) -> None:
         torch.testing.assert_close(p, q, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float32,
+        *(
+            pytest.param(dtype, marks=pytest.mark.deep)
+            for dtype in (torch.float64, torch.bfloat16, torch.complex64)
+        ),
+    ],
+)
 @configurations
 def test_the_numbers_of_torch(options: dict[str, Any], dtype: torch.dtype) -> None:
     ours, theirs = (Search(ROW, own, dtype, options) for own in (True, False))

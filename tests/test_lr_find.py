@@ -28,6 +28,7 @@ CLASSES: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "torch.ASGD": lambda p: torch.optim.ASGD(p),
     "torch.LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=2),
 }
+FEW = ("gradstep.AdamW", "torch.LBFGS")
 
 
 def net() -> nn.Sequential:
@@ -102,7 +103,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Any) -> None
         optimizer.step(closure)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.deep] * (n not in FEW)) for n in CLASSES]
+)
 @pytest.mark.parametrize("way", ["through", "raises", "closure"])
 def test_all_is_as_before_to_the_bit(name: str, way: str) -> None:
     model, optimizer, data = warmed(name)

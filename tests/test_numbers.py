@@ -221,10 +221,11 @@ NAMED_CONFIGURATIONS = [
     for reference, options in CONFIGURATIONS
 ]
 TORCH_CONFIGURATIONS = [
-    pytest.param(reference, options, dtype, id=f"{reference.name}-{spelled(options)}-{dtype}")
-    for reference, options in CONFIGURATIONS
+    pytest.param(*c.values, dtype, engine, id=f"{c.id}-{dtype}-{engine}")
+    for c in NAMED_CONFIGURATIONS
     for dtype in DTYPES
-    if reference.theirs is not None and (reference.takes_complex or not dtype.is_complex)
+    for engine in ENGINES[dtype]
+    if c.values[0].theirs is not None and (c.values[0].takes_complex or not dtype.is_complex)
 ]
 
 
@@ -293,9 +294,9 @@ def largest_error(weights: Sequence[Tensor], truth: Sequence[Any]) -> float:
 
 
 @pytest.mark.every_rule
-@pytest.mark.parametrize(("reference", "options", "dtype"), TORCH_CONFIGURATIONS)
+@pytest.mark.parametrize(("reference", "options", "dtype", "engine"), TORCH_CONFIGURATIONS)
 def test_same_as_torch_and_as_exact(
-    reference: Reference, options: dict[str, Any], dtype: torch.dtype
+    reference: Reference, options: dict[str, Any], dtype: torch.dtype, engine: str
 ) -> None:
     """Within the bound of torch, and no further from the formula than torch by more than half.
 
@@ -309,29 +310,29 @@ def test_same_as_torch_and_as_exact(
     truth = exact(reference, given, options)
     theirs, in_torch = run(reference.theirs, given, {**options, **one_by_one(reference)})
     allowed = 1.5 * largest_error(theirs, truth)
-    for engine in ENGINES[dtype]:
-        ours, optimizer = run(reference.ours, given, {**options, "engine": engine})
-        # torch rounds to float16 several times a step, so there its roundings may add up.
-        bound = STEPS / 2 if dtype == torch.float16 else BOUND
-        assert_close(ours, theirs, given, max(bound, reference.bound))
-        if dtype in (torch.float32, torch.float64):
-            assert_same_states(optimizer, in_torch)
-        if dtype != torch.float64 or numpy.finfo(numpy.longdouble).eps < 1e-18:
-            assert largest_error(ours, truth) <= allowed, f"{engine} {dtype}"
-        used = list(optimizer.engines_used().values())  # type: ignore[attr-defined]
-        count = len(given.cases)
-        apart = sum(eager_only(reference, case) for case in given.cases)
-        expected = (count - apart, apart) if engine == "fused" else (count, count)
-        assert (used.count(engine), used.count("eager")) == expected
+    ours, optimizer = run(reference.ours, given, {**options, "engine": engine})
+    # torch rounds to float16 several times a step, so there its roundings may add up.
+    bound = STEPS / 2 if dtype == torch.float16 else BOUND
+    assert_close(ours, theirs, given, max(bound, reference.bound))
+    if dtype in (torch.float32, torch.float64):
+        assert_same_states(optimizer, in_torch)
+    if dtype != torch.float64 or numpy.finfo(numpy.longdouble).eps < 1e-18:
+        assert largest_error(ours, truth) <= allowed
+    used = list(optimizer.engines_used().values())  # type: ignore[attr-defined]
+    count = len(given.cases)
+    apart = sum(eager_only(reference, case) for case in given.cases)
+    expected = (count - apart, apart) if engine == "fused" else (count, count)
+    assert (used.count(engine), used.count("eager")) == expected
 
 
 @pytest.mark.every_rule
+@pytest.mark.parametrize("engine", ["fused", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("reference", "options"), [c for c in NAMED_CONFIGURATIONS if c.values[0].theirs is None]
 )
 def test_same_as_the_formula(
-    reference: Reference, options: dict[str, Any], dtype: torch.dtype
+    reference: Reference, options: dict[str, Any], dtype: torch.dtype, engine: str
 ) -> None:
     """Where torch has no such class: the formula itself, exact and in the type of the weights.
 
@@ -341,13 +342,12 @@ def test_same_as_the_formula(
     given = problem(dtype, tuple(c for c in suited(reference) if c.name != "several chunks"))
     truth = exact(reference, given, options)
     in_kind = exact(reference, given, options, torch.zeros((), dtype=dtype).numpy().dtype)
-    for engine in ("fused", "eager"):
-        ours, _ = run(reference.ours, given, {**options, "engine": engine})
-        bound = reference.bound
-        assert_close(ours, [torch.tensor(numpy.float64(a)) for a in in_kind], given, bound)
-        # Equal steps round alike, so the roundings of all steps may add up.
-        bound = max(STEPS, bound)
-        assert_close(ours, [torch.tensor(numpy.float64(a)) for a in truth], given, bound)
+    ours, _ = run(reference.ours, given, {**options, "engine": engine})
+    bound = reference.bound
+    assert_close(ours, [torch.tensor(numpy.float64(a)) for a in in_kind], given, bound)
+    # Equal steps round alike, so the roundings of all steps may add up.
+    bound = max(STEPS, bound)
+    assert_close(ours, [torch.tensor(numpy.float64(a)) for a in truth], given, bound)
 
 
 def exact_configurations() -> Iterator[Any]:
@@ -506,11 +506,21 @@ def test_any_hyperparameters(reference: Reference, data: st.DataObject) -> None:
 # tensors of three dtypes.
 
 
+#: Of the classes whose function is compiled, and not said to run eagerly, these few are quick.
+COMPILED_SOON = {"Adam", "Adafactor", "Rprop", "Momo"}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a compiler"
 )
-@pytest.mark.parametrize("reference", REFERENCES, ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "reference",
+    [
+        pytest.param(r, id=r.name, marks=[pytest.mark.deep] * (r.name not in COMPILED_SOON))
+        for r in REFERENCES
+    ],
+)
 def test_compile_engine(reference: Reference) -> None:
     options = max((*torch_options(reference.theirs), *reference.extra), key=len)
     options = {k: float(v) if isinstance(v, Tensor) else v for k, v in options.items()}

@@ -48,7 +48,9 @@ def graphs(reference: Reference) -> Iterator[Graph]:
         yield trace(reference.rule, values, bool(group.get("maximize")))
 
 
-@pytest.mark.parametrize("storage", ITEM_BYTES)
+@pytest.mark.parametrize(
+    "storage", [pytest.param(s, marks=[pytest.mark.deep] * (s != "bfloat16")) for s in ITEM_BYTES]
+)
 def test_equal_outlines_have_equal_code(storage: str) -> None:
     """Over all rules, with their flags: so what one has compiled serves another rightly."""
     known: dict[str, str] = {}

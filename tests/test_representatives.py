@@ -11,6 +11,7 @@ import torch
 import gradstep
 from classes import IN_TORCH, ROWS
 from configurations import FLAG_CONFIGURATIONS
+from rank_cases import Case
 from reference import REFERENCES
 from representatives import (
     Configuration,
@@ -91,11 +92,12 @@ def test_what_a_test_keeps_has_every_feature_of_what_it_leaves(given: Any) -> No
 
 
 def test_who_is_asked_for_what_is_its_own_is_always_asked() -> None:
-    """In float32 and float64; in others the representatives are."""
+    """In float32 and float64 by the fused engine; otherwise the representatives are."""
     for dtype in (torch.float32, torch.float64):
         assert not any(deep(items(ROWS, dtype=dtype), every_rule=True))
     assert deep(items(ROWS, dtype=torch.bfloat16), every_rule=True) == deep(items(ROWS))
-    assert not any(deep(items(ROWS), every_rule=True))
+    assert not any(deep(items(ROWS, engine="fused"), every_rule=True))
+    assert deep(items(ROWS, engine="eager"), every_rule=True) == deep(items(ROWS))
 
 
 def test_who_names_a_few_has_chosen_them() -> None:
@@ -103,8 +105,16 @@ def test_who_names_a_few_has_chosen_them() -> None:
     assert any(deep([{"reference": r} for r in REFERENCES]))
 
 
+def test_whatever_has_options_and_the_name_of_a_class_stands_for_it() -> None:
+    as_cases = deep([{"case": Case(r.name, o)} for r, o in FLAG_CONFIGURATIONS])
+    assert as_cases == deep([{"reference": r, "options": o} for r, o in FLAG_CONFIGURATIONS])
+    settings = [{"rule": r.rule, "settings": {"lr": 0.1}} for r in REFERENCES]
+    assert sum(deep(settings)) > len(settings) / 2
+
+
 def test_other_parameters_leave_nothing_out() -> None:
     assert not any(deep([{"name": r.name, "lr": 0.1, "options": 3} for r in REFERENCES]))
+    assert not any(deep([{"rule": r.rule} for r in REFERENCES]))
     classes = [{"of": a, "into": b} for a in IN_TORCH for b in IN_TORCH]
     pairs = [(i["of"].name, i["into"].name) for i, d in zip(classes, deep(classes)) if not d]  # noqa: B905
     assert len(pairs) == len({a for a, _ in pairs}) ** 2 < len(classes)
