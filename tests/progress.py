@@ -22,9 +22,12 @@ class Progress:
         self._failed: set[str] = set()
 
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
-        """No character for a test that passed, is skipped or fails as it should."""
-        if report.failed or (report.passed and hasattr(report, "wasxfail")):
-            return None
+        """Count as pytest does, and print no character."""
+        if report.passed and hasattr(report, "wasxfail"):
+            return ("xpassed", "", "XPASS")
+        if report.failed:
+            category = "failed" if report.when == "call" else "error"
+            return (category, "", category.upper())
         outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
         counted = report.when == "call" or report.skipped
         return (outcome if counted else "", "", "")
