@@ -146,6 +146,45 @@ def test_states_that_somebody_has_written_into_stay(name: str) -> None:
     same(network, source, other, optimizer)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["AdamW", "Adan, which asks for its first gradient", "Prodigy, one number for all", "SOAP"],
+)
+def test_saved_before_the_first_step_it_begins_as_if_new(name: str) -> None:
+    network, other, plain = model(), model(), model()
+    source, optimizer, twin = MADE[name](network), MADE[name](other), MADE[name](plain)
+    saved = copy.deepcopy(get_optimizer_state_dict(network, source))
+    set_optimizer_state_dict(other, optimizer, saved)
+    learn(other, optimizer, range(3))
+    learn(plain, twin, range(3))
+    same(other, optimizer, plain, twin)
+
+
+@every_kind
+def test_two_optimizers_of_one_checkpoint_have_states_of_their_own(name: str) -> None:
+    """Within one process no file is between them."""
+    network, other, plain = model(), model(2), model()
+    source, optimizer, twin = MADE[name](network), MADE[name](other), MADE[name](plain)
+    learn(network, source, range(2))
+    learn(plain, twin, range(2))
+    optimizer.load_state_dict(source.state_dict())
+    learn(other, optimizer, range(2, 5))
+    learn(network, source, range(2, 5))
+    learn(plain, twin, range(2, 5))
+    same(network, source, plain, twin)
+
+
+def test_states_of_torchs_optimizer_stay_its_own() -> None:
+    network, other = model(), model(2)
+    theirs = torch.optim.Adam(network.parameters(), lr=0.05, amsgrad=True)
+    learn(network, theirs, range(2))
+    before = copy.deepcopy(theirs.state_dict()["state"])
+    optimizer = gradstep.Adam(other.parameters(), lr=0.05, amsgrad=True)
+    optimizer.load_state_dict(theirs.state_dict())
+    learn(other, optimizer, range(2, 5))
+    assert str(theirs.state_dict()["state"]) == str(before)
+
+
 def test_a_step_of_a_training_counts() -> None:
     """A learning rate of 0, or gradients of 0, or one parameter's alone: torch counts them."""
     for rate, gradient in ((0.0, 1.0), (0.1, 0.0)):

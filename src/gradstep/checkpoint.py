@@ -187,7 +187,8 @@ def checked_state(
             defaults.
         given: the checkpoint itself. torch converts every state but the step count to its
             parameter's dtype, which rounds numbers, and matrices for a weight of few bits: those
-            are taken from here.
+            are taken from here. And what needs no change torch takes as it is; that is copied, or
+            the optimizer that the checkpoint comes from would train these states as well.
 
     Raises:
         TypeError, ValueError: a checkpoint of another model or rule, or an incomplete one.
@@ -197,6 +198,8 @@ def checked_state(
     known = {*rule.states, "step"}
     begun = any(isinstance(e, Mapping) and known & set(e) for e in state.values())
     own_numbers = {} if given is None else _numbers_as_given(optimizer.rule, loaded, given)
+    entries = () if given is None else given["state"].values()
+    others = {id(v) for e in entries if isinstance(e, Mapping) for v in e.values()}
     for number, group in enumerate(loaded["param_groups"]):
         optimizer.take_momentum(group)
         check_class(optimizer, group, number)
@@ -234,7 +237,11 @@ def checked_state(
             if not needed | ({"step"} & rule.inputs) <= set(entry):
                 raise _misfit(optimizer, p, [*entry, *foreign_entry], expected, options)
             entry = _checked_entry(optimizer, p, entry, values)
-            state[p] = {**entry, **foreign_entry}
+            entry.update(foreign_entry)
+            state[p] = {
+                n: v.clone() if id(v) in others and isinstance(v, Tensor) else v
+                for n, v in entry.items()
+            }
     for name in (n for n, s in rule.states.items() if s.shared):
         held = common_number(name, state.values())
         if held is not None:

@@ -229,6 +229,7 @@ class Planning(Groups):
         shared = shared_states(self.rule, self.state.values(), run.numbers, self._shared)
         self._shared |= shared
         beginnings = Beginnings(self.rule, group, run.numbers, shared)
+        asks_for_first = "first" in self.rule.inputs
         updates, prepared = [], []
         for p, gradient in zip(params, gradients, strict=True):
             held = self.state.get(p, {})
@@ -242,6 +243,8 @@ class Planning(Groups):
             first = beginnings.begin(p, entry, gradient, name)
             if not first:
                 follow_layout(self.rule, p, entry, self._layouts.get(p))
+                if asks_for_first and "step" in entry:  # saved before the first step
+                    first = not float(entry["step"])
             states = {n: entry[n] for n, _, _ in run.graphs[is_matrix(p)].states}
             numbers = {n: entry[n] for n in beginnings.numbers}
             unlike = unlike_weight(self.rule, p, states, run.numbers)
