@@ -144,4 +144,4 @@ def _compile(
         f"_{name}": wrapped(operation.number) for name, operation in OPERATIONS.items()
     }
     exec(source, namespace)
-    return namespace["numbers"]
+    return namespace.pop("numbers")  # or the two would hold each other

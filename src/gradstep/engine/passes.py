@@ -8,7 +8,6 @@ model; values for each row, column or matrix are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gradstep.rule.graph import REDUCTIONS, Graph, Node, in_order
@@ -120,7 +119,7 @@ def _callable(call: Node, made: Pass, available: set[int]) -> bool:
 
 def _computable(node: Node, domain: str, available: set[int] | frozenset[int]) -> bool:
     """Whether a pass over the domain can work a value out now."""
-    for each in _closure([node], available):
+    for each in in_order([node], available):
         if id(each) in available or each.operation in ("input", "constant"):
             continue
         if each.operation in (*REDUCTIONS, "opaque"):
@@ -130,32 +129,13 @@ def _computable(node: Node, domain: str, available: set[int] | frozenset[int]) -
     return True
 
 
-def _closure(roots: Iterable[Node], available: set[int] | frozenset[int]) -> list[Node]:
-    """All that roots need, down to what is there already, each after its arguments."""
-    seen: set[int] = set()
-    found: list[Node] = []
-
-    def visit(node: Node) -> None:
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        if id(node) not in available:
-            for argument in node.arguments:
-                visit(argument)
-        found.append(node)
-
-    for root in roots:
-        visit(root)
-    return found
-
-
 def _needs(
     domain: str, roots: list[Node], available: frozenset[int]
 ) -> tuple[list[Node], list[Node], list[Node]]:
     loads: list[Node] = []
     work: list[Node] = []
     numbers: dict[int, Node] = {}
-    for node in _closure(roots, available):
+    for node in in_order(roots, available):
         if not node.per_element:
             continue
         if id(node) in available or node.operation == "input":

@@ -70,6 +70,7 @@ class FreeVariables:
         for function in rule.functions():
             self._search(function, as_rule=True)
         self._readings = tuple(self._found.values())
+        del self._found, self._seen
 
     def __bool__(self) -> bool:
         return bool(self._readings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -165,8 +165,15 @@ class Graph:
         return all(bool(values[name] != 0) == answer for name, answer in self.questions)
 
 
-def in_order(roots: Iterable[Node]) -> tuple[Node, ...]:
-    """All nodes below ``roots``, each after its arguments and once."""
+def in_order(roots: Iterable[Node], known: Set[int] = frozenset()) -> tuple[Node, ...]:
+    """All nodes below ``roots``, each after its arguments and once.
+
+    Nothing below those whose ids are ``known``.
+    """
+
+    def below(node: Node) -> Iterator[Node]:
+        return iter(() if id(node) in known else node.arguments)
+
     seen: set[int] = set()
     ordered: list[Node] = []
     pending: list[tuple[Node, Iterator[Node]]] = []
@@ -174,13 +181,13 @@ def in_order(roots: Iterable[Node]) -> tuple[Node, ...]:
         if id(root) in seen:
             continue
         seen.add(id(root))
-        pending.append((root, iter(root.arguments)))
+        pending.append((root, below(root)))
         while pending:
             node, rest = pending[-1]
             for argument in rest:
                 if id(argument) not in seen:
                     seen.add(id(argument))
-                    pending.append((argument, iter(argument.arguments)))
+                    pending.append((argument, below(argument)))
                     break
             else:
                 ordered.append(node)

@@ -26,6 +26,10 @@ class Trace:
         self.stage = 0
         self._known: dict[tuple[Any, ...], Symbol] = {}
 
+    def close(self) -> None:
+        """Let go of the nodes, which know this object: together they would be a cycle."""
+        self._known.clear()
+
     def input(self, name: str, extent: str = "number") -> Symbol:
         """The node of an input, by name."""
         return self._make("input", (), extent, False, name)
@@ -217,6 +221,14 @@ def trace(
         RuleError: the function cannot be traced, or returns something else than it declares.
     """
     recorder = Trace(values)
+    try:
+        return _trace(rule, recorder, maximize, matrix, scaled)
+    finally:
+        recorder.close()
+
+
+def _trace(rule: Rule, recorder: Trace, maximize: bool, matrix: bool, scaled: bool) -> Graph:
+    values = recorder.values
     gradient = recorder.input("g", "element")
     weight = recorder.input("w", "element")
     active = {n: s for n, s in rule.states.items() if s.exists(values, matrix)}
