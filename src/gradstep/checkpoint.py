@@ -43,7 +43,7 @@ class Holder(Defaults, Protocol):
 #: Keys of a group that belong to nobody's rule.
 _BOOKKEEPING = {
     "params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable",
-    "maximize", "lr", "part", "schedule_step", "rule",
+    "maximize", "lr", "part", "schedule_step", "rule", "train_mode",
 }  # fmt: skip
 
 

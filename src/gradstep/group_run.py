@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.engine.plan import Plan
-from gradstep.engine.update import is_matrix
+from gradstep.engine.update import has_shape, is_matrix
 from gradstep.parameter_groups import Groups
 from gradstep.rule.definition import Rule
 from gradstep.rule.free_variables import FreeVariables
@@ -141,7 +141,7 @@ class GroupRun:
             self.graphs = {}
         kinds = {True, False}
         if rule.tells_vectors_apart:
-            kinds = {is_matrix(p) for p in group["params"]} or {True}
+            kinds = {is_matrix(p) for p in group["params"] if has_shape(p)} or {True}
         anew = not kinds <= set(self.graphs)
         if anew:
             maximize = bool(group.get("maximize", False))

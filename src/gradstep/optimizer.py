@@ -20,7 +20,7 @@ from gradstep.cut_short import accounted
 from gradstep.cycled_momentum import with_momentum
 from gradstep.engine import together
 from gradstep.engine.plan import ENGINES, Launch, check_dimensions
-from gradstep.engine.update import is_matrix
+from gradstep.engine.update import has_shape, is_matrix
 from gradstep.group_run import as_float
 from gradstep.parameter_groups import Places as Places
 from gradstep.parameter_names import ParameterNames
@@ -121,18 +121,20 @@ class Optimizer(Planning):
         super().__init__(params, with_momentum(defaults, self._momenta))
         for run in map(self._run, range(len(self.param_groups))):
             self._read(run)  # a rule that cannot be traced is found here
-            for p in run.group["params"]:
+            for p in filter(has_shape, run.group["params"]):
                 check_dimensions(rule, run.graphs[is_matrix(p)], p, self._namer(p))
 
     _given: Mapping[str, Any] | None = None
 
     # The step.
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    # By place or by name: hooks see which it was, as torch's wrapper hands it to them.
+    def step(self, closure: Callable[[], Any] | None = None, /, **keywords: Any) -> Any:
         """Update every weight that has a gradient.
 
         Args:
             closure: computes the loss anew and returns it; called first, with gradients enabled.
+            keywords: ``closure``, if it is given by name.
 
         Returns:
             the closure's loss, or None.
@@ -143,29 +145,29 @@ class Optimizer(Planning):
             RuntimeError: a function that the rule calls, or torch in another engine than the fused,
                 has raised when some parameters were updated already, which are named.
         """
+        given = () if closure is None else (closure,)
         if _is_compiling():
-            return self._step_outside_of_graph(closure)
+            return self._step_outside_of_graph(*given, **keywords)
         if self._in_hooks:  # a subclass's step is around this one, and has run them
-            return self._step(closure)
+            return self._step(*given, **keywords)
         if _profiler_enabled():
-            return self._step_with_hooks(*(() if closure is None else (closure,)))
+            return self._step_with_hooks(*given, **keywords)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
         ):
-            return self._step_between_hooks(closure)
-        return self._step(closure)
+            return self._step_between_hooks(*given, **keywords)
+        return self._step(*given, **keywords)
 
     # torch wraps every step() that has no such mark, in a profiler's record that costs 7 µs a step
     # even while no profiler runs, and more in a cold cache. The wrapper is used while one runs.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _step_between_hooks(self, closure: Callable[[], Any] | None) -> Any:
+    def _step_between_hooks(self, *given: Any, **keywords: Any) -> Any:
         """What torch's wrapper does, without the profiler's record."""
-        arguments: Any = (self,) if closure is None else (self, closure)
-        keywords: Any = {}
+        arguments: Any = (self, *given)
         hooks = each_of(
             _global_optimizer_pre_hooks.values(), self._optimizer_step_pre_hooks.values()
         )
@@ -233,10 +235,10 @@ class Optimizer(Planning):
     # torch.compile leaves the step as it is: it is compiled already. (The mark is asked for only
     # while torch.compile runs, since it imports torch._dynamo, which takes a second.)
     @torch._disable_dynamo
-    def _step_outside_of_graph(self, closure: Callable[[], Any] | None = None) -> Any:
+    def _step_outside_of_graph(self, *given: Any, **keywords: Any) -> Any:
         if self._in_hooks:
-            return self._step(closure)
-        return self._step_with_hooks(*(() if closure is None else (closure,)))
+            return self._step(*given, **keywords)
+        return self._step_with_hooks(*given, **keywords)
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gradstep.cycled_momentum import OffersMomentum, momentum_places, put_momentum
-from gradstep.engine.update import describe
+from gradstep.engine.update import describe, has_shape
 from gradstep.parameter_names import ParameterNames
 from gradstep.rule.combine import chain
 from gradstep.rule.definition import Rule
@@ -179,8 +179,8 @@ class Groups(HooksOnce):
 
         Raises:
             TypeError: integer parameters, or an option of the wrong type.
-            ValueError: a parameter without data (on the meta device) or in two groups, or an
-                option out of range. The optimizer is as it was.
+            ValueError: a parameter in two groups, or an option out of range. The optimizer is as
+                it was.
         """
         own = {n: v for n, v in param_group.items() if n in self.group_keys}
         found = {n: as_schedule(v) for n, v in own.items()}
@@ -200,11 +200,6 @@ class Groups(HooksOnce):
         group = self.param_groups[-1]
         try:
             for p in group["params"]:
-                if p.is_meta:
-                    raise ValueError(
-                        f"{self.name_of(p)} is on the meta device and has no data to update. "
-                        "Materialise it (module.to_empty(device=…)) before the optimizer is built."
-                    )
                 if not (p.is_floating_point() or p.is_complex()):
                     raise TypeError(
                         f"{self.name_of(p)} holds {describe(p)}; only floating-point and complex "
@@ -221,6 +216,8 @@ class Groups(HooksOnce):
             numbers["lr"] = group["lr"]
             beginnings = Beginnings(self.rule, group, numbers)
             for p in group["params"]:
+                if p.is_meta or not has_shape(p):  # its states begin with its first step
+                    continue
                 beginnings.begin(p, self.state[p], None, self._namer(p))
 
     def extend(self, stage: Rule) -> None:
@@ -271,7 +268,7 @@ class Groups(HooksOnce):
                 if q is p:
                     names = self._names.of(group)
                     return (names and names[position]) or _place(number, position, p)
-        return f"a parameter of shape {tuple(p.shape)}"
+        return f"a parameter of shape {_shape(p)}"
 
     def names_in(self, group: Mapping[str, Any]) -> list[str | None] | None:
         """The name that each parameter of a group was given with; None if the group has none."""
@@ -286,7 +283,7 @@ class Groups(HooksOnce):
 
 
 def _place(number: int, position: int, p: Tensor) -> str:
-    return f"parameter {position} of group {number} (shape {tuple(p.shape)})"
+    return f"parameter {position} of group {number} (shape {_shape(p)})"
 
 
 def _name_now(optimizer: weakref.ref[Groups], key: int) -> str:
@@ -294,3 +291,7 @@ def _name_now(optimizer: weakref.ref[Groups], key: int) -> str:
     groups = optimizer()
     named = () if groups is None else groups.named_parameters()
     return next((name for name, p in named if id(p) == key), "a parameter")
+
+
+def _shape(p: Tensor) -> str:
+    return str(tuple(p.shape)) if has_shape(p) else "not known yet"

@@ -14,7 +14,7 @@ from gradstep.beginning import Begun
 from gradstep.engine.agreement import check_agreement, mean_over
 from gradstep.engine.fit import is_sharded
 from gradstep.engine.plan import Launch, Plan
-from gradstep.engine.update import Update, is_matrix, layout
+from gradstep.engine.update import Update, has_shape, is_matrix, layout
 from gradstep.group_run import GroupRun, Planned, Traces
 from gradstep.parameter_groups import Groups
 from gradstep.states import (
@@ -55,7 +55,7 @@ class Planning(Groups):
         super().begin_anew()
         for group in self.param_groups:
             for p in group["params"]:
-                if p.layout is torch.strided:
+                if has_shape(p) and p.layout is torch.strided:
                     self._layouts[p] = layout(p)
 
     def plan(self) -> list[Launch]:

@@ -13,6 +13,7 @@ from gradstep.hessian import HessianOptimizer
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import is_number
+from gradstep.schedule_free import ScheduleFreeOptimizer
 
 #: What torch.optim's classes take behind their hyperparameters, and so do these.
 _FLAGS: dict[str, Any] = {
@@ -70,7 +71,9 @@ def class_of(rule: Rule) -> type[Optimizer]:
         "__doc__": _docstring(rule, options),
         "_places": places,
     }
-    base = HessianOptimizer if "hessian" in rule.states else Optimizer
+    base: type[Optimizer] = HessianOptimizer if "hessian" in rule.states else Optimizer
+    if rule.name.endswith("schedule_free"):
+        base = ScheduleFreeOptimizer
     return type(name, (base,), members)
 
 

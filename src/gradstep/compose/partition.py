@@ -23,6 +23,7 @@ from gradstep.compose.members import (
 )
 from gradstep.cut_short import accounted
 from gradstep.cycled_momentum import OffersMomentum
+from gradstep.engine.update import has_shape
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 from gradstep.step_hooks import HooksOnce
@@ -235,10 +236,11 @@ class Partition(HooksOnce):
         for name, part in self.parts.items():
             named = list(part.named_parameters())
             lrs = dict.fromkeys(f"{float(group['lr']):g}" for group in part.param_groups)
-            weights = sum(p.numel() for _, p in named)
+            weights = sum(p.numel() for _, p in named if has_shape(p))
             rows.append((name, part.rule.name, ", ".join(lrs), str(len(named)), f"{weights:,}"))
             for parameter_name, p in named:
-                listed.append(f"{parameter_name}  {'×'.join(map(str, p.shape)) or '1'}  {name}")
+                shape = "×".join(map(str, p.shape)) or "1" if has_shape(p) else "lazy"
+                listed.append(f"{parameter_name}  {shape}  {name}")
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = [
             "  ".join(

@@ -44,6 +44,11 @@ def is_matrix(tensor: Tensor) -> bool:
     return tensor.dim() > 1
 
 
+def has_shape(parameter: Tensor) -> bool:
+    """Whether its shape is known: not that of a lazy layer before its first forward pass."""
+    return not torch.nn.parameter.is_lazy(parameter)
+
+
 def layout(tensor: Tensor) -> tuple[tuple[int, int], ...]:
     """Sizes and strides of the dimensions that have more than one element: the order in memory."""
     pairs = zip(tensor.shape, tensor.stride(), strict=True)
@@ -75,6 +80,8 @@ def in_pairs(tensor: Tensor) -> Tensor:
 
 def describe(tensor: Tensor) -> str:
     """Dtype, shape, device, and the layout if it is no common one, in words."""
+    if not has_shape(tensor):
+        return f"{str(tensor.dtype).removeprefix('torch.')} without a shape yet"
     shape = "×".join(map(str, tensor.shape)) or "0-dim"
     kind = "" if tensor.layout is torch.strided else f"{tensor.layout} ".removeprefix("torch.")
     return f"{kind}{str(tensor.dtype).removeprefix('torch.')} {shape} on {tensor.device}"

@@ -25,7 +25,9 @@ class Adagrad(Optimizer):
         initial_accumulator_value: what the sum of squared gradients starts with. Default: 0.
         eps: keeps the division from blowing up where gradients are tiny. Default: 1e-10.
         maximize: climb instead of descend. Default: False.
-        foreach, fused: kept as torch keeps them; they change nothing in the result.
+        foreach, fused: kept as torch keeps them; they change nothing in the result. With
+            ``fused``, a step under GradScaler unscales in its own pass, and only reads ``.grad``:
+            that stays scaled, where torch's fused step writes the unscaled gradient into it.
         differentiable: let autograd record the step. Default: False.
         engine: ``"auto"``, ``"fused"``, ``"eager"`` or ``"compile"``.
 

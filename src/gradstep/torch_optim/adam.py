@@ -28,6 +28,8 @@ class Adam(Optimizer):
         amsgrad: divide by the largest average squared gradient so far. Default: False.
         maximize: climb instead of descend. Default: False.
         foreach, fused, capturable: kept as torch keeps them; they change nothing in the result.
+            With ``fused``, a step under GradScaler unscales in its own pass and only reads
+            ``.grad``: that stays scaled, where torch's fused step writes the unscaled one there.
         differentiable: let autograd record the step. Default: False.
         decoupled_weight_decay: AdamW's weight decay. Default: False.
         engine: ``"auto"``, ``"fused"``, ``"eager"`` or ``"compile"``.

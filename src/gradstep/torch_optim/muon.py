@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from gradstep.engine.update import has_shape
 from gradstep.optimizer import Optimizer, Places
 from gradstep.rules.muon import muon
 
@@ -95,7 +96,7 @@ class Muon(Optimizer):
         """
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
-            if p.dim() != 2:
+            if has_shape(p) and p.dim() != 2:
                 name = self.name_of(p)
                 self.param_groups.pop()
                 raise ValueError(

@@ -25,7 +25,9 @@ class SGD(Optimizer):
         weight_decay: adds this share of the weight to its gradient. Default: 0.
         nesterov: step along the running sum as it will be. Default: False.
         maximize: climb instead of descend. Default: False.
-        foreach, fused: kept as torch keeps them; they change nothing in the result.
+        foreach, fused: kept as torch keeps them; they change nothing in the result. With
+            ``fused``, a step under GradScaler unscales in its own pass, and only reads ``.grad``:
+            that stays scaled, where torch's fused step writes the unscaled gradient into it.
         differentiable: let autograd record the step. Default: False.
         engine: ``"auto"``, ``"fused"``, ``"eager"`` or ``"compile"``.
 
