@@ -226,14 +226,14 @@ def test_torchs_distributed_checkpoint_of_the_evaluation(tmp_path: Path) -> None
     before = weights(network)
     optimizer.eval()
     saved = get_optimizer_state_dict(network, optimizer)
-    dcp.save(saved, checkpoint_id=tmp_path, no_dist=True)
+    dcp.save(saved, checkpoint_id=tmp_path)
     set_optimizer_state_dict(other, twin, copy.deepcopy(saved))
     twin.train()
     assert equal(weights(other), before)
     # A file is read into the states that there are, and no training weights are among them.
     fresh = MADE["EMA"](other)
     states = get_optimizer_state_dict(other, fresh)
-    dcp.load(states, checkpoint_id=tmp_path, no_dist=True)
+    dcp.load(states, checkpoint_id=tmp_path)
     with pytest.raises(ValueError, match=r"the training weights were not saved"):
         set_optimizer_state_dict(other, fresh, states)
 

@@ -115,9 +115,9 @@ def test_states_are_there_to_be_loaded_into(name: str, flat: bool, tmp_path: Pat
     source, optimizer = MADE[name](network), MADE[name](other)
     learn(network, source, range(4))
     saved = get_optimizer_state_dict(network, source, options=options)
-    dcp.save({"optimizer": saved}, checkpoint_id=tmp_path, no_dist=True)
+    dcp.save({"optimizer": saved}, checkpoint_id=tmp_path)
     read = {"optimizer": get_optimizer_state_dict(other, optimizer, options=options)}
-    dcp.load(read, checkpoint_id=tmp_path, no_dist=True)
+    dcp.load(read, checkpoint_id=tmp_path)
     set_optimizer_state_dict(other, optimizer, read["optimizer"], options=options)
     other.load_state_dict(network.state_dict())
     learn(network, source, range(4, 7))
