@@ -35,13 +35,15 @@ class Search:
         values = [torch.randn(s, generator=random, dtype=dtype) for s in shapes]
         self.params = [nn.Parameter(v / 2) for v in values]
         self.optimizer = (row.make if ours else row.make_theirs)(self.params, options)
+        #: What is climbed is the valley upside down.
+        self.sign = -1 if options.get("maximize") else 1
         self.losses: list[float] = []
         self.enabled: list[bool] = []
 
     def closure(self) -> Tensor:
         self.enabled.append(torch.is_grad_enabled())
         self.optimizer.zero_grad()
-        loss = rosenbrock(self.params)
+        loss = self.sign * rosenbrock(self.params)
         loss.backward()
         self.losses.append(loss.item())
         return loss
@@ -111,6 +113,7 @@ def test_it_goes_on_from_the_middle(options: dict[str, Any], how: str) -> None:
     whole = Search(ROW, first, torch.float64, {**options, "max_iter": 3})
     whole.step(3)
     rest = Search(ROW, second, torch.float64, {"lr": 0.5})
+    rest.sign = whole.sign
     for p, q in zip(rest.params, whole.params, strict=True):
         p.data.copy_(q.data)
     if how == "deepcopy":
