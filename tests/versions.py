@@ -19,7 +19,10 @@ from typing import Any
 try:
     import tomllib
 except ImportError:  # Python 3.10
-    from pip._vendor import tomli as tomllib
+    try:
+        import tomli as tomllib  # which pytest brings there
+    except ImportError:  # pip's own; in a process of tests it would bring a distutils of its own
+        from pip._vendor import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = ROOT / ".venv-versions"
