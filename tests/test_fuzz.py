@@ -441,7 +441,7 @@ class Training(RuleBasedStateMachine):
         what = data.draw(st.sampled_from(sorted(spoils)))
         repair = spoils[what]()
         before = self.everything()
-        if what.endswith("transposed") and self.optimizer._layouts.get(p) != layout(p):
+        if what.endswith("transposed") and self.optimizer._layouts.get(id(p)) != layout(p):
             # The optimizer does not know this layout of the weight yet, since weight or optimizer
             # were just copied: the state has to follow its weight.
             self.step_both()

@@ -5,12 +5,13 @@ Groups with the same flags share graphs and kernels: there may be thousands, of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from gradstep.engine.fit import sharing
 from gradstep.engine.plan import Plan
 from gradstep.engine.update import has_shape, is_matrix
 from gradstep.parameter_groups import Groups
@@ -26,16 +27,15 @@ class Planned:
     """A plan, and the parameters that it is for.
 
     Attributes:
-        ids: of the parameters. The plan keeps them alive, so no other gets their ids.
-        entries: their states' mappings.
-        seen: the list of all mappings in which these were looked up.
+        ids: of the parameters. They are not kept alive, so that one that is replaced is freed.
+            Another may then get its id: that the plan fits, its guards find out at each step.
         plan: the plan.
+        entries: the parameters' states, as far as they have been looked up.
     """
 
     ids: list[int]
-    entries: list[Any]
-    seen: list[Any]
     plan: Plan
+    entries: list[Any] | None = None
 
 
 @dataclass
@@ -102,7 +102,32 @@ class GroupRun:
         self.free: FreeVariables | None = None
         #: Which parameters had a gradient, () for all -> the plan for those.
         self.plans: dict[tuple[bool, ...], Planned] = {}
+        #: By the ids of parameters: their rows, for plans of other masks.
+        self.rows: dict[int, Any] = {}
+        #: The same: the engine that updated each at its last step.
+        self.engines: dict[int, str] = {}
         self.kernels: dict[Any, Any] = {}
+
+    def remember(self, ids: Sequence[int], plan: Plan) -> None:
+        """What a step with care has found out about parameters, for steps of another mask."""
+        self.engines.update(zip(ids, plan.engines, strict=True))
+        for key, engine in zip(ids, plan.engines, strict=True):
+            if engine != "fused":
+                self.rows.pop(key, None)
+        if plan.rows:
+            self.rows.update((ids[i], row) for i, row in plan.rows.items())
+            spans = [span for row in self.rows.values() for span in row.spans]
+            for key in sharing(spans):  # they were not in one step yet
+                self.rows.pop(key, None)
+        self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Forget the parameters that the group has no more."""
+        for known in (self.rows, self.engines):
+            if len(known) > len(self.group["params"]):
+                held = set(map(id, self.group["params"]))
+                for key in [key for key in known if key not in held]:
+                    del known[key]
 
     def read(self, groups: Groups, traces: Traces, loss: float) -> bool:
         """Read the group's numbers and flags, check them, and trace the rule if flags are new.
@@ -154,7 +179,7 @@ class GroupRun:
             traced = traces.get(rule, flags, kinds, plain, make)
             self.graphs, self.kernels, self.free = traced.graphs, traced.kernels, traced.free
             self.flags = flags
-            self.plans = {}
+            self.plans, self.rows = {}, {}
         lr = like_default(group["lr"], rule.lr)
         self.numbers = {n: _as_given(v) for n, v in (("lr", lr), *numbers.items())}
         self.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else scale

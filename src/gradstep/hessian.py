@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import describe, in_pairs, layout
+from gradstep.engine.update import describe, in_pairs
 from gradstep.optimizer import Optimizer
 from gradstep.rule.hyperparameter import Interval, check_number
 from gradstep.states import Beginnings, shared_states
@@ -93,7 +93,7 @@ class HessianOptimizer(Optimizer):
                 self.state[each.parameter].update(entry)
             else:
                 self.state[each.parameter] = entry
-                self._layouts[each.parameter] = layout(each.parameter)
+                self.know_layout(each.parameter)
 
     def _names_of_hessian(self) -> tuple[str, str]:
         """What the rule, or its chain, calls the average and how much of it is kept."""

@@ -38,7 +38,7 @@ class Planning(Groups):
         super()._prepare_reading(defaults)
         self._runs: dict[int, GroupRun] = {}
         self._traces = Traces()
-        self._layouts: dict[Tensor, Any] = {}
+        self._layouts: dict[int, Any] = {}  # by the ids of parameters
         self._entries: list[Any] = []
         self._said: set[str] = set()
         self._waits = False  # whether the rule sums over all parameters
@@ -55,8 +55,12 @@ class Planning(Groups):
         super().begin_anew()
         for group in self.param_groups:
             for p in group["params"]:
-                if has_shape(p) and p.layout is torch.strided:
-                    self._layouts[p] = layout(p)
+                if has_shape(p):
+                    self.know_layout(p)
+
+    def know_layout(self, p: Tensor) -> None:
+        """Take the parameter's layout for the one that its states have."""
+        self._layouts[id(p)] = layout(p) if p.layout is torch.strided else None
 
     def plan(self) -> list[Launch]:
         """All of a step that reads: check everything, and return what will write, in order.
@@ -77,19 +81,18 @@ class Planning(Groups):
             for run in map(self._run, range(len(self.param_groups))):
                 self._read(run)
         if len(self._runs) > len(self.param_groups):  # groups have been taken out
-            kept = range(len(self.param_groups))
-            self._runs = {index: run for index, run in self._runs.items() if index in kept}
-            self._names.follow(self.param_groups)
+            self._follow_groups()
         if self._mesh is not None:
             self._check_agreement()
         if "loss" in self.number_names:
             self._loss_for_all = self._loss_given()
-        same_states = len(entries) == len(known) and all(map(is_, entries, known))
+        if len(entries) != len(known) or not all(map(is_, entries, known)):
+            self._forget_entries()
         if len(self.param_groups) == 1:
-            return self._plan_group(self._run(0), same_states)
+            return self._plan_group(self._run(0))
         launches: list[Launch] = []
         for index in range(len(self.param_groups)):
-            launches += self._plan_group(self._run(index), same_states)
+            launches += self._plan_group(self._run(index))
         if self._waits:
             self._check_sums()
         return launches
@@ -121,6 +124,16 @@ class Planning(Groups):
         if all(each.is_untouched(self.state) for each in begun):
             for each in begun:
                 del self.state[each.parameter]
+
+    def _forget_entries(self) -> None:
+        """States have come, gone or been exchanged: each plan has to look its own up again."""
+        self._entries = list(self.state.values())
+        for run in self._runs.values():
+            for planned in run.plans.values():
+                planned.entries = None
+        if len(self._layouts) > 2 * len(self._entries) + 64:  # of parameters that are gone
+            held = {id(p) for group in self.param_groups for p in group["params"]}
+            self._layouts = {key: own for key, own in self._layouts.items() if key in held}
 
     def _check_agreement(self) -> None:
         named = [(name, p) for name, p in self.named_parameters() if p.grad is not None]
@@ -163,9 +176,20 @@ class Planning(Groups):
     def _run(self, index: int) -> GroupRun:
         group = self.param_groups[index]
         run = self._runs.get(index)
-        if run is None or run.group is not group:
+        if run is not None and run.group is not group:
+            self._follow_groups()
+            run = None
+        if run is None:
             run = self._runs[index] = GroupRun(group)
         return run
+
+    def _follow_groups(self) -> None:
+        """Groups have been exchanged or taken out: forget those that are gone."""
+        groups, runs = self.param_groups, self._runs.items()
+        kept = [(i, run) for i, run in runs if i < len(groups) and run.group is groups[i]]
+        self._runs = dict(kept)
+        self._names.follow(groups)
+        self._schedules.follow(groups)
 
     def _read(self, run: GroupRun) -> None:
         """Read a group's numbers and flags, check them, and trace the rule if flags are new."""
@@ -177,7 +201,7 @@ class Planning(Groups):
             shards = (p for p in run.group["params"] if is_sharded(p))
             self._mesh = next((p.device_mesh for p in shards), self._mesh)
 
-    def _plan_group(self, run: GroupRun, same_states: bool) -> list[Launch]:
+    def _plan_group(self, run: GroupRun) -> list[Launch]:
         group = run.group
         try:
             # Equal floats need no second look; tensors and lists may change inside.
@@ -198,14 +222,46 @@ class Planning(Groups):
         if not params:
             return []
         planned = run.plans.get(mask)
-        if planned is not None and list(map(id, params)) == planned.ids:
-            if not (same_states and planned.seen is self._entries):
+        if planned is None or list(map(id, params)) != planned.ids:
+            planned = self._pick(run, mask, params) if mask else None
+        if planned is not None:
+            if planned.entries is None:
                 planned.entries = list(map(self.state.get, params))
-                planned.seen = self._entries if same_states else []
-            launches = planned.plan.again(gradients, planned.entries, run.values)
+            launches = planned.plan.again(params, gradients, planned.entries, run.values)
             if launches is not None:
                 return launches
         return self._plan_anew(run, mask, params, gradients)
+
+    def _pick(
+        self, run: GroupRun, mask: tuple[bool, ...], params: Sequence[Tensor]
+    ) -> Planned | None:
+        """A plan for parameters that were all checked before, if in steps with others.
+
+        Where gradients come and go, as in a mixture of experts, hardly a mask comes again.
+        """
+        if not run.rows:
+            return None
+        ids = list(map(id, params))
+        rows = list(map(run.rows.get, ids))
+        if None in rows or len(set(ids)) < len(ids):
+            return None
+        plan = self._empty_plan(run)
+        plan.pick(rows, params)
+        if len(run.plans) > 16:  # masks that will hardly come back
+            run.plans.clear()
+        run.plans[mask] = planned = Planned(ids, plan)
+        return planned
+
+    def _empty_plan(self, run: GroupRun) -> Plan:
+        return Plan(
+            self.rule,
+            run.graphs,
+            self.engine,
+            self.number_names,
+            bool(run.group.get("maximize")),
+            bool(run.group.get("differentiable")),
+            run.kernels,
+        )
 
     def _plan_anew(
         self,
@@ -240,34 +296,26 @@ class Planning(Groups):
                 )
             entry = dict(held)
             name = self._namer(p)
-            first = beginnings.begin(p, entry, gradient, name)
-            if not first:
-                follow_layout(self.rule, p, entry, self._layouts.get(p))
+            first = begun = beginnings.begin(p, entry, gradient, name)
+            if not begun:
+                follow_layout(self.rule, p, entry, self._layouts.get(id(p)))
                 if asks_for_first and "step" in entry:  # saved before the first step
                     first = not float(entry["step"])
             states = {n: entry[n] for n, _, _ in run.graphs[is_matrix(p)].states}
             numbers = {n: entry[n] for n in beginnings.numbers}
             unlike = unlike_weight(self.rule, p, states, run.numbers)
-            update = Update(p, gradient, states, numbers, first, name, *unlike)
+            update = Update(p, gradient, states, numbers, first, name, *unlike, begun)
             updates.append(update)
             prepared.append(entry)
         plan = run.plans[mask].plan if mask in run.plans else None
         if plan is None or plan.graphs is not run.graphs:
-            plan = Plan(
-                self.rule,
-                run.graphs,
-                self.engine,
-                self.number_names,
-                bool(group.get("maximize", False)),
-                bool(group.get("differentiable", False)),
-                run.kernels,
-            )
+            plan = self._empty_plan(run)
         # A differentiable step puts new tensors into the entries that the optimizer will hold.
         entries = [self.state.get(p, e) for p, e in zip(params, prepared, strict=True)]
-        launches = plan.anew(updates, run.values, run.numbers, entries, self._said)
+        launches = plan.anew(updates, run.values, run.numbers, entries, self._said, bool(mask))
         # torch's own operations may run out of memory, and miss for some types.
         self._may_stop = self._may_stop or any(name != "fused" for name in plan.engines)
-        if len(run.plans) > 16:  # patterns of missing gradients that will hardly come back
+        if len(run.plans) > 16:  # masks that will hardly come back
             run.plans.clear()
 
         def install() -> None:
@@ -275,25 +323,21 @@ class Planning(Groups):
                 held.update(entry)
                 if held:
                     self.state[p] = held
-                self._layouts[p] = layout(p) if p.layout is torch.strided else None
+                self.know_layout(p)
             if shared and not self._shared_in_all:
                 for entry in self.state.values():
                     if isinstance(entry, dict):  # also those that sit this step out
                         entry.update({n: t for n, t in shared.items() if n in entry})
                 self._shared_in_all = True
-            self._entries = list(self.state.values())
-            now = list(map(self.state.get, params))
-            run.plans[mask] = Planned(list(map(id, params)), now, self._entries, plan)
+            ids = list(map(id, params))
+            run.plans[mask] = Planned(ids, plan)
+            run.remember(ids, plan)
 
         return [install, *launches]
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""
-        by_id = {id(p): name for name, p in self.named_parameters()}
-        return {
-            by_id[key]: name
-            for run in self._runs.values()
-            for planned in run.plans.values()
-            for key, name in zip(planned.ids, planned.plan.engines, strict=True)
-            if key in by_id
-        }
+        used: dict[int, str] = {}
+        for run in self._runs.values():
+            used |= run.engines
+        return {name: used[id(p)] for name, p in self.named_parameters() if id(p) in used}

@@ -118,6 +118,7 @@ class AveragedWeights(Wrapper):
             raise RuntimeError(
                 "step() while the averages stand in the place of the weights: call train() first"
             )
+        self._numbers()  # go with the first group, and do not keep another alive
         return self.optimizer.step(closure)
 
     # Checkpoints.

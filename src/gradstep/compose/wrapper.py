@@ -188,9 +188,9 @@ class Wrapper(HooksOnce):
 
     def _numbers(self) -> dict[str, Any]:
         """The group that holds the wrapper's numbers: the first, whichever that is by now."""
-        groups = self.param_groups
-        if groups and groups[0] is not self._holder:
-            for name, start in self._own_numbers().items():
+        groups, own = self.param_groups, self._own_numbers()
+        if own and groups and groups[0] is not self._holder:
+            for name, start in own.items():
                 groups[0].setdefault(name, self._holder.get(name, start))
             self._holder = groups[0]
         return self._holder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -117,29 +117,43 @@ def _unfit_shards(update: Update) -> str | None:
 
 def overlapping(updates: Sequence[Update]) -> set[int]:
     """Positions of the updates whose written tensors share memory with another tensor of a step."""
-    spans = []
+    spans: list[Span] = []
     for position, update in enumerate(map(local_update, updates)):
-        for tensor, written in (
-            (update.weight, True),
-            (update.gradient, False),
-            *((s, True) for s in update.states.values()),
-        ):
-            count = tensor.numel()
-            if count and tensor.layout is torch.strided:
-                if not tensor.is_contiguous():
-                    pairs = zip(tensor.shape, tensor.stride(), strict=True)
-                    count = sum([(n - 1) * s for n, s in pairs]) + 1
-                start = tensor.data_ptr()
-                spans.append((start, start + count * tensor.element_size(), written, position))
-    spans.sort()
+        spans += spans_of(update.weight, update.states.values(), position)
+        spans += spans_of(update.gradient, (), position, written=False)
+    return sharing(spans)
+
+
+#: Where a tensor begins and ends in memory, whether it is written, and whose it is.
+Span = tuple[int, int, bool, int]
+
+
+def spans_of(
+    tensor: Tensor, others: Iterable[Tensor], owner: int, *, written: bool = True
+) -> list[Span]:
+    """Where tensors lie in memory, those with elements."""
+    spans = []
+    for each in (tensor, *others):
+        count = each.numel()
+        if count and each.layout is torch.strided:
+            if not each.is_contiguous():
+                pairs = zip(each.shape, each.stride(), strict=True)
+                count = sum([(n - 1) * s for n, s in pairs]) + 1
+            start = each.data_ptr()
+            spans.append((start, start + count * each.element_size(), written, owner))
+    return spans
+
+
+def sharing(spans: list[Span]) -> set[int]:
+    """The owners of those that share memory with another one, where either is written."""
     found: set[int] = set()
-    open_spans: list[tuple[int, int, bool, int]] = []
-    for span in spans:
+    open_spans: list[Span] = []
+    for span in sorted(spans):
         if open_spans:
             open_spans = [o for o in open_spans if o[1] > span[0]]
-        for other in open_spans:
-            if other[2] or span[2]:
-                found |= {other[3], span[3]}
+            for other in open_spans:
+                if other[2] or span[2]:
+                    found |= {other[3], span[3]}
         open_spans.append(span)
     return found
 

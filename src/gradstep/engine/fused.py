@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradstep.engine import threads
-from gradstep.engine.fit import STORAGE
+from gradstep.engine.fit import STORAGE, local
 from gradstep.engine.host import host_function
 from gradstep.engine.llvm import compiler
 from gradstep.engine.llvm.kernel import write_kernel
 from gradstep.engine.outline import kernel_outline
-from gradstep.engine.table import Table
+from gradstep.engine.table import Row, Table
 from gradstep.engine.update import Update
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.settle import settle
@@ -55,28 +57,35 @@ class FusedKernel:
 class FusedPart(Table):
     """The tensors of a group that one kernel updates.
 
-    Made from updates that were checked; :meth:`launch` runs for them and, after a look at type,
-    dtype, device, sizes and strides of every tensor, for those that take their places later.
+    Made from updates that were checked, or from their rows; :meth:`launch` runs for them and, after
+    a look at type, dtype, device, sizes and strides of every tensor, for those that take their
+    places later.
     """
 
-    def __init__(self, kernel: FusedKernel, updates: Sequence[Update]) -> None:
-        super().__init__(updates)
+    def __init__(
+        self, kernel: FusedKernel, of: Sequence[Update] | Sequence[Row], weights: Sequence[Tensor]
+    ) -> None:
+        super().__init__(of)
         self.kernel = kernel
-        stored_numbers = STORAGE[self.weights[0].dtype][1]
+        stored_numbers = STORAGE[weights[0].dtype][1]
         self._row_for: Sequence[float] | None = None
         self._row = array("d")
+        sizes = [stored_numbers * local(weight).numel() for weight in weights]
+        self.elements = sum(sizes)
         self.chunks = array("q")
-        self.elements = 0
-        for position, weight in enumerate(self.weights):
-            stored = weight.numel() * stored_numbers
-            for start in range(0, stored, CHUNK):
-                self.chunks.extend((position, start, min(CHUNK, stored - start)))
-            self.elements += stored
+        if max(sizes) <= CHUNK:
+            numbers = [(position, 0, size) for position, size in enumerate(sizes) if size]
+            self.chunks.extend(chain.from_iterable(numbers))
+        else:
+            for position, size in enumerate(sizes):
+                for start in range(0, size, CHUNK):
+                    self.chunks.extend((position, start, min(CHUNK, size - start)))
         self.chunk_count = len(self.chunks) // 3
         self.chunks_at = self.chunks.buffer_info()[0]
 
     def launch(
         self,
+        owners: Sequence[Tensor],
         flat: list[Any],
         pointers: array[int],
         values: Sequence[float],
@@ -85,11 +94,12 @@ class FusedPart(Table):
         """Do all that may fail, and return what makes the step.
 
         Args:
+            owners: the parameters.
             flat, pointers: from :meth:`fits` or :meth:`located`.
             values: the numbers, in the order of ``number_names``.
             firsts: for each weight whether its states are new; None for none.
         """
-        n = len(self.weights)
+        n = self.count
         if self._relaid:
             self.relay(flat, pointers)
         make_row, states = self.kernel.row, self.number_states
@@ -98,7 +108,7 @@ class FusedPart(Table):
             if self._row_for is not values:
                 self._row = array("d", make_row(1.0, False, *values))
                 self._row_for = values
-            return FusedLaunch(self, flat, pointers, self._row, 0)
+            return FusedLaunch(self, owners, flat, pointers, self._row, 0)
         numbers = array("d")
         if states is not None:
             numbers = states.read(pointers.buffer_info()[0] + 16 * n)
@@ -119,7 +129,7 @@ class FusedPart(Table):
                     made[key] = make_row(*key, *values)
                 rows.extend(made[key])
             row_distance = len(rows) // n
-        return FusedLaunch(self, flat, pointers, rows, row_distance)
+        return FusedLaunch(self, owners, flat, pointers, rows, row_distance)
 
 
 class FusedLaunch:
@@ -128,22 +138,24 @@ class FusedLaunch:
     Holds on to all memory that the kernel reads and writes.
     """
 
-    __slots__ = ("_arguments", "_kept", "_part")
+    __slots__ = ("_arguments", "_kept", "_owners", "_part")
 
     def __init__(
         self,
         part: FusedPart,
+        owners: Sequence[Tensor],
         flat: list[Any],
         pointers: array[int],
         rows: array[float],
         row_distance: int,
     ) -> None:
         self._part = part
+        self._owners = owners
         self._kept = (flat, pointers, rows)
         at, count = pointers.buffer_info()
         self._arguments = (
             at,
-            len(part.weights),
+            part.count,
             part.row_width,
             part.chunks_at,
             part.chunk_count,
@@ -162,7 +174,7 @@ class FusedLaunch:
                 pointers_at + 16 * n, rows_at + 8 * part.kernel.read_by_kernel, row_distance
             )
         # Tell autograd that the weights were written, as torch's own operations do.
-        _increment_version(part.owners)
+        _increment_version(self._owners)
 
     def run_kernel(self) -> None:
         """The pass over memory alone."""

@@ -41,14 +41,17 @@ class Lookout:
         self.found: list[list[float]] | None = None
         self.problem: Exception | None = None
         self._at_part: StagedPart | None = None
+        self._row = 0  # of the weight among the part's
         # The kernel's own nodes have no numbers. Passes are made alike of graphs that are alike.
         self._program = passes(settle(_numbered(graph)))
 
     def join(self, launches: Sequence[Any]) -> bool:
         """Stand by at whichever launch updates the weight; False if none is of such a kernel."""
         for launch in launches:
-            part = launch._part if isinstance(launch, StagedLaunch) else None
-            if part is not None and any(owner is self.weight for owner in part.owners):
+            owners = launch.owners if isinstance(launch, StagedLaunch) else ()
+            rows = [row for row, owner in enumerate(owners) if owner is self.weight]
+            if rows:
+                part, self._row = launch._part, rows[0]
                 if not isinstance(part.watch, _Lookouts):
                     part.watch = _Lookouts(part)
                 part.watch.all.append(self)
@@ -67,9 +70,8 @@ class Lookout:
     def look(self, part: StagedPart, wave: Wave, memory: Tensor, totals: list[list[float]]) -> None:
         """Read what a wave has left, if the weight was in it."""
         try:
-            row = next(i for i, owner in enumerate(part.owners) if owner is self.weight)
-            if row in wave.tensors:
-                self._look(part, row, wave, memory, totals)
+            if self._row in wave.tensors:
+                self._look(part, self._row, wave, memory, totals)
         except Exception as error:
             self.problem = error
 
@@ -82,7 +84,7 @@ class Lookout:
         totals: list[list[float]],
     ) -> None:
         kernel, own = part.kernel, wave.tensors.index(row)
-        weight = part.weights[row]
+        weight = self.weight
         position = {id(owner): p for p, owner in enumerate(kernel.places.owners)}
         width = len(kernel.places.owners)
         found: dict[str, list[float]] = {}

@@ -59,6 +59,14 @@ def check_dimensions(rule: Rule, graph: Graph, weight: Tensor, name: Callable[[]
         )
 
 
+def _part(kernel: Any, of: Sequence[Any], weights: Sequence[Tensor]) -> Any:
+    with _importing:
+        from gradstep.engine.fused import FusedKernel, FusedPart
+        from gradstep.engine.staged import StagedPart
+    kind = FusedPart if isinstance(kernel, FusedKernel) else StagedPart
+    return kind(kernel, of, weights)
+
+
 class Plan:
     """How one group's tensors are updated.
 
@@ -66,10 +74,12 @@ class Plan:
     same one, unless the rule tells them apart.
 
     :meth:`anew` checks every tensor with care and remembers; :meth:`again` takes the same tensors'
-    next gradients after a quick look. Both only read: what they return does the writing.
+    next gradients after a quick look. Both only read: what they return does the writing. What is
+    remembered holds no tensor.
 
     Attributes:
         engines: after :meth:`anew`, the engine of each update, in their order.
+        rows: after :meth:`anew` with ``by_row``, the row of each update that a kernel makes.
     """
 
     def __init__(
@@ -90,11 +100,30 @@ class Plan:
         self.differentiable = differentiable
         self.kernels = {} if kernels is None else kernels  # of this graph, shared between plans
         self.engines: list[str] = []
+        self.rows: dict[int, Any] = {}
         self._fused: list[tuple[list[int], Any]] = []
         self._compiled: dict[int, Any] = {}
 
+    def pick(self, rows: Sequence[Any], weights: Sequence[Tensor]) -> None:
+        """Plan for weights that were all checked, if not together: those of another mask.
+
+        :meth:`again` then looks at each.
+
+        Args:
+            rows: one a weight, from an earlier plan's ``rows``.
+            weights: the weights.
+        """
+        by_kind: dict[Any, list[int]] = {}
+        for i, row in enumerate(rows):
+            by_kind.setdefault(row.kind, []).append(i)
+        self._fused = []
+        for ours in by_kind.values():
+            own = [rows[i] for i in ours]
+            self._fused.append((ours, _part(own[0].kernel, own, [weights[i] for i in ours])))
+
     def again(
         self,
+        weights: Sequence[Tensor],
         gradients: Sequence[Tensor],
         entries: Sequence[Mapping[str, Any]],
         values: Sequence[float],
@@ -102,6 +131,7 @@ class Plan:
         """The step for the weights of the last :meth:`anew`; None if it must be planned anew.
 
         Args:
+            weights: the parameters.
             gradients: one a weight.
             entries: one mapping a weight that holds its states, and its step count, by name.
             values: lr and the numeric hyperparameters, in the order of ``number_names``.
@@ -111,14 +141,16 @@ class Plan:
         launches: list[Launch] = []
         for positions, part in self._fused:
             if len(self._fused) == 1:
-                found = part.fits(gradients, entries)
+                owners = weights
+                found = part.fits(weights, gradients, entries)
             else:
+                owners = [weights[i] for i in positions]
                 found = part.fits(
-                    [gradients[i] for i in positions], [entries[i] for i in positions]
+                    owners, [gradients[i] for i in positions], [entries[i] for i in positions]
                 )
             if found is None:
                 return None
-            launches.append(part.launch(*found, values))
+            launches.append(part.launch(owners, *found, values))
         return launches
 
     def anew(
@@ -128,6 +160,7 @@ class Plan:
         numbers: Mapping[str, Any],
         entries: Sequence[dict[str, Any]],
         said: set[str],
+        by_row: bool = False,
     ) -> list[Launch]:
         """Check everything, choose an engine for each weight, and return what makes the step.
 
@@ -137,6 +170,7 @@ class Plan:
             numbers: lr and every hyperparameter by name, as given: tensors where they are.
             entries: the states' own mappings, written by a differentiable step only.
             said: reasons for eager steps that have been logged; added to.
+            by_row: also remember each weight by itself, for other masks.
 
         Raises:
             TypeError, ValueError, RuntimeError: tensors that do not belong together, each naming
@@ -156,9 +190,9 @@ class Plan:
             chosen.setdefault(name, []).append(i)
 
         launches: list[Launch] = []
-        self._fused = []
+        self._fused, self.rows = [], {}
         if "fused" in chosen:
-            launches += self._launch_fused(updates, chosen["fused"], values)
+            launches += self._launch_fused(updates, chosen["fused"], values, by_row)
             if len(chosen) > 1:
                 self._fused = []  # the others need a look with care at every step
         if "compile" in chosen:
@@ -297,12 +331,16 @@ class Plan:
             _log.warning("%s is updated by the eager engine: %s", update.name(), reason)
 
     def _launch_fused(
-        self, updates: Sequence[Update], positions: Sequence[int], values: Sequence[float]
+        self,
+        updates: Sequence[Update],
+        positions: Sequence[int],
+        values: Sequence[float],
+        by_row: bool,
     ) -> list[Launch]:
         with _importing:
-            from gradstep.engine.fused import FusedPart, fused_kernel
-            from gradstep.engine.staged import StagedPart
+            from gradstep.engine.fused import fused_kernel
             from gradstep.engine.staged_kernel import staged_kernel
+            from gradstep.engine.table import Row
 
         by_kind: dict[Any, list[int]] = {}
         for i in positions:
@@ -312,16 +350,16 @@ class Plan:
             kind = (update.weight.dtype, number_dtypes, is_sharded(update.weight), id(graph))
             by_kind.setdefault(kind, []).append(i)
         launches: list[Launch] = []
-        for ours in by_kind.values():
+        for kind, ours in by_kind.items():
             own = [updates[i] for i in ours]
             dtype = own[0].weight.dtype
             graph = self._graph_of(own[0])
-            part: Any
-            if graph.is_elementwise:
-                kernel = fused_kernel(graph, dtype, self.number_names, self.kernels)
-                part = FusedPart(kernel, own)
-            else:
-                part = StagedPart(staged_kernel(graph, dtype, self.number_names, self.kernels), own)
-            launches.append(part.launch(*part.located(), values, [u.first for u in own]))
+            make = fused_kernel if graph.is_elementwise else staged_kernel
+            kernel: Any = make(graph, dtype, self.number_names, self.kernels)
+            owners = [u.weight for u in own]
+            part = _part(kernel, own, owners)
+            launches.append(part.launch(owners, *part.located(), values, [u.first for u in own]))
             self._fused.append((ours, part))
+            if by_row and not part.sharded:
+                self.rows.update((i, Row(kernel, kind, updates[i])) for i in ours)
         return launches

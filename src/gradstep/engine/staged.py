@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from gradstep.engine import threads, together
-from gradstep.engine.fit import local_update
+from gradstep.engine.fit import local
 from gradstep.engine.fused import PARALLEL
 from gradstep.engine.host import HostRows
 from gradstep.engine.outline import ITEM_BYTES, kept_storage
 from gradstep.engine.staged_kernel import StagedKernel
-from gradstep.engine.table import Table
-from gradstep.engine.update import Update, is_dense
+from gradstep.engine.table import Row, Table, taken_strides
+from gradstep.engine.update import Update
 from gradstep.engine.waves import Wave, divided, lay_out
 from gradstep.rule.graph import Node
 from gradstep.rule.opaque import Opaque
@@ -29,26 +29,40 @@ _increment_version = torch.autograd.graph.increment_version
 
 
 class StagedPart(Table):
-    """The tensors of a group that the passes of one kernel update."""
+    """The tensors of a group that the passes of one kernel update.
 
-    def __init__(self, kernel: StagedKernel, updates: Sequence[Update]) -> None:
-        super().__init__(updates)
+    Attributes:
+        strides: of the tensors that opaque functions get, one tuple a weight.
+        facts: what a rule may ask of each weight, as numbers.
+        waves: the weights that go through the passes together.
+    """
+
+    def __init__(
+        self, kernel: StagedKernel, of: Sequence[Update] | Sequence[Row], weights: Sequence[Tensor]
+    ) -> None:
+        super().__init__(of)
         self.kernel = kernel
-        # An opaque function gets its tensor in the gradient's layout, as torch's own code would:
-        # the last bits of a matrix product depend on it.
-        gradients = [local_update(u).gradient for u in updates]
-        self.strides = [
-            g.stride() if is_dense(g) else w.stride()
-            for g, w in zip(gradients, self.weights, strict=True)
-        ]
-        self.facts = [tuple(facts_of(weight).values()) for weight in self.weights]
+        weights = list(map(local, weights))
+        if isinstance(of[0], Row):
+            self.strides = [row.strides for row in of]  # type: ignore[union-attr]
+        else:
+            gradients = [local(update.gradient) for update in of]  # type: ignore[union-attr]
+            self.strides = list(map(taken_strides, gradients, weights))
+        by_shape: dict[Any, tuple[float, ...]] = {}
+        self.facts = []
+        for weight in weights:
+            key = (weight.shape, weight.dtype)
+            if key not in by_shape:
+                by_shape[key] = tuple(facts_of(weight).values())
+            self.facts.append(by_shape[key])
         #: Shown each wave after its passes, with its arena and the totals of each tensor.
         self.watch: Callable[[Wave, Tensor, list[list[float]]], None] | None = None
-        known = (kernel, self.weights, self.strides)
+        known = (kernel, weights, self.strides)
         self.waves = [lay_out(*known, tensors) for tensors in divided(*known)]
 
     def launch(
         self,
+        owners: Sequence[Tensor],
         flat: list[Any],
         pointers: array[int],
         values: Sequence[float],
@@ -57,11 +71,12 @@ class StagedPart(Table):
         """Do all that may fail, and return what makes the step.
 
         Args:
+            owners: the parameters.
             flat, pointers: from :meth:`fits` or :meth:`located`.
             values: the numbers, in the order of ``number_names``.
             firsts: for each weight whether its states are new; None for none.
         """
-        n = len(self.weights)
+        n = self.count
         self.relay(flat, pointers)
         numbers = array("d")
         if self.number_states is not None:
@@ -78,7 +93,7 @@ class StagedPart(Table):
                 given = self._given(numbers[width * i : width * (i + 1)])
                 first = float(firsts is not None and firsts[i])
                 rows.append((*given, first, *values, *self.facts[i]))
-        return StagedLaunch(self, flat, pointers, rows, alike)
+        return StagedLaunch(self, owners, flat, pointers, rows, alike)
 
 
 class StagedLaunch:
@@ -87,17 +102,19 @@ class StagedLaunch:
     ``alike`` says that all tensors have the same step count and the same states of one number.
     """
 
-    __slots__ = ("_alike", "_flat", "_part", "_pointers", "_rows")
+    __slots__ = ("_alike", "_flat", "_part", "_pointers", "_rows", "owners")
 
     def __init__(
         self,
         part: StagedPart,
+        owners: Sequence[Tensor],
         flat: list[Any],
         pointers: array[int],
         rows: list[tuple[float, ...]],
         alike: bool,
     ) -> None:
         self._part = part
+        self.owners = owners
         self._flat = flat
         self._pointers = pointers
         self._rows = rows
@@ -144,15 +161,15 @@ class StagedLaunch:
             rows = self._rows[:1] if common else self._rows
             rows = [row if len(row) == whole else (*row, *empty) for row in rows]
             after = array("d", chain.from_iterable(kernel.after(rows)))
-            at = self._pointers.buffer_info()[0] + 16 * len(part.weights)
+            at = self._pointers.buffer_info()[0] + 16 * part.count
             distance = 0 if common else kernel.after.width
             part.number_states.write(at, after.buffer_info()[0], distance)
-        _increment_version(part.owners)
+        _increment_version(self.owners)
 
     def _close(self, done: list[int]) -> None:
         """A function has raised: bring those to an end that had gone through all passes."""
         part = self._part
-        start, width = 2 * len(part.weights), part.row_width
+        start, width = 2 * part.count, part.row_width
         for i in done:
             row = self._flat[start + width * i : start + width * (i + 1)]
             numbers = row[width - part.number_count :]
@@ -160,7 +177,7 @@ class StagedLaunch:
             for number, after in zip(numbers, made, strict=False):
                 number.fill_(after)
         if done:
-            _increment_version([part.owners[i] for i in done])
+            _increment_version([self.owners[i] for i in done])
 
     def _run_wave(self, wave: Wave) -> Generator[float, float, list[float]]:
         """Make the step of a wave, and return the sums over all parameters."""
@@ -210,7 +227,7 @@ class StagedLaunch:
     def _own_states(self, wave: Wave) -> dict[int, list[Tensor]]:
         """The states of a shape of their own, by their nodes; functions add what they make."""
         part = self._part
-        start, width = 2 * len(part.weights), part.row_width
+        start, width = 2 * part.count, part.row_width
         return {
             id(before): [
                 self._flat[start + width * i + part.state_names.index(name)] for i in wave.tensors
@@ -236,7 +253,7 @@ class StagedLaunch:
         counter = array("q", [0])
         arguments = (
             self._pointers.buffer_info()[0],
-            len(part.weights),
+            part.count,
             part.row_width,
             memory.data_ptr(),
             wave.places.buffer_info()[0],
@@ -313,7 +330,7 @@ class StagedLaunch:
     def _batch(self, wave: Wave, node: Node, memory: Tensor, alike: range) -> tuple[Tensor, Tensor]:
         """Where the tensors of a batch lie, and what the function gets."""
         first = wave.tensors[alike.start]
-        weight = self._part.weights[first]
+        weight = self._flat[first]
         size, count = weight.numel(), len(alike)
         storage = kept_storage(node, self._part.kernel.working)
         start, item = wave.batches[id(node)][alike.start], ITEM_BYTES[storage]

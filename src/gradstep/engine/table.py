@@ -7,7 +7,7 @@ strides of each tensor, and at whether what is written lies where it lay when it
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -15,60 +15,154 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.fit import alike_in_parts, as_stored, is_sharded, local, local_update
+from gradstep.engine.fit import (
+    alike_in_parts,
+    as_stored,
+    is_sharded,
+    local,
+    local_update,
+    spans_of,
+)
 from gradstep.engine.guard import make_guard
 from gradstep.engine.number_states import NumberStates
-from gradstep.engine.update import Update
+from gradstep.engine.update import Update, is_dense
 
 # Bound once: in a cold cache every look-up on the way costs as much as the work.
 _data_ptr = Tensor.data_ptr
 
 
-class Table:
-    """Weights, gradients and states of updates that were checked, and those that follow them.
+class Row:
+    """What was found out about one weight, its gradient and its states when they were checked.
+
+    It holds none of these: a parameter that is replaced is to be freed with its last owner.
 
     Attributes:
-        owners: the parameters.
-        weights: the tensors that are written: of a DTensor this process's part.
+        kernel: what updates it.
+        kind: tensors of equal kinds go through the kernel together.
+        name: gives the parameter's name, for messages.
+        names: of its states, numbers included.
+        stored: how each of the numbers is stored.
+        size: how many elements it has.
+        strides: of the tensor that an opaque function gets.
+        relaid: whether the gradient lies otherwise than the weight.
+        guard: whether weight, gradient and states are what they were.
+        written: where what is written lies: the weight, then its states.
+        spans: the stretches of memory of the weight and of those states that are no numbers.
+    """
+
+    __slots__ = (
+        "guard", "kernel", "kind", "name", "names", "relaid", "size", "spans",
+        "stored", "strides", "written",
+    )  # fmt: skip
+
+    def __init__(self, kernel: Any, kind: Any, update: Update) -> None:
+        weight, gradient = update.weight, update.gradient
+        self.kernel = kernel
+        self.kind = kind
+        self.name = update.name
+        self.names = (*update.states, *update.numbers)
+        self.stored = [str(n.dtype).removeprefix("torch.") for n in update.numbers.values()]
+        self.size = weight.numel()
+        self.strides = taken_strides(gradient, weight)
+        self.relaid = not as_stored(gradient, weight)
+        states = [*update.states.values(), *update.numbers.values()]
+        self.guard = make_guard([weight, gradient, *states])
+        self.written = list(map(_data_ptr, [weight, *states]))
+        self.spans = spans_of(weight, update.states.values(), id(weight))
+
+
+def taken_strides(gradient: Tensor, weight: Tensor) -> tuple[int, ...]:
+    """Of the tensor that an opaque function gets: the gradient's, as torch's own code would have
+    it. The last bits of a matrix product depend on it."""
+    return gradient.stride() if is_dense(gradient) else weight.stride()
+
+
+class Table:
+    """Weights, gradients and states that were checked, and those that take their places.
+
+    It holds none of them: a parameter that is replaced is to be freed with its last owner.
+
+    Attributes:
+        count: how many weights there are.
         state_names, row_width: the states, numbers included, that a weight has; how many.
         counts: whether steps are counted.
         number_count: how many states are one number, the step count among them.
         number_states: reads and writes the states that are one number, if there are any.
     """
 
-    def __init__(self, updates: Sequence[Update]) -> None:
-        self.owners = [u.weight for u in updates]
-        self._sharded = is_sharded(self.owners[0])
-        updates = [local_update(u) for u in updates]
+    def __init__(self, of: Sequence[Update] | Sequence[Row]) -> None:
+        first = of[0]
+        self.count = len(of)
+        self._names = [each.name for each in of]
+        self._checked: tuple[list[Any], array[int]] = ([], array("q"))
+        self._rows: list[Row] = []
+        self._again: list[tuple[int, int]] = []
+        self._once: list[int] | None = None
+        self._guard: Callable[..., bool] = _refuse
+        if isinstance(first, Row):
+            self._take_rows(of)  # type: ignore[arg-type]
+        else:
+            self._take_updates(of)  # type: ignore[arg-type]
+
+    def _take_updates(self, updates: Sequence[Update]) -> None:
+        self.sharded = is_sharded(updates[0].weight)
+        updates = [local_update(u) for u in updates] if self.sharded else updates
         first = updates[0]
-        self._names = [u.name for u in updates]
-        self.weights = [u.weight for u in updates]
         self._relaid = [i for i, u in enumerate(updates) if not as_stored(u.gradient, u.weight)]
-        names = (*first.states, *first.numbers)
-        self.row_width = len(names)
-        self.state_names = list(names)
-        self._row_of = itemgetter(*names) if names else None
-        self.counts = "step" in first.numbers
-        self.number_count = len(first.numbers)
-        self.number_states: NumberStates | None = None
-        if first.numbers:
-            stored = [str(n.dtype).removeprefix("torch.") for n in first.numbers.values()]
-            self.number_states = NumberStates(len(updates), len(names), stored)
         self._empty = {i for i, u in enumerate(updates) if not u.weight.numel()}
+        stored = [str(n.dtype).removeprefix("torch.") for n in first.numbers.values()]
+        self._set_columns((*first.states, *first.numbers), stored)
         flat = self._flat(
-            self.weights,
+            [u.weight for u in updates],
             [u.gradient for u in updates],
             [{**u.states, **u.numbers} for u in updates],
         )
         pointers = self._locate(flat)
         self._addresses = self._written(pointers)
         self._checked = (flat, pointers)
+        self._guard_all(flat)
+
+    def _take_rows(self, rows: Sequence[Row]) -> None:
+        self.sharded = False
+        self._relaid = [i for i, row in enumerate(rows) if row.relaid]
+        self._empty = {i for i, row in enumerate(rows) if not row.size}
+        self._set_columns(rows[0].names, rows[0].stored)
+        states = chain.from_iterable([row.written[1:] for row in rows])
+        self._addresses = array("q", [*[row.written[0] for row in rows], *states])
+        self._rows = [*rows]
+        self._looks = 0
+
+    def _set_columns(self, names: Sequence[str], stored: Sequence[str]) -> None:
+        self.row_width = len(names)
+        self.state_names = list(names)
+        self._row_of = itemgetter(*names) if names else None
+        self.counts = "step" in names[len(names) - len(stored) :]
+        self.number_count = len(stored)
+        self.number_states: NumberStates | None = None
+        if stored:
+            self.number_states = NumberStates(self.count, len(names), stored)
+
+    def _guard_all(self, flat: Sequence[Tensor]) -> None:
+        """One guard for all of these."""
         # A number that all parameters have together stands in every row, and once in the guard.
         first_at: dict[int, int] = {}
         places = [first_at.setdefault(id(tensor), i) for i, tensor in enumerate(flat)]
         self._once = list(first_at.values()) if len(first_at) < len(flat) else None
         self._again = [(i, place) for i, place in enumerate(places) if place != i]
         self._guard = make_guard(flat if self._once is None else [flat[i] for i in self._once])
+
+    def _guard_rows(self, flat: Sequence[Tensor]) -> bool:
+        """Ask the guard of each row. Who comes again gets one guard for all, which is quicker."""
+        n, width, start = self.count, self.row_width, 2 * self.count
+        for i, row in enumerate(self._rows):
+            if not row.guard(flat[i], flat[n + i], *flat[start : start + width]):
+                return False
+            start += width
+        self._looks += 1
+        if self._looks == 2:
+            self._guard_all(flat)
+            self._rows = []
+        return True
 
     def located(self) -> tuple[list[Any], array[int]]:
         """All tensors of the checked updates in the kernel's order, and where they lie; once."""
@@ -88,7 +182,10 @@ class Table:
         return flat
 
     def fits(
-        self, gradients: Sequence[Tensor], entries: Sequence[Mapping[str, Any]]
+        self,
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        entries: Sequence[Mapping[str, Any]],
     ) -> tuple[list[Any], array[int]] | None:
         """The same for tensors that took their places, if each is as it was when checked.
 
@@ -96,14 +193,15 @@ class Table:
         must not be taken for strangers.
 
         Args:
-            gradients: one a weight, in the order of the updates.
+            weights: the parameters, in the order of the updates.
+            gradients: one a weight.
             entries: one mapping a weight, which holds its states and its ``"step"``, by name.
         """
         try:
-            flat = self._flat(self.owners, gradients, entries)
+            flat = self._flat(weights, gradients, entries)
         except (KeyError, TypeError):
             return None
-        if self._sharded:
+        if self.sharded:
             n = len(gradients)
             for i in range(n):
                 row = flat[2 * n + i * self.row_width : 2 * n + (i + 1) * self.row_width]
@@ -111,7 +209,10 @@ class Table:
                 if not alike_in_parts([flat[i], flat[n + i], *states]):
                     return None
             flat = [local(t) for t in flat]
-        if self._once is None:
+        if self._rows:
+            if not self._guard_rows(flat):
+                return None
+        elif self._once is None:
             if not self._guard(*flat):
                 return None
         elif any(flat[i] is not flat[place] for i, place in self._again) or not self._guard(
@@ -123,10 +224,10 @@ class Table:
 
     def relay(self, flat: list[Any], pointers: array[int]) -> None:
         """Copy gradients that lie otherwise than their weights, and point at the copies."""
-        n = len(self.weights)
+        n = self.count
         for i in self._relaid:
             with torch.no_grad():
-                flat[n + i] = torch.empty_like(self.weights[i]).copy_(flat[n + i])
+                flat[n + i] = torch.empty_like(flat[i]).copy_(flat[n + i])
             pointers[n + i] = flat[n + i].data_ptr()
 
     def _locate(self, flat: list[Any]) -> array[int]:
@@ -138,7 +239,7 @@ class Table:
         return array("q", pointers)
 
     def _written(self, pointers: array[int]) -> array[int]:
-        n = len(self.weights)
+        n = self.count
         return pointers[:n] + pointers[2 * n : -1]
 
     def _given(self, numbers: array[float]) -> Sequence[float]:
@@ -149,7 +250,7 @@ class Table:
         return numbers
 
     def _check_memory(self, pointers: Sequence[int]) -> None:
-        n = len(self.weights)
+        n = self.count
         for place, pointer in enumerate(pointers):
             owner = place % n if place < 2 * n else (place - 2 * n) // self.row_width
             if pointer == 0 and owner not in self._empty:
@@ -158,3 +259,7 @@ class Table:
                     f"the {what} of {self._names[owner]()} has no memory: its storage was resized "
                     "to nothing. Bring it back before the step."
                 )
+
+
+def _refuse(*_: Any) -> bool:
+    return False

@@ -8,8 +8,9 @@ is cut as it lies in memory, in lines of one length and a shorter last one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 #: Elements a line, at most: values to be summed lie in the fastest cache for a line at a time.
 LINE = 2048
@@ -72,10 +73,23 @@ class Geometry:
 
     def count(self) -> int:
         """How many tiles it has."""
+        return self._count
+
+    # Thousands of small tensors have few shapes: what hangs on the shape alone is worked out once.
+    @cached_property
+    def _count(self) -> int:
         return -(-self.outer // self.outers()) * self.middle_tiles() * self.inner_tiles()
 
-    def tiles(self, tensor: int, row: int) -> Iterator[int]:
+    @cached_property
+    def _only(self) -> tuple[int, ...] | None:
+        """The numbers of the one tile of a small tensor, without the first two."""
+        return tuple(self._cut(0, 0))[2:] if self._count == 1 else None
+
+    def tiles(self, tensor: int, row: int) -> Iterable[int]:
         """The numbers of all tiles, one after the other."""
+        return self._cut(tensor, row) if self._only is None else (tensor, row, *self._only)
+
+    def _cut(self, tensor: int, row: int) -> Iterator[int]:
         number = 0
         for outer in range(0, self.outer, self.outers()):
             outers = min(self.outers(), self.outer - outer)
@@ -95,6 +109,7 @@ class Geometry:
                     number += 1
 
 
+@lru_cache(1024)
 def flat(elements: int) -> Geometry:
     """The geometry of a tensor as it lies in memory."""
     if elements <= FLAT_LINE:
@@ -102,6 +117,7 @@ def flat(elements: int) -> Geometry:
     return Geometry(1, -(-elements // FLAT_LINE), FLAT_LINE, elements)
 
 
+@lru_cache(1024)
 def of_matrices(matrices: int, rows: int, columns: int, domain: str) -> Geometry:
     """The geometry of a tensor's elements, or of what is kept for its rows, columns or matrices."""
     if domain == "element":

@@ -27,6 +27,7 @@ class Update:
             are one number, and ``"step"``, which counts the weight's steps, if the rule counts.
         first: whether the states are new.
         name: gives the parameter's name, for messages.
+        begun: whether all its states have just been made, like it.
     """
 
     weight: Tensor
@@ -37,6 +38,7 @@ class Update:
     name: Callable[[], str]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    begun: bool = False
 
 
 def is_matrix(tensor: Tensor) -> bool:
@@ -105,8 +107,8 @@ def check(update: Update) -> None:
     _check_memory(update, "", weight)
     _compare(update, "gradient", update.gradient)
     _check_memory(update, "gradient of ", update.gradient)
-    if update.first and plain:
-        return  # its states have just been made like it
+    if update.begun and plain:
+        return
     for state_name, state in update.states.items():
         if not isinstance(state, Tensor):
             raise TypeError(
