@@ -6,6 +6,7 @@ import atexit
 import gc
 import itertools
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -77,6 +78,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         deep = representatives.deep(parameters, every_rule)
         for item in itertools.compress(found, deep):
             item.add_marker("deep")
+
+
+#: In the environment: a number that chooses an order of the tests.
+ORDER = "GRADSTEP_TEST_ORDER"
+
+
+def pytest_report_header() -> str | None:
+    """What to set for the same order again."""
+    return f"{ORDER}={os.environ[ORDER]}" if os.environ.get(ORDER) else None
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def pytest_collection_in_another_order(items: list[pytest.Item]) -> None:
+    """Shuffle the files, and the tests of each file, where the environment asks for it.
+
+    The same in every process of pytest-xdist. What a whole file has in common is still made once.
+    """
+    if not os.environ.get(ORDER):
+        return
+    chance = random.Random(int(os.environ[ORDER]))
+    by_file = itertools.groupby(items, key=lambda item: item.nodeid.split("::")[0])
+    files = [list(tests) for _, tests in by_file]
+    chance.shuffle(files)
+    for tests in files:
+        chance.shuffle(tests)
+    items[:] = itertools.chain.from_iterable(files)
 
 
 def pytest_collection_finish() -> None:

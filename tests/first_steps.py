@@ -19,8 +19,9 @@ from reference import REFERENCES, Reference
 def first_steps(folder: str, names: Collection[str]) -> dict[str, list[list[float]]]:
     """Seconds of the first step of each named class's rule less those of its second.
 
-    From nothing, and from the disk cache; each at most three times, and every one in a fork of this
-    process, which has taken no step before and so has loaded no compiler.
+    Those in which its thread was at work, for the machine may be busy. From nothing, and from the
+    disk cache; each at most three times, and every one in a fork of this process, which has taken
+    no step before and so has loaded no compiler.
     """
     torch.optim.SGD([torch.zeros(1)])  # what torch imports for any optimizer takes a second
     assert "llvmlite" not in sys.modules
@@ -63,8 +64,8 @@ def first_step(reference: Reference) -> float:
     optimizer = reference.ours(
         weights, engine="fused", **{n: v for n, v in full.items() if n in defaults}
     )
-    times = [time.perf_counter()]
+    times = [time.thread_time()]
     for _ in range(2):
         optimizer.step(lambda: 1.0)
-        times.append(time.perf_counter())
+        times.append(time.thread_time())
     return (times[1] - times[0]) - (times[2] - times[1])

@@ -294,13 +294,13 @@ def test_ctrl_c_ends_all_processes_and_the_race_goes_on(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list((out / "results").glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     children = _children(race.pid)
     assert len(children) == 1
     race.send_signal(signal.SIGINT)
-    _, error = race.communicate(timeout=30)
+    _, error = race.communicate(timeout=300)
     assert race.returncode == 130
     assert error == (
         f"gradstep compare: stopped; the runs that are done are in {out}, "
@@ -330,7 +330,7 @@ def test_a_worker_ends_with_the_race_that_started_it(tmp_path: Path) -> None:
     worker.stdin.flush()
     assert json.loads(worker.stdout.readline())["steps"] > 0  # it is at work
     worker.stdin.close()
-    assert worker.wait(timeout=10) == 1
+    assert worker.wait(timeout=300) == 1
     worker.stdout.close()
     assert not list((tmp_path / "results").iterdir())
 

@@ -250,14 +250,14 @@ def there(optimizer: gradstep.Optimizer) -> set[str]:
     return names | ({"step"} if "step" in rule.inputs else set())
 
 
-# Time to start, in processes of their own: the best of a few, for the machine may be busy.
+# Time to start, in processes of their own: their own time at work, for the machine may be busy.
 
 IMPORT = """
 import time
 import torch
-start = time.perf_counter()
+start = time.process_time()
 import gradstep
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
 
 
