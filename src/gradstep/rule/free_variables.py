@@ -70,6 +70,9 @@ class FreeVariables:
         for function in rule.functions():
             self._search(function, as_rule=True)
         self._readings = tuple(self._found.values())
+        #: What is the same as long as it is the same object: one look at each step.
+        self._settled = [(r.read, r.held) for r in self._readings if r.settled]
+        self._others = [r for r in self._readings if not r.settled]
         del self._found, self._seen
 
     def __bool__(self) -> bool:
@@ -77,7 +80,15 @@ class FreeVariables:
 
     def unchanged(self) -> bool:
         """Whether all of it has the value that it had."""
-        return all(reading.unchanged() for reading in self._readings)
+        try:
+            for read, held in self._settled:
+                if read() is not held:
+                    break
+            else:
+                return not self._others or all(each.unchanged() for each in self._others)
+        except Exception:  # such as an attribute that is gone
+            return False
+        return all(each.unchanged() for each in self._readings)
 
     def _search(
         self, function: Any, read: Callable[[], Any] | None = None, as_rule: bool = False
