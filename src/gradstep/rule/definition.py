@@ -253,7 +253,7 @@ class Rule:
         Raises:
             pickle.PicklingError: when pickle saves a rule that no name leads to.
         """
-        return (self.made_by, self.parts()) if self.function is None else reduced(self)
+        return (self.made_by, self.parts()) if self.function is None else reduced(self, _rule_over)
 
     def __copy__(self) -> Rule:
         return self
@@ -380,6 +380,10 @@ def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
     return Rule(
         name, states, hyperparameters, intervals, frozenset(inputs), sparse, function=function
     )
+
+
+def _rule_over(function: Any, sparse: str | None, lr: float, class_name: str | None) -> Rule:
+    return replace(rule_from(function, sparse), lr=lr, class_name=class_name)
 
 
 #: What it was called when pickles were saved that are still loaded.

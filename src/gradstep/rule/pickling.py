@@ -13,7 +13,7 @@ import importlib
 import pickle
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -21,12 +21,19 @@ from typing import Any
 _SCRIPTS = ("__main__", "__mp_main__")
 
 
-def reduced(rule: Any) -> Any:
-    """What ``Rule.__reduce_ex__`` returns for a rule of a function."""
+def reduced(rule: Any, over: Callable[..., Any]) -> Any:
+    """What ``Rule.__reduce_ex__`` returns for a rule of a function.
+
+    ``over`` makes it of the function, ``sparse``, ``lr`` and ``class_name`` alone.
+    """
     place = place_of(rule)
     if place is not None and place[0] not in _SCRIPTS:
         return by_name, (*place, dict(rule.hyperparameters))
-    content = {"kind": type(rule), "values": {f.name: getattr(rule, f.name) for f in fields(rule)}}
+    content: dict[str, Any] = {
+        "kind": type(rule),
+        "values": {f.name: getattr(rule, f.name) for f in fields(rule)},
+    }
+    content["over"] = over
     carrier = _Carrier(f"the rule {rule.name}", (), {"content": content, "place": place})
     return _unpacked, (carrier, dict(rule.hyperparameters))
 
@@ -97,7 +104,7 @@ def _of_pickle(carrier: _Carrier) -> Any:
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     name = getattr(function, "__qualname__", "")
     if module is not None and _look_up(module, name) is function:
-        return _of_function, (rule.function, rule.sparse, rule.lr, rule.class_name)
+        return carrier.content["over"], (rule.function, rule.sparse, rule.lr, rule.class_name)
     where = f"{getattr(function, '__module__', '?')}.{name}"
     outer, _, inner = name.rpartition(".<locals>.")
     if name.endswith("<lambda>"):
@@ -114,12 +121,6 @@ def _of_pickle(carrier: _Carrier) -> Any:
         "there; or save optimizer.state_dict() in place of the optimizer. cloudpickle saves the "
         "function itself."
     )
-
-
-def _of_function(function: Any, sparse: str | None, lr: float, class_name: str | None) -> Any:
-    from gradstep.rule.definition import rule_from
-
-    return replace(rule_from(function, sparse), lr=lr, class_name=class_name)
 
 
 copyreg.pickle(_Carrier, _of_pickle)
