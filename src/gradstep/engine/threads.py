@@ -8,9 +8,15 @@ for a helper that has not begun, so a busy core costs nothing but its help.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+_SMALLEST = sys.float_info.min
+_half = 0.5  # no constant, or Python would multiply once and for all
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -37,10 +43,11 @@ def run(work: Callable[[], object], threads: int) -> None:
         work()
         return
     helpers: list[Future[object]] = []
+    flushes = flushes_denormals()
     try:
         pool = _sized_pool(threads - 1)
         for _ in range(threads - 1):
-            helpers.append(pool.submit(work))
+            helpers.append(pool.submit(_alike, work, flushes))
     except RuntimeError:
         pass  # the interpreter is shutting down, or no thread can be had: fewer hands, same result
     try:
@@ -49,6 +56,18 @@ def run(work: Callable[[], object], threads: int) -> None:
         for helper in helpers:
             if not helper.cancel():
                 helper.result()
+
+
+def flushes_denormals() -> bool:
+    """Whether this thread takes numbers near 0 for 0: ``torch.set_flush_denormal``."""
+    return _SMALLEST * _half == 0.0
+
+
+def _alike(work: Callable[[], object], flushes: bool) -> None:
+    # A thread keeps the mode that its maker had; what is written shall not depend on who writes it.
+    if flushes_denormals() != flushes:
+        torch.set_flush_denormal(flushes)
+    work()
 
 
 def _sized_pool(size: int) -> ThreadPoolExecutor:
