@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from llvmlite import ir
@@ -69,6 +70,14 @@ def _write_loop(
     builder.ret_void()
 
 
+# Thousands of groups have their numbers stored alike, and a look-up by text takes a millisecond.
+@lru_cache(64)
+def _functions(stored: tuple[str, ...]) -> tuple[Any, Any]:
+    signatures = {name: (len(a), False) for name, a in _ARGUMENTS.items()}
+    known = functions(" ".join(["numbers", *stored]), lambda: _code(stored), signatures)
+    return known["read_numbers"], known["write_numbers"]
+
+
 class NumberStates:
     """Reads and writes the last entries of ``rows`` rows of ``width`` addresses.
 
@@ -78,10 +87,7 @@ class NumberStates:
 
     def __init__(self, rows: int, width: int, stored: Sequence[str]) -> None:
         numbers = len(stored)
-        signatures = {name: (len(a), False) for name, a in _ARGUMENTS.items()}
-        outline = " ".join(["numbers", *stored])
-        known = functions(outline, lambda: _code(stored), signatures)
-        self._read, self._write = known["read_numbers"], known["write_numbers"]
+        self._read, self._write = _functions(tuple(stored))
         self._shape = (rows, width, numbers)
         self._bytes = bytes(8 * rows * numbers)
 
