@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +31,7 @@ from reference import Reference
 Feature = tuple[Hashable, ...]
 Features = frozenset[Feature]
 #: Graphs with more states, or more passes over the elements, count as having this many.
-MANY = 4
+MANY = 3
 
 
 @dataclass(frozen=True)
@@ -96,13 +95,14 @@ def of_graph(graph: Graph) -> Iterable[Feature]:
     """Each operation on each extent, each input, and what the engines ask of the whole."""
     for node in graph.nodes:
         if node.operation == "opaque":
-            takes = Counter(argument.extent for argument in node.arguments)
-            yield "opaque call", node.extent, takes["own"], len(node.value.returns)
+            yield "opaque call on", node.extent
+            yield "opaque call returns", min(len(node.value.returns), 2)
         elif node.operation == "input":
             if node.value in INPUTS or node.value in FACTS:
                 yield "input", node.value
         elif node.operation not in ("constant", "part"):
-            yield "operation", node.operation, node.extent
+            yield "operation", node.operation
+            yield "value for each", node.extent
     found = [each.domain for each in passes(settle(graph))]
     yield "passes over elements", min(found.count("element"), MANY)
     yield from (("pass over", domain) for domain in found)
@@ -117,8 +117,8 @@ def of_states(rule: Rule, values: dict[str, Any], matrix: bool) -> Iterable[Feat
     """How each state starts, for how much of a weight, for which weights, and whose it is."""
     for state in rule.states.values():
         if state.exists(values, matrix):
-            by_name = isinstance(state.value, str)
-            yield "state", state.start, by_name, state.extent(), state.only, state.shared
+            yield "state starts as", state.start, isinstance(state.value, str)
+            yield "state of", state.extent(), state.only, state.shared
 
 
 def _features(configuration: Configuration) -> Features:
@@ -217,8 +217,8 @@ def kept(candidates: Sequence[Configuration]) -> set[Hashable]:
 
 #: A test that names no more than these has chosen them by itself.
 FEW = 4
-#: The storage types in which every rule is compared with its formula.
-WIDE = (torch.float32, torch.float64)
+#: The storage type in which every rule is compared with its formula: the one that tells most.
+SHARPEST = torch.float64
 
 
 def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[bool]:
@@ -229,8 +229,8 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
             these; alone, for the class with those that it has by default. A rule beside
             ``settings`` stands for an optimizer with these, and so does whatever has ``options``
             and the name of a class of gradstep.
-        every_rule: whether the test asks each rule for what is its own. Then only types beyond
-            float32 and float64, and other engines than the fused one, are the representatives'.
+        every_rule: whether the test asks each rule for what is its own. Then only other types than
+            float64, and other engines than the fused one, are left to the representatives.
     """
     subjects = [{name: _subject(value, item) for name, value in item.items()} for item in items]
     looked_at: dict[str, set[Hashable]] = {}
@@ -246,7 +246,8 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
     if not every_rule:
         return others
     return [
-        other and (item.get("dtype", WIDE[0]) not in WIDE or item.get("engine", "fused") != "fused")
+        other
+        and (item.get("dtype", SHARPEST) != SHARPEST or item.get("engine", "fused") != "fused")
         for other, item in zip(others, items, strict=True)
     ]
 

@@ -188,6 +188,7 @@ def test_a_run_writes_all_it_promises(tmp_path: Path) -> None:
     assert len(again.stdout.splitlines()) == 3  # nothing but the table
 
 
+@pytest.mark.deep
 def test_the_same_seed_gives_the_same_result_and_another_another(tmp_path: Path) -> None:
     for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
         arguments = ["train", *SMALL, "--seed", seed, "--out", str(tmp_path / name)]

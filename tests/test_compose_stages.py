@@ -417,6 +417,7 @@ def test_in_other_dtypes_too(dtype: torch.dtype) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=64 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.deep
 def test_the_engine_of_torch_compile_agrees() -> None:
     rule = chain(
         gradstep.clip_by_norm(1.0),

@@ -138,6 +138,7 @@ def test_two_processes_make_the_run_of_one_and_speak_with_one_voice(single: Path
     assert "Traceback" not in errors and "arning" not in errors.replace("OMP_NUM", "")
 
 
+@pytest.mark.deep
 def test_one_process_under_torchrun_gives_the_very_bits_of_the_command(
     single: Path, tmp_path: Path
 ) -> None:
@@ -154,7 +155,14 @@ def cut_short(reference: Path, directory: Path) -> Path:
     return directory
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (2, 1),
+        pytest.param(1, 2, marks=pytest.mark.deep),
+        pytest.param(2, 3, marks=pytest.mark.deep),
+    ],
+)
 def test_it_goes_on_with_another_number_of_processes(
     before: int, after: int, single: Path, two: Two, tmp_path: Path
 ) -> None:
@@ -167,6 +175,7 @@ def test_it_goes_on_with_another_number_of_processes(
     assert own_lines(result.stderr) == [f"gradstep train: note: {note}"]
 
 
+@pytest.mark.deep
 def test_it_goes_on_with_two_to_the_very_bits_and_by_the_installed_command_too(
     two: Two, tmp_path: Path
 ) -> None:
@@ -196,10 +205,10 @@ def children(pid: int) -> list[int]:
 @pytest.mark.parametrize(
     ("whom", "how", "message"),
     [
-        ("all", signal.SIGINT, "stopped"),
-        ("torchrun", signal.SIGTERM, "stopped"),
+        pytest.param("all", signal.SIGINT, "stopped", marks=pytest.mark.deep),
+        pytest.param("torchrun", signal.SIGTERM, "stopped", marks=pytest.mark.deep),
         ("a follower", signal.SIGKILL, "another process of this run has ended|stopped"),
-        ("the leader", signal.SIGKILL, None),
+        pytest.param("the leader", signal.SIGKILL, None, marks=pytest.mark.deep),
     ],
 )
 def test_whatever_ends_one_ends_all(
@@ -229,6 +238,7 @@ def test_whatever_ends_one_ends_all(
     assert reached >= 2 and gradstep.cli.build_parser().parse_args(words).resume == directory
 
 
+@pytest.mark.deep
 def test_a_full_disk_ends_all_and_is_told_once(tmp_path: Path) -> None:
     """The leader alone may write no file of more than 64 kB."""
     directory = tmp_path / "run"
@@ -242,6 +252,7 @@ def test_a_full_disk_ends_all_and_is_told_once(tmp_path: Path) -> None:
     assert line.endswith(f"go on with: gradstep train --resume {directory}")
 
 
+@pytest.mark.deep
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     result = run(torchrun(2, *TRAIN, "--batch-size", "1", "--out", directory))

@@ -256,6 +256,7 @@ def test_a_finished_run_says_so(reference: Path) -> None:
     assert same(last_checkpoint(reference), before)
 
 
+@pytest.mark.deep
 def test_more_epochs_make_it_as_long_as_if_begun_so(reference: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     assert train(*SMALL, "--epochs", "3", "--out", directory).returncode == 0
@@ -264,6 +265,7 @@ def test_more_epochs_make_it_as_long_as_if_begun_so(reference: Path, tmp_path: P
     assert "12 of 12" in train("--resume", directory).stdout
 
 
+@pytest.mark.deep
 def test_two_threads_resume_to_the_same_bits(tmp_path: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     settings = [*SMALL, "--threads", "2"]
@@ -376,6 +378,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(directory)], check=True)
 
 
+@pytest.mark.deep
 def test_a_file_system_that_fills_up(reference: Path, small_disk: Path, tmp_path: Path) -> None:
     directory = small_disk / "run"
     run = train(*SMALL, "--epochs", str(EPOCHS), "--out", directory)

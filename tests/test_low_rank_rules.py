@@ -83,7 +83,9 @@ def test_zeros_and_tiny_and_huge_gradients(cls: Any, engine: str) -> None:
         assert all(w.isfinite().all() for w in weights), size
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.deep)]
+)
 @each_engine
 @each_class
 def test_weights_of_16_bits(cls: Any, engine: str, dtype: torch.dtype) -> None:

@@ -213,7 +213,6 @@ def test_the_measure_sees_a_temporary() -> None:
         assert given_out(step) >= bytes_of(weights)
 
 
-@pytest.mark.every_rule
 @named(FLAG_CONFIGURATIONS)
 def test_no_more_state_than_the_rule_names(reference: Reference, options: dict[str, Any]) -> None:
     """And no more than torch.optim's class keeps."""

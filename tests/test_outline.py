@@ -151,6 +151,7 @@ print(json.dumps([gradstep.__file__, *optimizer.engines_used().values(), weight.
 """
 
 
+@pytest.mark.deep
 def test_a_package_whose_sources_cannot_be_read(tmp_path: Path) -> None:
     """In a zip file no digest of the sources stands for the code; its own text does."""
     package = Path(gradstep.__file__).parent

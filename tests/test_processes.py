@@ -413,6 +413,7 @@ def scenario_an_exit_while_a_daemon_thread_steps() -> None:
     time.sleep(0.3)
 
 
+@pytest.mark.deep
 def test_an_exit_while_a_daemon_thread_steps() -> None:
     run_anew("an_exit_while_a_daemon_thread_steps")
 
@@ -960,6 +961,7 @@ def scenario_many_kernels(folder: str) -> None:
     assert len(entries(Path(folder))) == made[-1]
 
 
+@pytest.mark.deep
 def test_names_depend_on_all_that_shapes_a_kernel(tmp_path: Path) -> None:
     run("many_kernels", tmp_path, GRADSTEP_CACHE_DIR=str(tmp_path))
 

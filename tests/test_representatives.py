@@ -92,10 +92,10 @@ def test_what_a_test_keeps_has_every_feature_of_what_it_leaves(given: Any) -> No
 
 
 def test_who_is_asked_for_what_is_its_own_is_always_asked() -> None:
-    """In float32 and float64 by the fused engine; otherwise the representatives are."""
-    for dtype in (torch.float32, torch.float64):
-        assert not any(deep(items(ROWS, dtype=dtype), every_rule=True))
-    assert deep(items(ROWS, dtype=torch.bfloat16), every_rule=True) == deep(items(ROWS))
+    """In float64 by the fused engine; otherwise the representatives are."""
+    assert not any(deep(items(ROWS, dtype=torch.float64), every_rule=True))
+    for dtype in (torch.float32, torch.bfloat16):
+        assert deep(items(ROWS, dtype=dtype), every_rule=True) == deep(items(ROWS))
     assert not any(deep(items(ROWS, engine="fused"), every_rule=True))
     assert deep(items(ROWS, engine="eager"), every_rule=True) == deep(items(ROWS))
 

@@ -553,6 +553,7 @@ def test_copies_of_the_optimizer_are_not_watched() -> None:
     assert watch.steps == 1
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 def test_a_step_under_torch_compile_is_recorded() -> None:
     script = """
