@@ -49,18 +49,15 @@ def test_there_are_few_and_none_is_there_for_nothing() -> None:
 
 
 @gradstep.rule
-def with_a_new_feature(g: Any, kept: Any = gradstep.per_row()) -> Any:
-    """An exponential of what is kept for rows, which no rule of the package has."""
-    if kept is None:
-        return g, None
-    kept = gradstep.exp(-gradstep.rms(g, -1)) + kept
-    return g / kept, kept
+def with_a_new_feature(g: Any, *, width: float = 1.0) -> Any:
+    """The hyperbolic tangent, which no rule of the package takes."""
+    return gradstep.tanh(g / width)
 
 
 def test_a_rule_with_a_new_feature_is_chosen_by_itself() -> None:
     make = functools.partial(gradstep.Optimizer, rule=with_a_new_feature, lr=0.1)
     new = Configuration("new", make, {})
-    assert ("operation", "exp", "row") in features(new) - wanted()
+    assert ("operation", "tanh") in features(new) - wanted()
     every = [*every_configuration(), new]
     assert new in cover(every, wanted() | features(new))
     assert new not in cover(every, wanted())
