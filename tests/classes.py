@@ -94,7 +94,15 @@ def _row(name: str) -> Row:
     schedulers = optim_db[0].scheduler_inputs
     # The two with the most arguments: what these classes do with them they share with all others.
     fullest = sorted(reference.extra, key=len)[-2:]
-    return Row(name, ours, None, fullest, schedulers=schedulers, coupled=reference.coupled)
+    return Row(
+        name,
+        ours,
+        None,
+        fullest,
+        only_matrices=name in _MATRICES_ONLY,  # torch has had Muon since 2.9
+        schedulers=schedulers,
+        coupled=reference.coupled,
+    )
 
 
 ROWS = [_row(name) for name in (*torch_optim.__all__, *rule_classes.load())]
