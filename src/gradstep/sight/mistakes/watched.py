@@ -105,8 +105,9 @@ class Watched:
                 held = known.get(id(p)) or Held(p, group)
                 held.group = group
                 self.held.append(held)
+        kept = set(map(id, self.held))
         for held in known.values():
-            if held not in self.held and held.hook is not None:
+            if id(held) not in kept and held.hook is not None:
                 held.hook.remove()
 
 
