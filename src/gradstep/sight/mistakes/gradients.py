@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.sight.mistakes.calls import follow
 from gradstep.sight.mistakes.membership import Membership
 from gradstep.sight.mistakes.place import Place, here
 from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of
@@ -26,7 +27,8 @@ class _Proof:
 
     def __init__(self, held: Held, gradient: Tensor) -> None:
         self.unbroken = True
-        self._parameter = weakref.ref(held.parameter)
+        # Not of the parameter: torch swaps no tensor that somebody has a weak reference to.
+        self._held = weakref.ref(held)
         self._sample = values_of(gradient, 64)
         # Sparse gradients cannot be sampled: their versions alone have to do.
         if self._sample is not None and not bool(self._sample.any()):
@@ -34,11 +36,11 @@ class _Proof:
         self._handle = held.parameter.register_hook(self._before_adding)
 
     def _before_adding(self, _: Tensor) -> None:
-        parameter = self._parameter()
-        if parameter is None or parameter.grad is None or self._sample is None:
+        held = self._held()
+        if held is None or held.parameter.grad is None or self._sample is None:
             return
         with torch.no_grad():
-            now = values_of(parameter.grad, 64)
+            now = values_of(held.parameter.grad, 64)
             if now is None or not torch.equal(now, self._sample):
                 self.unbroken = False
 
@@ -85,6 +87,11 @@ class Gradients(Family):
         self._always = False
         self._states: dict[int, _State] = {}
         self._known: set[int] = set()  # ids of those that had a hook at some time
+        self._converting = 0  # how many calls of a module's to() and its kind are running
+        self._hooked: list[Watched] = []  # those that have their hooks again when it has ended
+        self._end = follow(
+            torch.nn.Module, "_apply", before=self._conversion_begins, after=self._conversion_ends
+        )
 
     def follow_always(self) -> None:
         """Keep the hooks on, for a family that needs to know when each gradient arrived."""
@@ -111,6 +118,29 @@ class Gradients(Family):
             if held.hook is not None:
                 held.hook.remove()
                 held.hook = None
+
+    def _conversion_begins(self, *_: Any, **__: Any) -> None:
+        """Let go of all tensors: ``module.to()`` may swap them, which torch does for free ones."""
+        self._converting += 1
+        if self._converting > 1:  # of a module within the module
+            return
+        for watched in self.diagnosis.watched:
+            if any(held.hook is not None for held in watched.held):
+                self._hooked.append(watched)
+            self._hooks_off(watched)
+            for held in watched.held:
+                held.used, held.used_version = None, -2
+                # A swapped tensor keeps its mappings of hooks, and calls none that comes into them.
+                for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+                    if not getattr(held.parameter, hooks):
+                        setattr(held.parameter, hooks, None)
+
+    def _conversion_ends(self, *_: Any, **__: Any) -> None:
+        self._converting -= 1
+        if not self._converting:
+            for watched in self._hooked:
+                self._hooks_on(watched)
+            self._hooked.clear()
 
     def _hook(self, state: _State, held: Held) -> Callable[[Tensor], None]:
         tick = self.tick
@@ -292,6 +322,7 @@ class Gradients(Family):
         )
 
     def close(self) -> None:
+        self._end()
         for watched in self.diagnosis.watched:
             self._hooks_off(watched)
 

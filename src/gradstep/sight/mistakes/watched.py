@@ -30,6 +30,7 @@ class Held:
     """
 
     __slots__ = (
+        "__weakref__",
         "arrived",
         "arrived_version",
         "ever",
