@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.linalg.batches import each, product
 from gradstep.rule import (
     Decay,
     NonNegative,
@@ -23,7 +24,6 @@ from gradstep.rule import (
     shaped,
     where,
 )
-from gradstep.rules.batches import each, product
 from gradstep.rules.kronecker import as_rows
 from gradstep.rules.random_numbers import generator, normal
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradstep.rules.batches import product
+from gradstep.linalg.batches import product
 
 
 def packed_length(shape: tuple[int, ...], max_size: float) -> tuple[int]:

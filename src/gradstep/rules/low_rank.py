@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradstep.linalg.bases import rounding_as_inf, signed, singular_basis
+from gradstep.linalg.batches import each, product
 from gradstep.rule import opaque
-from gradstep.rules.bases import rounding_as_inf, signed, singular_basis
-from gradstep.rules.batches import each, product
 from gradstep.rules.random_numbers import generator, normal
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradstep.linalg.batches import plus_product, product
 from gradstep.rule import opaque
-from gradstep.rules.batches import plus_product, product
 
 
 @opaque(dtype=torch.bfloat16, dimensions=2)

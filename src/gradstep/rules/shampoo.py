@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.linalg.batches import each
 from gradstep.rule import NonNegative, Positive, Share, nonzero, opaque, rule, shaped, zeros
-from gradstep.rules.batches import each
 from gradstep.rules.kronecker import along, gram, pack, packed_length, unpack
 
 

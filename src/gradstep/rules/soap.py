@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from gradstep.linalg.bases import rounding_as_inf, singular_basis, turned
+from gradstep.linalg.batches import each
 from gradstep.rule import (
     Decay,
     NonNegative,
@@ -18,8 +20,6 @@ from gradstep.rule import (
     sqrt,
     where,
 )
-from gradstep.rules.bases import rounding_as_inf, singular_basis, turned
-from gradstep.rules.batches import each
 from gradstep.rules.kronecker import along, as_rows, gram, pack, packed_length, unpack
 
 
@@ -147,14 +147,11 @@ def soap(
     """
     t, moves = step - 1, step > 1
     exp_avg = where(moves, lerp(exp_avg, g, 1 - beta1), exp_avg)
-    rotated, average = g, exp_avg
-    if is_matrix:
-        rotated, average = rotate(g, Q, max_size), rotate(exp_avg, Q, max_size)
+    rotated = rotate(g, Q, max_size) if is_matrix else g
+    average = rotate(exp_avg, Q, max_size) if is_matrix else exp_avg
     exp_avg_sq = where(moves, lerp(exp_avg_sq, rotated * rotated, 1 - beta2), exp_avg_sq)
     correction = sqrt(1 - beta2**t) / (1 - beta1**t)
-    size = sqrt(exp_avg_sq)
-    if is_matrix:
-        size = told_from_rounding(size)
+    size = told_from_rounding(sqrt(exp_avg_sq)) if is_matrix else sqrt(exp_avg_sq)
     direction = where(moves, average / (size + eps), 0 * g)
     if is_matrix:
         direction = rotate_back(direction, Q, max_size)

@@ -80,6 +80,7 @@ class Diagnosis:
         self._on_mistake = on_mistake
         self._every = every
         self._said: set[Any] = set()
+        self._prefixes: list[str] = []  # of each model's names
         self._names: dict[int, str] = {}
         self._modules: dict[int, nn.Module] = {}
         self._handles: list[Any] = []
@@ -108,13 +109,25 @@ class Diagnosis:
     def add_model(self, model: nn.Module, place: Place | None = None, prefix: str = "") -> None:
         """Take in a model: its parameters' names, and which of them ought to be in an optimizer."""
         self.models.append((model, place))
+        self._prefixes.append(prefix)
+        self._take_names(model, prefix)
+        self.family(Membership).take_model(model, place)
+
+    def _take_names(self, model: nn.Module, prefix: str) -> None:
         for name, parameter in model.named_parameters():
             self._names.setdefault(id(parameter), prefix + self.plain_name(name))
         for module in model.modules():
             for own in module._parameters.values():
                 if own is not None:
                     self._modules.setdefault(id(own), module)
-        self.family(Membership).take_model(model, place)
+
+    def _name_anew(self) -> None:
+        """Names of the parameters that are there now: those of freed ones would go to others."""
+        held = {id(h.parameter) for watched in self.watched for h in watched.held}
+        self._names = {key: name for key, name in self._names.items() if key in held}
+        self._modules = {key: module for key, module in self._modules.items() if key in held}
+        for (model, _), prefix in zip(self.models, self._prefixes, strict=True):
+            self._take_names(model, prefix)
 
     def add_optimizer(
         self, optimizer: torch.optim.Optimizer, place: Place | None = None
@@ -192,8 +205,9 @@ class Diagnosis:
         number = watched.steps + 1
         # Often in the beginning, where most goes wrong and scripts for trial end.
         watched.looks = number % self._every == 0 or number <= 3 or number in range(5, 101, 5)
-        if watched.count() != len(watched.held):
+        if not watched.is_current():
             watched.refresh()
+            self._name_anew()
             for family in self._families:
                 self.guarded(family.added, watched)
         if watched.looks:

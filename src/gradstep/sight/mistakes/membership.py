@@ -20,7 +20,7 @@ _TRIAL = 3
 
 @dataclass
 class _Model:
-    """A model, and its parameters by name as they were first."""
+    """A model, and its parameters by name as they were first, while an optimizer holds them."""
 
     module: nn.Module
     place: Place | None
@@ -80,6 +80,7 @@ class Membership(Family):
     # Two optimizers.
 
     def added(self, watched: Watched) -> None:
+        self._let_go()
         mine = {id(h.parameter): h for h in watched.held}
         for other in self.diagnosis.watched:
             if other is watched or _wraps(other, watched) or _wraps(watched, other):
@@ -91,6 +92,20 @@ class Membership(Family):
                     if not any(s.one == pair.one or s.other == pair.one for s in known):
                         known.append(pair)
                         self._shared.setdefault(id(other), []).append(pair)
+
+    def _let_go(self) -> None:
+        """Forget the parameters that no optimizer holds any more, or nobody could free them."""
+        held_ids = {id(h.parameter) for w in self.diagnosis.watched for h in w.held}
+        self._replaced = [r for r in self._replaced if id(r.old) in held_ids]
+        for model in self._models:
+            for name, now in model.module.named_parameters():
+                if id(model.parameters.get(name)) not in held_ids:
+                    model.parameters[name] = now
+        alive = {id(h) for w in self.diagnosis.watched for h in w.held}
+        for key, pairs in self._shared.items():
+            self._shared[key] = [
+                s for s in pairs if id(s.one[1]) in alive and id(s.other[1]) in alive
+            ]
 
     def _take_turns(self, watched: Watched) -> None:
         if watched.inner:

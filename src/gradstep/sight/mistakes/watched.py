@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
@@ -93,9 +95,12 @@ class Watched:
         self.step_place: Place | None = None
         self.refresh()
 
-    def count(self) -> int:
-        """How many parameters its groups hold now."""
-        return sum(len(group["params"]) for group in self.optimizer.param_groups)
+    def is_current(self) -> bool:
+        """Whether its groups hold the parameters that are known, and no others."""
+        groups = self.optimizer.param_groups
+        params = list(chain.from_iterable(group["params"] for group in groups))
+        same = map(is_, params, (held.parameter for held in self.held))
+        return len(params) == len(self.held) and all(same)
 
     def refresh(self) -> None:
         """Take in parameters and groups that have come, and drop those that have gone."""
@@ -108,8 +113,10 @@ class Watched:
                 self.held.append(held)
         kept = set(map(id, self.held))
         for held in known.values():
-            if id(held) not in kept and held.hook is not None:
-                held.hook.remove()
+            if id(held) not in kept:
+                for hook in (held.hook, held.proof):
+                    if hook is not None:
+                        hook.remove()
 
 
 class Family:

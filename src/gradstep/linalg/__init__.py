@@ -1,0 +1,1 @@
+"""Matrix functions that rules share: bases that rounding cannot turn, batches of matrices."""
