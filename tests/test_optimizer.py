@@ -175,7 +175,6 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was() -> None:
         {"params": params[2:], "betas": (0.9, 1.0)},
         {"params": params[:1]},
         {"params": [torch.zeros(3, dtype=torch.int64)]},
-        {"params": [torch.zeros(3, device="meta")]},
     ):
         with pytest.raises((ValueError, TypeError)):
             optimizer.add_param_group(bad)

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:  # the two that work in decimals import them: every import of gradstep would wait
+    from decimal import Decimal
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ def _atan2_tensor(y: Any, x: Any) -> Tensor:
 
 
 def _tanh_on_paper(x: Decimal) -> Decimal:
+    from decimal import Decimal
+
     if abs(x) > 1000:
         return Decimal(1).copy_sign(x)
     grown = (2 * x).exp()
@@ -160,6 +164,8 @@ def _tanh_on_paper(x: Decimal) -> Decimal:
 
 
 def _atan2_on_paper(y: Decimal, x: Decimal) -> Decimal:
+    from decimal import Decimal
+
     if not (y.is_finite() and x.is_finite()) or (x == 0 and y == 0):
         return Decimal(math.atan2(y, x))
 
