@@ -43,6 +43,7 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     return path, line
 
 
+@pytest.mark.deep
 def test_the_tutorials_script_is_healthy() -> None:
     alone = in_a_process(str(EXAMPLE))
     watched = doctor("--strict", str(EXAMPLE))
@@ -51,6 +52,7 @@ def test_the_tutorials_script_is_healthy() -> None:
     assert "gradstep" not in EXAMPLE.read_text(encoding="utf-8").split('"""')[2]
 
 
+@pytest.mark.deep
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
 def test_a_person_is_told_that_nothing_was_found() -> None:
     person, terminal = os.openpty()
@@ -99,6 +101,7 @@ train(model, torch.optim.SGD(model.parameters(), lr=0.01))
 """
 
 
+@pytest.mark.deep
 def test_a_crash_keeps_its_traceback_and_exit_code(tmp_path: Path) -> None:
     (tmp_path / "crash.py").write_text(CRASH, encoding="utf-8")
     alone = in_a_process("crash.py", "--strict", "a b", cwd=tmp_path)

@@ -68,7 +68,9 @@ def ran(folder: Path, ways: str, *flags: str, **environment: str) -> tuple[bytes
 
 
 @WAYS
-@pytest.mark.parametrize("name", TERMINALS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.deep] * (n != "C")) for n in TERMINALS]
+)
 def test_every_command_in_a_terminal_of_few_letters(name: str, ways: str, tmp_path: Path) -> None:
     environment, encoding = TERMINALS[name]
     out, errors = (text.decode(encoding) for text in ran(tmp_path, ways, **environment))
@@ -113,6 +115,7 @@ for name in rules.load():
 """
 
 
+@pytest.mark.deep
 def test_classes_and_their_messages_are_the_same_without_docstrings() -> None:
     printed = []
     for flags in ([], ["-OO"]):

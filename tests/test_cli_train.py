@@ -215,7 +215,16 @@ def test_a_loss_that_is_no_number_is_told_once_and_written_as_null(
     assert "NaN" not in "".join(lines)
 
 
-@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "| head -n 1", "> /dev/full"])
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        "> /dev/full",
+        *(
+            pytest.param(shell, marks=pytest.mark.deep)
+            for shell in (">&-", ">&- 2>&-", "| head -n 1")
+        ),
+    ],
+)
 def test_it_trains_on_whatever_becomes_of_its_output(tmp_path: Path, redirection: str) -> None:
     if "/dev/full" in redirection and not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
@@ -281,6 +290,7 @@ def accuracies(out: Path) -> dict[str, float]:
     return {line["optimizer"]: 100 * line["test_accuracy"] for line in lines}
 
 
+@pytest.mark.deep
 def test_the_default_reads_98_of_100_digits_within_a_minute(tmp_path: Path) -> None:
     result = run("--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr

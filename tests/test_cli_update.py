@@ -180,7 +180,11 @@ def test_forgetting_zero_grad(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *(n for n in CHOICES if n != "sgd"),
+        *(
+            pytest.param(n, marks=[] if n in ("adam", "muon", "lamb") else pytest.mark.deep)
+            for n in CHOICES
+            if n != "sgd"
+        ),
         "clip_by_value",
         "adafactor",
         "clip_by_global_norm",

@@ -390,7 +390,12 @@ def accepted(reference: Reference) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("reference", "flags"),
     [
-        pytest.param(r, flags, id=f"{r.name}-{spelled(flags)}")
+        pytest.param(
+            r,
+            flags,
+            id=f"{r.name}-{spelled(flags)}",
+            marks=[] if all(flags.values()) else pytest.mark.deep,
+        )
         for r in REFERENCES
         for flags in accepted(r)
     ],

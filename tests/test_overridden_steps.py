@@ -175,7 +175,7 @@ def test_hooks_may_exchange_the_arguments_of_an_overridden_step() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a class", "a wrapper"])
+@pytest.mark.parametrize("name", ["a class", pytest.param("a wrapper", marks=pytest.mark.deep)])
 def test_hooks_run_once_in_a_compiled_step(name: str) -> None:
     network = nn.Linear(4, 2)
     optimizer = MADE[name](network)
