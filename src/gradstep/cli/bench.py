@@ -33,6 +33,7 @@ examples:
   gradstep bench --rules all --peers optax,timm     beside libraries that you have installed
   gradstep bench --rules chains --sizes large       what stages cost beside AdamW alone
   gradstep bench --diagnose                         what gradstep.diagnose costs a training
+  gradstep bench --many 2000                        so many small weights, and missing gradients
 """
 
 
@@ -81,6 +82,14 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="instead: a training step of LeNet alone, watched for a forgotten zero_grad(), and "
         "with all diagnoses, in CPU time of one thread",
+    )
+    parser.add_argument(
+        "--many",
+        type=arguments.count,
+        metavar="N",
+        help="instead: N weights of four elements, in one group and in N, from construction to "
+        "loading, and steps in which other weights have gradients each time, in CPU time of one "
+        "thread beside torch.optim's default mode",
     )
     parser.add_argument("--out", type=arguments.path, help="folder for bench.json and bench.png")
     parser.set_defaults(run=run)
@@ -138,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
         return _fail(f"argument --engine: choose from {', '.join(ENGINES)}")
     if args.diagnose:
         return _diagnose(args.rounds or 20, args.seed)
+    if args.many:
+        return _many(args.many, args.rounds or 5, args.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
@@ -199,4 +210,17 @@ def _diagnose(rounds: int, seed: int) -> int:
     print(f"torch {torch.__version__}, 1 thread, float32, CPU time", flush=True)
     for make in (torch.optim.SGD, torch.optim.Adam, gradstep.SGD, gradstep.Adam):
         print("\n".join(lines(measure_cost(make, 64, rounds, seed))), flush=True)
+    return 0
+
+
+def _many(count: int, rounds: int, seed: int) -> int:
+    """What many small weights cost."""
+    import torch
+
+    from gradstep.lab.bench_many import RULES, lines
+
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, 1 thread, float32, CPU time", flush=True)
+    for line in lines(list(RULES), count, rounds, seed):
+        print(line, flush=True)
     return 0
