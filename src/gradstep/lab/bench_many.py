@@ -42,7 +42,7 @@ def experts() -> Shapes:
 
 
 def _parameters(shapes: Iterable[tuple[int, ...]]) -> list[Tensor]:
-    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    params: list[Tensor] = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     for p in params:
         p.grad = torch.randn_like(p)
     return params

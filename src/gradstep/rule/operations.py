@@ -206,7 +206,7 @@ OPERATIONS: dict[str, Operation] = {
         torch.pow,
         "{}^{}",
         5,
-        paper=lambda a, b: Decimal(1) if b == 0 else a**b,
+        paper=lambda a, b: type(a)(1) if b == 0 else a**b,
         expansion=_expansion("pow"),
     ),
     "sqrt": Operation(_sqrt, torch.sqrt, "√({})", paper=lambda a: a.sqrt()),
@@ -219,7 +219,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "abs": Operation(abs, torch.abs, "|{}|"),
     "sign": Operation(
-        _sign, torch.sign, "sign({})", paper=lambda a: Decimal(int(a > 0) - int(a < 0))
+        _sign, torch.sign, "sign({})", paper=lambda a: type(a)(int(a > 0) - int(a < 0))
     ),
     "exp": Operation(
         _ieee(math.exp, lambda a: math.inf),
@@ -241,7 +241,7 @@ OPERATIONS: dict[str, Operation] = {
         _cube_root_number,
         _cube_root_tensor,
         "cbrt({})",
-        paper=lambda a: (abs(a) ** (Decimal(1) / 3)).copy_sign(a),
+        paper=lambda a: (abs(a) ** (type(a)(1) / 3)).copy_sign(a),
         latex=r"\sqrt[3]{{{}}}",
         expansion=_expansion("cbrt"),
         about="The cube root, of either sign.",
