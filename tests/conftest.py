@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -27,6 +28,10 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # Threads that wait for each other sleep: on a busy machine spinning ones made the tests 10 times
 # slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A shell that starts something in the background has it ignore Ctrl-C, and all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch
 
