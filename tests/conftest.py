@@ -25,6 +25,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, _caches, ignore_errors=True)
 # Otherwise torch.compile starts a process a core in each process of the tests, which stay.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that:
+# those that are to be interrupted would not be.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Threads that wait for each other sleep: on a busy machine spinning ones made the tests 10 times
 # slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -59,6 +59,7 @@ def test_a_watched_run_is_the_same_to_the_bit_and_goes_on_in_its_file(
         assert min(image.size) > 400
 
 
+@pytest.mark.deep
 def test_several_optimizers_have_a_file_and_a_picture_each(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_place_that_does_not_fit_gets_one_clear_line(
     assert not list(tmp_path.rglob("checkpoint*"))
 
 
+@pytest.mark.deep
 def test_on_a_terminal_there_is_a_table_that_moves(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(

@@ -223,6 +223,7 @@ def numbers(path: Path) -> dict[str, Any]:
     return {key: v for key, v in result.items() if key not in ("step_microseconds", "seconds")}
 
 
+@pytest.mark.deep
 def test_the_same_race_again_makes_what_is_missing_to_the_same_numbers(
     raced: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,8 +78,20 @@ def started(row: Row, ours: bool, scheduler: str) -> tuple[Task, Any, Any]:
 
 
 @pytest.mark.usefixtures("_warnings_are_errors")
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-@each(IN_TORCH)
+@pytest.mark.parametrize(
+    ("row", "scheduler"),
+    [
+        pytest.param(
+            row,
+            scheduler,
+            id=f"{row.name}-{scheduler}",
+            # A scheduler meets a rate and momenta, of which these two have each kind.
+            marks=[pytest.mark.deep] * (number > 1 and row.name not in ("SGD", "Adam")),
+        )
+        for row in IN_TORCH
+        for number, scheduler in enumerate(SCHEDULERS)
+    ],
+)
 def test_every_scheduler(row: Row, scheduler: str) -> None:
     runs = [started(row, ours, scheduler) for ours in (True, False)]
     for _ in range(12):

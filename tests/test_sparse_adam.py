@@ -140,7 +140,13 @@ def coordinate(p: Tensor, number: int, sparse: bool) -> Tensor:
     return torch.zeros_like(p).index_fill(0, torch.tensor(place), slope.item())
 
 
-@pytest.mark.parametrize("scheduled", [False, True], ids=["constant", "scheduled"])
+@pytest.mark.parametrize(
+    "scheduled",
+    [
+        pytest.param(False, id="constant", marks=pytest.mark.deep),
+        pytest.param(True, id="scheduled"),
+    ],
+)
 @each(TAKES_SPARSE)
 def test_coordinate_descent(row: Row, scheduled: bool) -> None:
     changed, schedulers = INFO[row.name].metadata_for_sparse
