@@ -33,10 +33,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# A shell that starts something in the background has it ignore Ctrl-C, and all that it starts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import torch
 
 torch.set_num_threads(2)
