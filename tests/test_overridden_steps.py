@@ -156,6 +156,14 @@ def test_copies_and_steps_that_raise(name: str) -> None:
         assert seen == [1, 1]
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_hooks_run_once_where_torch_has_compiled_something(name: str) -> None:
+    """torch.compile then puts a wrapper around the steps of LBFGS and SparseAdam, hooks and all."""
+    parents()
+    torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1))
+    test_hooks_run_once_around_the_outermost_step(name, False)
+
+
 @pytest.mark.parametrize("name", ["a class", "of a subclass", "a wrapper", "a partition"])
 def test_a_watch_counts_each_step_once(name: str) -> None:
     parents()

@@ -28,9 +28,14 @@ class HooksOnce(torch.optim.Optimizer):
 
 
 def without_hooks(step: Any) -> Any:
-    """A class's step as it was before torch put hooks around it."""
+    """A class's step as it was before torch put hooks around it, and around them what else."""
     wrapper = torch.optim.Optimizer.profile_hook_step(step)
-    return step.__wrapped__ if step.__code__ is wrapper.__code__ else step
+    within = step
+    while within is not None:  # torch.compile wraps the steps of some classes once more
+        if getattr(within, "__code__", None) is wrapper.__code__:
+            return within.__wrapped__
+        within = getattr(within, "__wrapped__", None)
+    return step
 
 
 def _between_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
