@@ -49,7 +49,7 @@ def complement(vectors: Tensor) -> Tensor:
     # No two alike, and none in the middle between two others, so that symmetric gradients too have
     # but one choice.
     scale = 2 - (torch.arange(size, dtype=vectors.dtype, device=vectors.device) / size).sqrt()
-    projection = torch.eye(size).to(vectors) - vectors @ vectors.mT
+    projection = torch.eye(size, dtype=vectors.dtype, device=vectors.device) - vectors @ vectors.mT
     return torch.linalg.eigh(projection * scale @ projection)[1].flip(-1)[:, : size - rank]
 
 
