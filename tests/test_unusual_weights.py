@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
+from gradstep.engine import plan
+from gradstep.engine.unusual import copy_of
 
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -171,21 +173,20 @@ def test_memory_that_is_missing_keeps_its_kind() -> None:
         optimizer.step()
 
 
-def test_a_usual_weight_is_not_tried_out() -> None:
-    """Its rule is called once a step, and once to trace it."""
-    called = []
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_a_usual_weight_is_not_tried_out(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are made of the unusual one alone, and only at its first step."""
+    copied = []
 
-    @gradstep.rule
-    def counted(g: Any) -> Any:
-        called.append(1)
-        return g
+    def noted(update: Any) -> Any:
+        copied.append(update.name())
+        return copy_of(update)
 
-    a = nn.Parameter(torch.ones(3))
-    a.grad = torch.ones(3)
-    optimizer = gradstep.Optimizer([a], counted, engine="eager")
-    del called[:]
+    monkeypatch.setattr(plan, "copy_of", noted)
+    optimizer = made(lacking(torch.ones(2, 3)), gradstep.Adam, engine=engine)
     optimizer.step()
-    assert len(called) == 1
+    optimizer.step()
+    assert copied == ["b"]
 
 
 @pytest.mark.slow
