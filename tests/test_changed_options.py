@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,11 +29,17 @@ def moved(optimizer: torch.optim.Optimizer, steps: Iterator[int] | range) -> Ten
     (p,) = optimizer.param_groups[0]["params"]
     for step in steps:
         p.grad = torch.tensor([[0.3, -0.1], [0.2, 0.7]]) / (step + 1)
+        if type(optimizer).__name__ == "SparseAdam":
+            p.grad = p.grad.to_sparse()
         optimizer.step()
     return p.detach().clone()
 
 
 # Numbers and flags set between steps.
+
+NAN = math.nan
+#: Flags that are neither True nor False nor a number, which torch takes as Python does.
+WORDS: list[Any] = ["yes", "False", "", [True], [], object]
 
 #: Class, options, what is changed, to what, and whether it is nonsense.
 CHANGED: list[tuple[str, dict[str, Any], str, list[Any], bool]] = [
@@ -60,6 +67,30 @@ CHANGED: list[tuple[str, dict[str, Any], str, list[Any], bool]] = [
     ("Adafactor", {}, "beta2_decay", [0.5], True),
     ("Muon", {}, "momentum", [22], None),
     ("Muon", {}, "nesterov", [0, 1], False),
+    # Numbers that are none.
+    ("SGD", {}, "lr", [NAN, torch.tensor(NAN), numpy.float32(NAN)], True),
+    ("SGD", {"momentum": 0.9}, "momentum", [NAN], True),
+    ("SGD", {"momentum": 0.9}, "dampening", [NAN], True),
+    ("SGD", {}, "weight_decay", [NAN], True),
+    ("Adam", {}, "lr", [NAN, torch.tensor([NAN])], True),
+    ("Adam", {}, "betas", [(NAN, 0.9), (0.9, NAN), torch.tensor([NAN, 0.9])], True),
+    ("AdamW", {"amsgrad": True}, "weight_decay", [NAN], True),
+    ("RMSprop", {"momentum": 0.9, "centered": True}, "alpha", [NAN], True),
+    ("Rprop", {}, "step_sizes", [(NAN, 1.0)], None),
+    ("Adafactor", {}, "eps", [(None, NAN)], True),
+    # Words.
+    ("SGD", {"momentum": 0.9}, "nesterov", WORDS, True),
+    ("SGD", {}, "maximize", WORDS, True),
+    ("Adam", {"amsgrad": True}, "amsgrad", WORDS, True),
+    ("NAdam", {"weight_decay": 0.1}, "decoupled_weight_decay", WORDS, True),
+    ("RMSprop", {"centered": True}, "centered", WORDS[:2], True),
+    # Pairs of another kind, and numbers in other shapes.
+    ("Adam", {}, "betas", [torch.tensor([0.5, 0.9]), numpy.array([0.5, 0.9])], False),
+    ("SparseAdam", {}, "betas", [torch.tensor([0.5, 0.9])], False),
+    ("Rprop", {}, "etas", [torch.tensor([0.5, 1.5]), numpy.array([0.5, 1.5])], False),
+    ("Adafactor", {}, "eps", [numpy.array([0.1, 0.9])], False),
+    ("SGD", {}, "lr", [torch.tensor([0.5]), torch.tensor([[0.5]]), numpy.float64(0.5)], False),
+    ("Adam", {}, "lr", [torch.tensor(1), torch.tensor(0.5, dtype=torch.float64)], False),
 ]  # fmt: skip
 EACH = [
     pytest.param(name, options, key, value, odd, id=f"{name}-{key}-{value}")
@@ -102,6 +133,31 @@ def test_a_warning_names_what_was_found_and_comes_once_an_option() -> None:
     optimizer.param_groups[0]["betas"] = (0.9, 1.5)
     with pytest.warns(UserWarning, match="index 1: 1.5"):
         moved(optimizer, range(1))
+
+
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+@pytest.mark.parametrize("place", ["number", "tensor"])
+def test_a_learning_rate_that_becomes_nan_in_place(place: str, engine: str) -> None:
+    """Told of once; and a number again, it is taken again, by weights that can."""
+    runs = []
+    for made in (torch.optim.SGD, partial(gradstep.SGD, engine=engine)):
+        lr = torch.tensor(0.1)
+        optimizer = made([weight()], lr=lr)
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "lr": 0.1})
+        (other,) = optimizer.param_groups[1]["params"]
+        moved(optimizer, range(2))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            lr.fill_(NAN) if place == "tensor" else optimizer.param_groups[0].update(lr=NAN)
+            other.grad = torch.ones(2)
+            found = [moved(optimizer, range(2)).clone()]
+            optimizer.param_groups[0]["lr"] = 0.2
+            found += [moved(optimizer, range(2)), other.detach()]
+        told = [str(w.message) for w in said if "learning rate: nan" in str(w.message)]
+        assert len(told) == (made is not torch.optim.SGD)
+        runs.append(found)
+    assert runs[0][0].isnan().all() and not runs[0][2].isnan().any()
+    torch.testing.assert_close(*runs, equal_nan=True)
 
 
 @pytest.mark.parametrize("later", [False, True])

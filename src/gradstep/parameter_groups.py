@@ -20,6 +20,7 @@ from gradstep.rule.hyperparameter import (
     Interval,
     check_number,
     is_number,
+    is_sequence,
     is_truth_value,
     like_default,
 )
@@ -32,6 +33,8 @@ from gradstep.step_hooks import HooksOnce
 #: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
 #: otherwise here, as ``{"beta1": ("betas", 0)}``.
 Places = Mapping[str, tuple[str, int]]
+
+_ANY = Interval(nan=True)
 
 
 class Groups(HooksOnce):
@@ -65,6 +68,8 @@ class Groups(HooksOnce):
         self.number_names = ("lr", *numeric, "grad_scale", *["loss"] * ("loss" in rule.inputs))
         self._momenta = momentum_places(rule, self._places)
         self._warned: set[str] = set()  # options that were set to what makes no sense
+        own_flags = (n for n, d in rule.hyperparameters.items() if isinstance(d, bool))
+        self._flags = (*own_flags, "maximize", "differentiable")
         self.flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
 
     def begin_anew(self) -> None:
@@ -83,7 +88,8 @@ class Groups(HooksOnce):
 
     def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
         """A hyperparameter of the rule, from where it stands in a group."""
-        return like_default(self._raw(group, name), self.rule.hyperparameters[name])
+        value, default = self._raw(group, name), self.rule.hyperparameters[name]
+        return bool(value) if isinstance(default, bool) else like_default(value, default)
 
     def _raw(self, group: Mapping[str, Any], name: str) -> Any:
         """The same, as it was given."""
@@ -93,7 +99,7 @@ class Groups(HooksOnce):
         key, index = place
         pair = group[key]
         wanted = 1 + max(i for k, i in self._places.values() if k == key)
-        if not isinstance(pair, tuple | list) or len(pair) != wanted:
+        if not is_sequence(pair) or len(pair) != wanted:
             raise ValueError(f"Invalid {key}: {pair!r}; expected {wanted} numbers")
         return pair[index]
 
@@ -112,13 +118,17 @@ class Groups(HooksOnce):
         """Raise unless a step can be made with the options that a group has by now.
 
         As torch.optim: ranges hold for new groups, and what a scheduler or a user sets later, or a
-        checkpoint brings, is taken. What is out of its range by more than a rounding is warned of,
-        once.
+        checkpoint brings, is taken. What is out of its range by more than a rounding, nan, and a
+        flag that is neither True nor False nor a number are warned of, once.
 
         Raises:
             TypeError: of the wrong type.
-            ValueError: nan, or out of range for a number that gives states their shapes.
+            ValueError: nan or out of range for a number that gives states their shapes.
         """
+        flags = {n: group[n] for n in self._flags if n in group and not is_truth_value(group[n])}
+        for name, value in flags.items():
+            self._warn_of(name, f"Invalid {name} value: {value!r}; expected True or False")
+            group = {**group, name: bool(value)}
         try:
             return self.check_group(group)
         except ValueError as error:
@@ -126,7 +136,7 @@ class Groups(HooksOnce):
         shaping = {n for state in self.rule.states.values() for n in state.of}
         names = ("lr", *self.rule.hyperparameters)
         for name in names:
-            self._check_option(group, name, self._range(name) if name in shaping else Interval())
+            self._check_option(group, name, self._range(name) if name in shaping else _ANY)
         self._check_directions(group)
         said = {n: self._refusal(group, n, self._range(n)) for n in names}
         if not any(said.values()):  # it is two options together

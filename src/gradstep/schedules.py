@@ -6,6 +6,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from operator import is_
 from typing import Any
 
+from gradstep.rule.hyperparameter import Interval, check_number
 from gradstep.rule.schedule import Schedule, as_schedule
 
 #: The option of a group, and the place in it if it is a pair such as betas.
@@ -112,7 +113,8 @@ class Schedules:
         A learning rate that somebody has set to 0 stays so, and the step does not count.
 
         Raises:
-            ValueError: somebody else has changed a number that follows a schedule.
+            ValueError: somebody else has changed a number that follows a schedule, or that gives
+                nan.
         """
         self.follow(groups)
         for number, (own, group) in enumerate(zip(self._groups, groups, strict=False)):
@@ -121,6 +123,8 @@ class Schedules:
                     continue
                 self._check_alone(number, group, place, schedule)
                 value = schedule(int(group[COUNT]))
+                if value != value:  # else it would be taken, as from torch's schedulers
+                    check_number(place[0], value, Interval())
                 _write(group, place, value)
                 self._written[number, place] = value
 

@@ -19,14 +19,17 @@ _ROUNDING = 1e-9
 class Interval:
     """The values that a hyperparameter may take: from ``low``, included, to ``high``.
 
-    ``high`` itself belongs to it where ``closed``.
+    ``high`` itself belongs to it where ``closed``, and nan where ``nan``.
     """
 
     low: float = -math.inf
     high: float = math.inf
     closed: bool = False
+    nan: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if value != value:
+            return self.nan
         if self.closed or self.high == math.inf:
             return self.low <= value <= self.high
         return self.low <= value < self.high
@@ -62,6 +65,11 @@ def is_truth_value(value: Any) -> bool:
     None and numbers, as torch takes them; no text, of which "False" would be true.
     """
     return value is None or hasattr(value, "__float__")
+
+
+def is_sequence(value: Any) -> bool:
+    """True for what holds several numbers in an order: a tuple, a list, a tensor or array."""
+    return isinstance(value, tuple | list) or getattr(value, "ndim", 0) == 1
 
 
 def like_default(value: Any, default: Any) -> Any:
