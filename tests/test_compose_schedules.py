@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import lr_scheduler
 
 import gradstep
-from gradstep import schedule
+from gradstep import schedule, torch_optim
 
 # Shapes.
 
@@ -130,7 +130,7 @@ def give(params: list[nn.Parameter], step: int) -> None:
 
 CLASSES = sorted(
     name
-    for name in gradstep.torch_optim.__all__
+    for name in torch_optim.__all__
     if issubclass(getattr(gradstep, name), gradstep.Optimizer) and name != "SparseAdam"
 )
 

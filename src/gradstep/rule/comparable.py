@@ -64,7 +64,8 @@ def is_new_each_time(value: Any) -> bool:
         return False
     owner = getattr(value, "__self__", None)
     module = getattr(value, "__module__", None) or getattr(owner, "__module__", None)
-    module = module or getattr(owner, "__name__", "")
+    # NumPy's state of random numbers had no module of its own before NumPy 2.
+    module = module or getattr(owner, "__name__", None) or type(owner).__module__
     if not isinstance(module, str):
         return False
     if module.partition(".")[0] == "torch" or owner is torch._C._VariableFunctions:
