@@ -30,7 +30,7 @@ FORKS.set_forkserver_preload(
         "torch.distributed.optim",
         "torch.distributed.tensor.debug",
         "torch.nn.parallel",
-        "gradstep.engine.fused",
+        "gradstep.engine.binding",
         "gradstep.lab.session",
         "matplotlib.figure",
         "matplotlib.backends.backend_agg",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import gradstep
 from gradstep import lerp
-from gradstep.engine import waves
+from gradstep.engine import buckets
 
 #: The shapes that the function refuses at present.
 _refused: list[tuple[int, ...]] = []
@@ -82,7 +82,7 @@ def assert_equal(one: list[Tensor], other: list[Tensor]) -> None:
 def test_a_function_that_raises_at_its_second_shape(
     engine: str, before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waves, "WAVE", 30)
+    monkeypatch.setattr(buckets, "BUCKET", 30)
     optimizer, sound = made(engine), made(engine)
     for step in range(before):
         for each in (optimizer, sound):

@@ -24,12 +24,14 @@ from torch import Tensor
 
 import gradstep
 from configurations import fullest, variants
-from gradstep.engine import fused, threads
+from gradstep.engine import run as runs
+from gradstep.engine import threads
+from gradstep.engine.kernel_spec import Places, kernel_spec
 from gradstep.engine.llvm import compiler, low_precision
 from gradstep.engine.llvm.element import ElementCode
-from gradstep.engine.llvm.kernel import write_kernel
-from gradstep.engine.outline import kernel_outline
-from gradstep.rule.settle import settle
+from gradstep.engine.llvm.walk import write_kernel
+from gradstep.engine.program import Program
+from gradstep.rule.graph import Graph
 from gradstep.rule.trace import trace
 from reference import REFERENCES, Reference
 
@@ -434,7 +436,7 @@ every_rule = pytest.mark.parametrize("reference", ELEMENTWISE, ids=lambda r: r.n
 @every_rule
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_threads_change_no_bit(reference: Reference, dtype: torch.dtype) -> None:
-    size = fused.PARALLEL + 12_345
+    size = runs.PARALLEL + 12_345
     start = torch.randn(size, dtype=dtype)
     gradients = [[torch.randn(size, dtype=dtype)] for _ in range(3)]
     results = []
@@ -551,12 +553,22 @@ def loop_of(reference: Reference, storage: str) -> str:
     optimizer = reference.ours([torch.zeros(1)], **fullest(reference))
     group = optimizer.param_groups[0]
     values = {n: optimizer.hyperparameter(group, n) for n in reference.rule.hyperparameters}
-    graph = settle(trace(reference.rule, values, bool(group["maximize"])))
-    outline = kernel_outline(graph, storage, compiler.has_half_instructions())
-    assembly = compiler.assembly(write_kernel(outline))
-    chunk = re.search(r"^update_chunk:(.*?)^\.Lfunc_end", assembly, re.M | re.S)
-    assert chunk is not None
-    return chunk[1]
+    graph = trace(reference.rule, values, bool(group["maximize"]))
+    return line_of(code_of(graph, storage, compiler.has_half_instructions()))
+
+
+def code_of(graph: Graph, storage: str, half_instructions: bool = False) -> str:
+    """The code of a graph's one pass."""
+    program = Program(gradstep.sgd, graph, ())
+    (each,) = program.passes
+    return write_kernel(kernel_spec(each, program.inputs, storage, Places(), half_instructions))
+
+
+def line_of(code: str) -> str:
+    """The assembly of a kernel's loop over elements."""
+    line = re.search(r"^line:(.*?)^\.Lfunc_end", compiler.assembly(code), re.M | re.S)
+    assert line is not None
+    return line[1]
 
 
 def packed(loop: str, instruction: str, register: str) -> int:
@@ -605,7 +617,5 @@ def test_the_search_sees_a_loop_that_is_not_vectorised(monkeypatch: pytest.Monke
         return gradstep.sqrt(g)
 
     monkeypatch.setattr(ElementCode, "_sqrt", lambda code, a: code._intrinsic("sin", a))
-    code = write_kernel(kernel_outline(settle(trace(slow, {})), "float32"))
-    chunk = re.search(r"^update_chunk:(.*?)^\.Lfunc_end", compiler.assembly(code), re.M | re.S)
-    assert chunk is not None
-    assert re.search(r"^\s+callq?\s", chunk[1], re.M) or "*%r" in chunk[1]
+    line = line_of(code_of(trace(slow, {}), "float32"))
+    assert re.search(r"^\s+callq?\s", line, re.M) or "*%r" in line

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.engine import fused
+from gradstep.engine import run as runs
 from gradstep.engine.llvm import cache
 
 #: Sizes of a model that one thread updates, and of one that several share.
@@ -234,7 +234,7 @@ def start_threads(works: list[Callable[[], object]]) -> None:
 
 
 def is_parallel(shapes: Any) -> bool:
-    return sum(torch.Size(s).numel() for s in shapes) >= fused.PARALLEL
+    return sum(torch.Size(s).numel() for s in shapes) >= runs.PARALLEL
 
 
 # Threads.

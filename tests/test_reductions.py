@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import gradstep
 from gradstep import dot, lerp, max, mean, norm, per_column, per_row, rms, size, sqrt, sum
-from gradstep.engine import tiles, waves
-from gradstep.engine.llvm import compiler, pass_kernel
+from gradstep.engine import buckets, walks
+from gradstep.engine.llvm import compiler, walk
 from gradstep.rule.settle import settle
 from gradstep.rule.trace import trace
 
@@ -126,13 +126,13 @@ def test_passes_do_what_torch_does(rule: Any, shapes: Any, dtype: torch.dtype) -
 def test_the_same_bits_for_any_number_of_threads(
     rule: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And whatever else is in the wave."""
+    """And whatever else is in the bucket."""
     shapes = [(700, 900), (40, 30), (3, 5, 5)]
     alone = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         alone.append(run(rule, shapes, "fused")[0])
-    monkeypatch.setattr(waves, "WAVE", 1)
+    monkeypatch.setattr(buckets, "BUCKET", 1)
     alone.append(run(rule, shapes, "fused")[0])
     for other in alone[1:]:
         assert all(map(torch.equal, alone[0], other))
@@ -161,7 +161,7 @@ def test_lines_summed_as_they_are_read_have_the_same_bits(
     for together in (True, False):
         if not together:  # under another name, or the kernels were those that are there
             monkeypatch.setattr(compiler, "_WRITERS", "one after the other")
-            monkeypatch.setattr(pass_kernel, "side_by_side", lambda outline: 0)
+            monkeypatch.setattr(walk, "lines_at_once", lambda spec: 0)
         parameters = [nn.Parameter(w.clone()) for w, _ in drawn]
         optimizer = gradstep.Optimizer(parameters, rule, lr=0.1, engine="fused")
         before = len(compiler._functions)
@@ -176,7 +176,7 @@ def test_lines_summed_as_they_are_read_have_the_same_bits(
         assert torch.equal(one, other)
 
 
-def test_waves_hold_tensors_of_one_shape_for_a_function() -> None:
+def test_buckets_hold_tensors_of_one_shape_for_a_function() -> None:
     shapes = [(4, 6), (6, 4), (4, 6), (4, 6)]
     seen: list[tuple[int, ...]] = []
 
@@ -240,16 +240,16 @@ def test_sums_are_those_of_float64(rows: int, columns: int, matrices: int, seed:
     flat=st.booleans(),
 )
 def test_tiles_cover_each_element_once(outer: int, middle: int, inner: int, flat: bool) -> None:
-    cut = tiles.flat(outer * inner) if flat else tiles.Geometry(outer, middle, inner)
+    cut = walks.flat(outer * inner) if flat else walks.Geometry(outer, middle, inner)
     numbers = list(cut.tiles(5, 3))
-    fields = len(tiles.FIELDS)
+    fields = len(walks.FIELDS["lines"])
     assert len(numbers) == fields * cut.count()
     covered = 0
     for start in range(0, len(numbers), fields):
-        tile = dict(zip(tiles.FIELDS, numbers[start : start + fields], strict=True))
+        tile = dict(zip(walks.FIELDS["lines"], numbers[start : start + fields], strict=True))
         lines = tile["outers"] * tile["middles"]
         covered += (lines - 1) * tile["inners"] + tile["last_inners"] if lines else 0
-        assert 0 < tile["inners"] <= tiles.LINE
+        assert 0 < tile["inners"] <= walks.LINE
     assert covered == (outer * inner if flat else outer * middle * inner)
 
 

@@ -6,13 +6,14 @@ Groups with the same flags share graphs and kernels: there may be thousands, of 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from gradstep.engine.fit import sharing
 from gradstep.engine.plan import Plan
+from gradstep.engine.program import Program
 from gradstep.engine.update import has_shape, is_matrix
 from gradstep.parameter_groups import Groups
 from gradstep.rule.definition import Rule
@@ -46,13 +47,13 @@ class Traced:
         flags: all that the tracing depends on, beside whether numbers are 0.
         graphs: whether a parameter has rows and columns -> its graph.
         free: what the rule read beside its arguments; None if nothing.
-        kernels: those of these graphs.
+        programs: the same, with what backends make of them; one for both if nothing differs.
     """
 
     flags: list[Any]
     graphs: dict[bool, Graph]
     free: FreeVariables | None
-    kernels: dict[Any, Any] = field(default_factory=dict)
+    programs: dict[bool, Program]
 
     def holds_for(self, flags: list[Any], kinds: Collection[bool], numbers: dict[str, Any]) -> bool:
         """Whether they are the graphs for a group of these flags, kinds and numbers."""
@@ -77,12 +78,19 @@ class Traces:
         kinds: Collection[bool],
         numbers: dict[str, Any],
         make: Callable[[], dict[bool, Graph]],
+        program: Callable[[Graph], Program],
     ) -> Traced:
-        """The graphs for a group; ``make`` traces the rule, where that was not done yet."""
+        """The graphs for a group; ``make`` traces the rule, where that was not done yet.
+
+        And ``program`` makes a graph a program.
+        """
         for known in reversed(self._known):
             if known.holds_for(flags, kinds, numbers):
                 return known
-        made = Traced(flags, make(), FreeVariables(rule) or None)
+        graphs = make()
+        known_by: dict[int, Program] = {id(g): program(g) for g in graphs.values()}
+        programs = {kind: known_by[id(g)] for kind, g in graphs.items()}
+        made = Traced(flags, graphs, FreeVariables(rule) or None, programs)
         self._known = [*self._known[-15:], made]  # as many settings as anybody goes back to
         return made
 
@@ -106,7 +114,7 @@ class GroupRun:
         self.rows: dict[int, Any] = {}
         #: The same: the engine that updated each at its last step.
         self.engines: dict[int, str] = {}
-        self.kernels: dict[Any, Any] = {}
+        self.programs: dict[bool, Program] = {}
 
     def remember(self, ids: Sequence[int], plan: Plan) -> None:
         """What a step with care has found out about parameters, for steps of another mask."""
@@ -176,8 +184,12 @@ class GroupRun:
                     return {k: trace(rule, plain, maximize, k, scale is not None) for k in kinds}
                 return dict.fromkeys(kinds, trace(rule, plain, maximize, scaled=scale is not None))
 
-            traced = traces.get(rule, flags, kinds, plain, make)
-            self.graphs, self.kernels, self.free = traced.graphs, traced.kernels, traced.free
+            def program(graph: Graph) -> Program:
+                differentiable = bool(group.get("differentiable"))
+                return Program(rule, graph, groups.number_names, maximize, differentiable)
+
+            traced = traces.get(rule, flags, kinds, plain, make, program)
+            self.graphs, self.programs, self.free = traced.graphs, traced.programs, traced.free
             self.flags = flags
             self.plans, self.rows = {}, {}
         lr = like_default(group["lr"], rule.lr)

@@ -18,7 +18,7 @@ from gradstep.checkpoint import check_outline, checked_state
 from gradstep.checkpoint_names import keep_names
 from gradstep.cut_short import accounted
 from gradstep.cycled_momentum import with_momentum
-from gradstep.engine import together
+from gradstep.engine import global_sums
 from gradstep.engine.plan import ENGINES, Launch, check_dimensions
 from gradstep.engine.update import has_shape, is_matrix
 from gradstep.group_run import as_float
@@ -225,7 +225,7 @@ class Optimizer(Planning):
     def write(self, launches: Sequence[Launch]) -> None:
         """:meth:`launch`, for who accounts for an error himself."""
         if self._waits:
-            together.run(launches)
+            global_sums.run(launches)
         else:
             for each in launches:
                 each()

@@ -253,15 +253,7 @@ class Planning(Groups):
         return planned
 
     def _empty_plan(self, run: GroupRun) -> Plan:
-        return Plan(
-            self.rule,
-            run.graphs,
-            self.engine,
-            self.number_names,
-            bool(run.group.get("maximize")),
-            bool(run.group.get("differentiable")),
-            run.kernels,
-        )
+        return Plan(self.rule, run.programs, self.engine)
 
     def _plan_anew(
         self,
@@ -308,7 +300,7 @@ class Planning(Groups):
             updates.append(update)
             prepared.append(entry)
         plan = run.plans[mask].plan if mask in run.plans else None
-        if plan is None or plan.graphs is not run.graphs:
+        if plan is None or plan.programs is not run.programs:
             plan = self._empty_plan(run)
         # A differentiable step puts new tensors into the entries that the optimizer will hold.
         entries = [self.state.get(p, e) for p, e in zip(params, prepared, strict=True)]

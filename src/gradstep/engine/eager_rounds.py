@@ -14,7 +14,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine import together
+from gradstep.engine import global_sums
 from gradstep.engine.passes import passes
 from gradstep.engine.unusual import naming
 from gradstep.engine.update import Update
@@ -25,7 +25,7 @@ from gradstep.rule.settle import settle
 
 
 class EagerRounds:
-    """What makes the step of one weight; see :mod:`gradstep.engine.together`."""
+    """What makes the step of one weight; see :mod:`gradstep.engine.global_sums`."""
 
     def __init__(self, graph: Graph, update: Update, numbers: Mapping[str, Any]) -> None:
         settled = settle(graph)
@@ -47,9 +47,9 @@ class EagerRounds:
 
     def __call__(self) -> None:
         """Make the step of this weight alone."""
-        together.run([self])
+        global_sums.run([self])
 
-    def rounds(self) -> together.Rounds:
+    def rounds(self) -> global_sums.Rounds:
         """Make the step; hands in a share of each sum over all parameters."""
         graph = self._graph
         # What a function of the user's raises is left as it is.
@@ -60,7 +60,7 @@ class EagerRounds:
         ):
             yield from self._rounds()
 
-    def _rounds(self) -> together.Rounds:
+    def _rounds(self) -> global_sums.Rounds:
         graph, update = self._graph, self._update
         known = self.given(graph)
         for node in self._sums:

@@ -25,31 +25,34 @@ class Pass:
         sums: the reductions that it makes.
         keeps: (value, owner of the place where it is kept): of an opaque function's input the
             function's node, otherwise the value itself.
-        writes: (name, value): what goes back to the weight (``"w"``) or a state.
+        writes: (before, value): what goes back to the weight's or a state's memory.
         loads: what it reads: inputs, kept values, the outcomes of reductions and functions.
         work: the operations, in order.
-        numbers: the host's numbers that it reads.
+        scalars: the host's numbers that it reads.
         calls: the opaque functions to be called after it.
+        available: what earlier passes have left, by the nodes' ids.
+        walk: how it goes through a tensor: ``"flat"``, each element by itself, or in ``"lines"``.
     """
 
     domain: str
     sums: list[Node] = field(default_factory=list)
     keeps: list[tuple[Node, Node]] = field(default_factory=list)
-    writes: list[tuple[str, Node]] = field(default_factory=list)
+    writes: list[tuple[Node, Node]] = field(default_factory=list)
     loads: list[Node] = field(default_factory=list)
     work: list[Node] = field(default_factory=list)
-    numbers: list[Node] = field(default_factory=list)
+    scalars: list[Node] = field(default_factory=list)
     calls: list[Node] = field(default_factory=list)
     available: frozenset[int] = frozenset()
+    walk: str = "lines"
 
     def wanted(self) -> list[Node]:
         """The values that are this pass's purpose."""
         values = [node for _, node in self.writes] + [node for node, _ in self.keeps]
         return values + [node.arguments[0] for node in self.sums]
 
-    def settle(self) -> None:
+    def find_needs(self) -> None:
         """Find out what the pass reads and works out."""
-        self.loads, self.work, self.numbers = _needs(self.domain, self.wanted(), self.available)
+        self.loads, self.work, self.scalars = _needs(self.domain, self.wanted(), self.available)
 
 
 def passes(graph: Graph) -> list[Pass]:
@@ -68,8 +71,10 @@ def passes(graph: Graph) -> list[Pass]:
         available |= {id(node) for node in made.calls}
     found.append(Pass("element", available=frozenset(available)))
     _place_writes(found, graph)
+    if len(found) == 1 and graph.is_elementwise:
+        found[0].walk = "flat"
     for each in found:
-        each.settle()
+        each.find_needs()
     return found
 
 
@@ -154,21 +159,21 @@ def _place_writes(found: list[Pass], graph: Graph) -> None:
     But not before the last opaque function has been called: it may raise.
     """
     safe = 1 + max((i for i, each in enumerate(found) if each.calls), default=-1)
-    found[-1].writes.append(("w", graph.new_weight))
-    for name, before, after in graph.states:
+    found[-1].writes.append((graph.weight, graph.new_weight))
+    for _, before, after in graph.states:
         if after is before or after.extent == "own":  # which opaque functions make
             continue
         for position, each in enumerate(found[safe:], safe):
             if each.domain != after.extent or not _computable(after, each.domain, each.available):
                 continue
             if not any(before is n for p in found[position + 1 :] for n in _needs_of(p)):
-                each.writes.append((name, after))
+                each.writes.append((before, after))
                 break
         else:
             made = frozenset(id(n) for p in found for n in p.sums)
             made |= {id(owner) for p in found for _, owner in p.keeps}
             made |= {id(node) for p in found for node in p.calls}
-            found.append(Pass(after.extent, writes=[(name, after)], available=made))
+            found.append(Pass(after.extent, writes=[(before, after)], available=made))
 
 
 def _needs_of(each: Pass) -> list[Node]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gradstep.engine import eager
 from gradstep.engine.eager_rounds import EagerRounds
 from gradstep.engine.fit import is_recorded, is_sharded, overlapping, unfit, unfit_whole
+from gradstep.engine.program import Program
 from gradstep.engine.unusual import copy_of, is_usual, naming
 from gradstep.engine.update import Update, check, is_matrix
 from gradstep.rule.definition import Rule
@@ -59,18 +60,16 @@ def check_dimensions(rule: Rule, graph: Graph, weight: Tensor, name: Callable[[]
         )
 
 
-def _part(kernel: Any, of: Sequence[Any], weights: Sequence[Tensor]) -> Any:
+def _bind(kernel: Any, of: Sequence[Any], weights: Sequence[Tensor]) -> Any:
     with _importing:
-        from gradstep.engine.fused import FusedKernel, FusedPart
-        from gradstep.engine.staged import StagedPart
-    kind = FusedPart if isinstance(kernel, FusedKernel) else StagedPart
-    return kind(kernel, of, weights)
+        from gradstep.engine.binding import Binding
+    return Binding(kernel, of, weights)
 
 
 class Plan:
     """How one group's tensors are updated.
 
-    ``graphs`` are the rule's for weights with rows and columns (True) and without (False): the
+    ``programs`` are the rule's for weights with rows and columns (True) and without (False): the
     same one, unless the rule tells them apart.
 
     :meth:`anew` checks every tensor with care and remembers; :meth:`again` takes the same tensors'
@@ -85,20 +84,16 @@ class Plan:
     def __init__(
         self,
         rule: Rule,
-        graphs: Mapping[bool, Graph],
+        programs: Mapping[bool, Program],
         engine: str,
-        number_names: Sequence[str],
-        maximize: bool = False,
-        differentiable: bool = False,
-        kernels: dict[Any, Any] | None = None,
     ) -> None:
         self.rule = rule
-        self.graphs = graphs
+        self.programs = programs
         self.engine = engine
-        self.number_names = tuple(number_names)
-        self.maximize = maximize
-        self.differentiable = differentiable
-        self.kernels = {} if kernels is None else kernels  # of this graph, shared between plans
+        any_of_them = next(iter(programs.values()))
+        self.number_names = any_of_them.names
+        self.maximize = any_of_them.maximize
+        self.differentiable = any_of_them.differentiable
         self.engines: list[str] = []
         self.rows: dict[int, Any] = {}
         self._fused: list[tuple[list[int], Any]] = []
@@ -119,7 +114,7 @@ class Plan:
         self._fused = []
         for ours in by_kind.values():
             own = [rows[i] for i in ours]
-            self._fused.append((ours, _part(own[0].kernel, own, [weights[i] for i in ours])))
+            self._fused.append((ours, _bind(own[0].kernel, own, [weights[i] for i in ours])))
 
     def again(
         self,
@@ -139,18 +134,18 @@ class Plan:
         if not self._fused or is_recorded():
             return None
         launches: list[Launch] = []
-        for positions, part in self._fused:
+        for positions, binding in self._fused:
             if len(self._fused) == 1:
-                owners = weights
-                found = part.fits(weights, gradients, entries)
+                accepted = binding.accepts(weights, gradients, entries)
             else:
-                owners = [weights[i] for i in positions]
-                found = part.fits(
-                    owners, [gradients[i] for i in positions], [entries[i] for i in positions]
+                accepted = binding.accepts(
+                    [weights[i] for i in positions],
+                    [gradients[i] for i in positions],
+                    [entries[i] for i in positions],
                 )
-            if found is None:
+            if not accepted:
                 return None
-            launches.append(part.launch(owners, *found, values))
+            launches.append(binding.prepare(values))
         return launches
 
     def anew(
@@ -210,7 +205,10 @@ class Plan:
         return launches
 
     def _graph_of(self, update: Update) -> Graph:
-        return self.graphs[is_matrix(update.weight)]
+        return self._program_of(update).graph
+
+    def _program_of(self, update: Update) -> Program:
+        return self.programs[is_matrix(update.weight)]
 
     def _check_rule(self, update: Update) -> None:
         """Raise unless the rule can update such a weight at all."""
@@ -267,8 +265,9 @@ class Plan:
         if is_usual(update) or graph.calls_opaque or is_sharded(weight) or is_recorded():
             return
         about = (type(weight), weight.dtype, weight.device, weight.layout, type(update.gradient))
-        kind = ("tried", id(graph), *about, way)
-        if kind in self.kernels:
+        kind = ("tried", *about, way)
+        kept = self._program_of(update).kept
+        if kind in kept:
             return
         with naming(self.rule.name, update):
             copied = copy_of(update)
@@ -276,7 +275,7 @@ class Plan:
                 EagerRounds(graph, copied, numbers)()
             else:
                 eager.run(self.rule, copied, numbers, self.maximize, way)
-        self.kernels[kind] = True
+        kept[kind] = True
 
     def _choose(
         self, updates: Sequence[Update], said: set[str]
@@ -338,8 +337,7 @@ class Plan:
         by_row: bool,
     ) -> list[Launch]:
         with _importing:
-            from gradstep.engine.fused import fused_kernel
-            from gradstep.engine.staged_kernel import staged_kernel
+            from gradstep.engine.kernel import kernel_for
             from gradstep.engine.table import Row
 
         by_kind: dict[Any, list[int]] = {}
@@ -352,14 +350,10 @@ class Plan:
         launches: list[Launch] = []
         for kind, ours in by_kind.items():
             own = [updates[i] for i in ours]
-            dtype = own[0].weight.dtype
-            graph = self._graph_of(own[0])
-            make = fused_kernel if graph.is_elementwise else staged_kernel
-            kernel: Any = make(graph, dtype, self.number_names, self.kernels)
-            owners = [u.weight for u in own]
-            part = _part(kernel, own, owners)
-            launches.append(part.launch(owners, *part.located(), values, [u.first for u in own]))
-            self._fused.append((ours, part))
-            if by_row and not part.sharded:
+            kernel = kernel_for(self._program_of(own[0]), own[0].weight.dtype)
+            binding = _bind(kernel, own, [u.weight for u in own])
+            launches.append(binding.prepare(values))
+            self._fused.append((ours, binding))
+            if by_row and not binding.sharded:
                 self.rows.update((i, Row(kernel, kind, updates[i])) for i in ours)
         return launches

@@ -31,6 +31,10 @@ from gradstep.engine.update import Update, is_dense
 _data_ptr = Tensor.data_ptr
 
 
+#: The parameters; all tensors in the kernel's order; where those lie, and a place for the counter.
+Accepted = tuple[Sequence[Tensor], list[Any], "array[int]"]
+
+
 class Row:
     """What was found out about one weight, its gradient and its states when they were checked.
 
@@ -94,7 +98,7 @@ class Table:
         first = of[0]
         self.count = len(of)
         self._names = [each.name for each in of]
-        self._checked: tuple[list[Any], array[int]] = ([], array("q"))
+        self._accepted: Accepted | None = None
         self._rows: list[Row] = []
         self._again: list[tuple[int, int]] = []
         self._once: list[int] | None = None
@@ -105,6 +109,7 @@ class Table:
             self._take_updates(of)  # type: ignore[arg-type]
 
     def _take_updates(self, updates: Sequence[Update]) -> None:
+        owners = [u.weight for u in updates]
         self.sharded = is_sharded(updates[0].weight)
         updates = [local_update(u) for u in updates] if self.sharded else updates
         first = updates[0]
@@ -119,7 +124,7 @@ class Table:
         )
         pointers = self._locate(flat)
         self._addresses = self._written(pointers)
-        self._checked = (flat, pointers)
+        self._accepted = (owners, flat, pointers)
         self._guard_all(flat)
 
     def _take_rows(self, rows: Sequence[Row]) -> None:
@@ -164,10 +169,11 @@ class Table:
             self._rows = []
         return True
 
-    def located(self) -> tuple[list[Any], array[int]]:
-        """All tensors of the checked updates in the kernel's order, and where they lie; once."""
-        checked, self._checked = self._checked, ([], array("q"))  # gradients are not kept alive
-        return checked
+    def taken(self) -> Accepted:
+        """What was accepted last, or checked at the beginning; once, so that no tensor is held."""
+        accepted, self._accepted = self._accepted, None
+        assert accepted is not None
+        return accepted
 
     def _flat(
         self,
@@ -181,13 +187,13 @@ class Table:
             flat += rows if self.row_width == 1 else chain.from_iterable(rows)
         return flat
 
-    def fits(
+    def accepts(
         self,
         weights: Sequence[Tensor],
         gradients: Sequence[Tensor],
         entries: Sequence[Mapping[str, Any]],
-    ) -> tuple[list[Any], array[int]] | None:
-        """The same for tensors that took their places, if each is as it was when checked.
+    ) -> bool:
+        """Take tensors in the place of those that were checked, if each is as those were.
 
         What is written must also lie where it lay: two weights that have come to share memory
         must not be taken for strangers.
@@ -200,27 +206,30 @@ class Table:
         try:
             flat = self._flat(weights, gradients, entries)
         except (KeyError, TypeError):
-            return None
+            return False
         if self.sharded:
             n = len(gradients)
             for i in range(n):
                 row = flat[2 * n + i * self.row_width : 2 * n + (i + 1) * self.row_width]
                 states = row[: len(row) - self.number_count]
                 if not alike_in_parts([flat[i], flat[n + i], *states]):
-                    return None
+                    return False
             flat = [local(t) for t in flat]
         if self._rows:
             if not self._guard_rows(flat):
-                return None
+                return False
         elif self._once is None:
             if not self._guard(*flat):
-                return None
+                return False
         elif any(flat[i] is not flat[place] for i, place in self._again) or not self._guard(
             *[flat[i] for i in self._once]
         ):
-            return None
+            return False
         pointers = self._locate(flat)
-        return (flat, pointers) if self._written(pointers) == self._addresses else None
+        if self._written(pointers) != self._addresses:
+            return False
+        self._accepted = (weights, flat, pointers)
+        return True
 
     def relay(self, flat: list[Any], pointers: array[int]) -> None:
         """Copy gradients that lie otherwise than their weights, and point at the copies."""
@@ -235,7 +244,7 @@ class Table:
         pointers = list(map(_data_ptr, flat))
         if not all(pointers):
             self._check_memory(pointers)
-        pointers.append(0)  # the kernel's counter of chunks
+        pointers.append(0)  # the kernel's counter of tiles
         return array("q", pointers)
 
     def _written(self, pointers: array[int]) -> array[int]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.engine.fused import FusedLaunch
+from gradstep.engine.run import FlatRun
 from gradstep.lab.bench_case import Case
 from gradstep.lab.bench_cases import CASES
 from gradstep.lab.bench_memory import temporary_bytes
@@ -153,7 +153,7 @@ def measure(
             action()
             record.append(time.perf_counter() - start)
         launches = optimizers["gradstep"].plan()
-        alone = all(isinstance(launch, FusedLaunch) for launch in launches)
+        alone = all(isinstance(launch, FlatRun) for launch in launches)
         start = time.perf_counter()
         for launch in launches if alone else ():
             launch.run_kernel()

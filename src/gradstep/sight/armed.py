@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gradstep.compose.partition import Partition
 from gradstep.compose.wrapper import Wrapper
-from gradstep.engine import together
+from gradstep.engine import global_sums
 from gradstep.engine.fit import is_sharded
 from gradstep.optimizer import Optimizer
 from gradstep.sight.account import Account, class_name
@@ -271,7 +271,7 @@ class _Afterwards:
         for each in self._waiting:
             each.finish()
 
-    def _last(self) -> together.Rounds:
+    def _last(self) -> global_sums.Rounds:
         """In each round it comes after all others; in the last they have written."""
         for _ in range(self._sums):
             yield 0.0
@@ -287,7 +287,7 @@ class _Reading:
         self._name = name
         self._elements: list[Element] = []
         self._notes: list[str] = []
-        self._lookout: Any = None
+        self._probe: Any = None
         self._outcomes: list[list[float]] | None = None
         self._problem: Exception | None = None
         self._optimizer = optimizer
@@ -312,7 +312,7 @@ class _Reading:
         graph = self._elements[0].graph if self._elements else None
         if graph is None or not graph.gathered:
             return []
-        from gradstep.engine.observed import Lookout, gathered_eagerly  # takes the compiler with it
+        from gradstep.engine.probe import Probe, gathered_eagerly  # takes the compiler with it
 
         optimizer, places = self._optimizer, [element.place for element in self._elements]
         if graph.sums_over_all:
@@ -320,9 +320,9 @@ class _Reading:
             weights = [p.numel() for p in held if p.grad is not None]
             everything = (len(weights), sum(weights))
             self._elements = [replace(e, everything=everything) for e in self._elements]
-        lookout = Lookout(graph, self._tensor, places)
-        if lookout.join(launches):
-            self._lookout = lookout
+        probe = Probe(graph, self._tensor, places)
+        if probe.join(launches):
+            self._probe = probe
             return []
         settings = self._elements[0].settings
         update = live_update(
@@ -335,7 +335,7 @@ class _Reading:
             raise AssertionError("a rule without sums over all parameters asked for one")
         return []
 
-    def _keep(self, rounds: Any) -> together.Rounds:
+    def _keep(self, rounds: Any) -> global_sums.Rounds:
         try:
             self._outcomes = yield from rounds
         except Exception as error:
@@ -343,8 +343,8 @@ class _Reading:
 
     def finish(self, kind: str) -> tuple[Account, ...]:
         """What became of it."""
-        if self._lookout is not None:
-            self._outcomes, self._problem = self._lookout.found, self._lookout.problem
+        if self._probe is not None:
+            self._outcomes, self._problem = self._probe.found, self._probe.problem
         if self._problem is not None:
             raise self._problem
         used = self._optimizer.engines_used()
@@ -361,14 +361,14 @@ class _Reading:
 
     def leave(self) -> None:
         """Watch no longer."""
-        if self._lookout is not None:
-            self._lookout.leave()
+        if self._probe is not None:
+            self._probe.leave()
 
 
 class _Beside:
     """Takes part in the rounds of a step that sums over all parameters; hands in nothing."""
 
-    def __init__(self, rounds: together.Rounds) -> None:
+    def __init__(self, rounds: global_sums.Rounds) -> None:
         self.rounds = lambda: rounds
 
     def __call__(self) -> None:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from gradstep.engine.fit import STORAGE, as_stored, local
+from gradstep.engine.global_sums import exact_sum
 from gradstep.engine.guard import make_guard
-from gradstep.engine.together import exact_sum
 from gradstep.engine.update import in_pairs, is_dense
 from gradstep.rule import reductions
 from gradstep.rule.language import where
 
 if TYPE_CHECKING:
-    from gradstep.engine.totals import Totals
+    from gradstep.engine.sums import Sums
 
 #: What is measured, in the order of the columns.
 #:
@@ -99,7 +99,7 @@ class Meter:
     """Measures parameters at steps; keeps what it found out about them from step to step."""
 
     def __init__(self) -> None:
-        self._kernels: dict[str, Totals] = {}
+        self._kernels: dict[str, Sums] = {}
         self._sorted: _Sorted | None = None
 
     @torch.no_grad()
@@ -132,11 +132,11 @@ class Meter:
                 sums[i] = own.tolist()
         return Measured(sums, [_stored(local(w)) for w in weights])
 
-    def _kernel(self, storage: str) -> Totals:
+    def _kernel(self, storage: str) -> Sums:
         if storage not in self._kernels:
-            from gradstep.engine.totals import Totals  # takes the compiler with it
+            from gradstep.engine.sums import Sums  # takes the compiler with it
 
-            self._kernels[storage] = Totals(totals, storage)
+            self._kernels[storage] = Sums(totals, storage)
         return self._kernels[storage]
 
 

@@ -1,1 +1,1 @@
-"""Kernels: the LLVM code that is written for an outline, and its compilation."""
+"""Kernels: the LLVM code that is written for a kernel spec, and its compilation."""

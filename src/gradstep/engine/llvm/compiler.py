@@ -62,23 +62,23 @@ _WRITERS = _sources()
 
 
 def functions(
-    outline: str, write: Callable[[], str], signatures: Mapping[str, tuple[int, bool]]
+    spec: str, write: Callable[[], str], signatures: Mapping[str, tuple[int, bool]]
 ) -> dict[str, Any]:
     """The machine code of functions, ready to be called with 64-bit integers.
 
     A call lets go of Python's global lock.
 
     Args:
-        outline: all that shapes the code, as text.
+        spec: all that shapes the code, as text.
         write: returns the code, a module of LLVM's intermediate language which defines them; called
             only where it lies compiled neither in this process nor on disk.
         signatures: name -> how many 64-bit integers it takes, and whether it returns one.
     """
     if not _WRITERS:
-        # Another version might write other code for the same outline: the code is the name.
-        outline = write()
+        # Another version might write other code for the same spec: the code is the name.
+        spec = write()
     with _lock:
-        key = _key(outline, *cpu())
+        key = _key(spec, *cpu())
         known = _functions.get(key)
         if known is None:
             library = _load(key, write, signatures)
@@ -91,9 +91,9 @@ def functions(
     return known
 
 
-def _key(outline: str, cpu_name: str, features: str) -> str:
+def _key(spec: str, cpu_name: str, features: str) -> str:
     return cache.digest(
-        outline,
+        spec,
         _WRITERS,
         llvm.get_default_triple(),
         cpu_name,

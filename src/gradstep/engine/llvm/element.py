@@ -11,8 +11,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from gradstep.engine.kernel_spec import ITEM_BYTES
 from gradstep.engine.llvm.low_precision import conversions
-from gradstep.engine.outline import ITEM_BYTES
 from gradstep.rule.graph import Node
 from gradstep.rule.operations import expanded
 
@@ -80,7 +80,7 @@ class ElementCode:
                 value = float("inf") if value > 0 else float("-inf")
         return self._in_all_lanes(ir.Constant(self.real, value))
 
-    def number(self, node: Node, value: Any) -> None:
+    def scalar(self, node: Node, value: Any) -> None:
         """Take a float64 number of the row, rounded to the type that the kernel works in."""
         if node.boolean:
             value = self.builder.fcmp_unordered("!=", value, ir.Constant(F64, 0.0))
@@ -88,11 +88,11 @@ class ElementCode:
             value = self.builder.fptrunc(value, F32)
         self.values[id(node)] = self._in_all_lanes(value)
 
-    def numbers(self, nodes: Sequence[Node], row: Any) -> None:
+    def scalars(self, nodes: Sequence[Node], row: Any) -> None:
         """Read the host's numbers for a tensor from its row."""
         for position, node in enumerate(nodes):
             address = self.builder.gep(row, [ir.Constant(I64, position)], source_etype=F64)
-            self.number(node, self.builder.load(address, typ=F64))
+            self.scalar(node, self.builder.load(address, typ=F64))
 
     def write(self, node: Node) -> None:
         """Write one operation; its arguments have been written."""

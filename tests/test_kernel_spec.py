@@ -1,4 +1,4 @@
-"""A kernel's outline, by whose text its code is found again, says all that shapes the code."""
+"""A kernel's spec, by whose text its code is found again, says all that shapes the code."""
 
 from __future__ import annotations
 
@@ -16,28 +16,22 @@ import torch
 
 import gradstep
 from configurations import variants
-from gradstep.engine.llvm.kernel import write_kernel
-from gradstep.engine.llvm.pass_kernel import write_pass
-from gradstep.engine.outline import ITEM_BYTES, Places, kernel_outline, pass_outline
-from gradstep.engine.passes import passes
+from gradstep.engine.kernel_spec import ITEM_BYTES, Places, kernel_spec
+from gradstep.engine.llvm.walk import write_kernel
+from gradstep.engine.program import Program
 from gradstep.rule.graph import Graph
-from gradstep.rule.settle import settle
 from gradstep.rule.trace import trace
 from reference import REFERENCES, Reference
 
 
-def outlined(graph: Graph, storage: str, half: bool = False) -> Iterator[tuple[str, str]]:
-    """The outline's text and the code of each of a graph's kernels."""
-    settled = settle(graph)
-    if graph.is_elementwise:
-        outline = kernel_outline(settled, storage, half)
-        yield outline.text(), write_kernel(outline)
-        return
+def specified(graph: Graph, storage: str, half: bool = False) -> Iterator[tuple[str, str]]:
+    """The spec's text and the code of each of a graph's kernels."""
+    program = Program(gradstep.sgd, graph, ())
     places = Places()
-    for each in passes(settled):
+    for each in program.passes:
         if each.wanted():
-            of_pass = pass_outline(each, settled, storage, places, half)
-            yield of_pass.text(), write_pass(of_pass)
+            spec = kernel_spec(each, program.inputs, storage, places, half)
+            yield spec.text(), write_kernel(spec)
 
 
 def graphs(reference: Reference) -> Iterator[Graph]:
@@ -51,13 +45,13 @@ def graphs(reference: Reference) -> Iterator[Graph]:
 @pytest.mark.parametrize(
     "storage", [pytest.param(s, marks=[pytest.mark.deep] * (s != "bfloat16")) for s in ITEM_BYTES]
 )
-def test_equal_outlines_have_equal_code(storage: str) -> None:
+def test_equal_specs_have_equal_code(storage: str) -> None:
     """Over all rules, with their flags: so what one has compiled serves another rightly."""
     known: dict[str, str] = {}
     met_again = 0
     for reference in REFERENCES:
         for graph in graphs(reference):
-            for text, code in outlined(graph, storage):
+            for text, code in specified(graph, storage):
                 met_again += text in known
                 assert known.setdefault(text, code) == code, f"{reference.name}:\n{text}"
     assert len(known) > 2 * len(REFERENCES)
@@ -120,8 +114,8 @@ DIFFERENT: dict[str, list[gradstep.Rule]] = {
 
 
 @pytest.mark.parametrize("what", DIFFERENT)
-def test_outlines_tell_apart(what: str) -> None:
-    kernels = [list(outlined(trace(rule, {}), "float64")) for rule in DIFFERENT[what]]
+def test_specs_tell_apart(what: str) -> None:
+    kernels = [list(specified(trace(rule, {}), "float64")) for rule in DIFFERENT[what]]
     texts = [tuple(text for text, _ in each) for each in kernels]
     codes = [tuple(code for _, code in each) for each in kernels]
     assert len(set(texts)) == len(set(codes)) == len(kernels)
@@ -131,7 +125,7 @@ def test_storage_and_instructions_are_part_of_it() -> None:
     for function in (lambda g, share: g - share, lambda g, share: g / gradstep.sum(g)):
         graph = trace(formula(function), {})
         made = [
-            tuple(outlined(graph, storage, half))
+            tuple(specified(graph, storage, half))
             for storage in ITEM_BYTES
             for half in ((False, True) if storage == "float16" else (False,))
         ]

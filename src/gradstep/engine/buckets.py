@@ -1,8 +1,8 @@
-"""Tensors in waves: which go through the passes together, and where in memory what they keep lies.
+"""Tensors in buckets: which go through the passes together, and where in memory their values lie.
 
-As many as have :data:`WAVE` elements together, or one. So what is kept between passes stays small,
-and small tensors are still in the cache when the next pass reads them. Tensors that an opaque
-function is to take together have one shape.
+As many as have :data:`BUCKET` elements together, or one. So what is kept between passes stays
+small, and small tensors are still in the cache when the next pass reads them. Tensors that an
+opaque function is to take together have one shape.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.engine.outline import ITEM_BYTES, kept_storage
-from gradstep.engine.staged_kernel import StagedKernel
+from gradstep.engine.kernel import Kernel
+from gradstep.engine.kernel_spec import ITEM_BYTES, kept_storage
 from gradstep.rule.graph import Node
 
-#: Elements a wave, unless one tensor has more.
-WAVE = 1 << 22
+#: Elements a bucket, unless one tensor has more.
+BUCKET = 1 << 22
 
 
 @dataclass
-class Wave:
+class Bucket:
     """Tensors that go through the passes together.
 
     Attributes:
@@ -47,10 +47,8 @@ class Wave:
     alike: list[range] = field(default_factory=list)
 
 
-def divided(
-    kernel: StagedKernel, weights: Sequence[Tensor], strides: Sequence[Any]
-) -> list[list[int]]:
-    """The tensors in waves, empty ones left out.
+def divided(kernel: Kernel, weights: Sequence[Tensor], strides: Sequence[Any]) -> list[list[int]]:
+    """The tensors in buckets, empty ones left out.
 
     Args:
         kernel: what they go through.
@@ -63,37 +61,37 @@ def divided(
         if weight.numel():
             key = (weight.shape, weight.stride(), strides[i]) if has_calls else None
             groups.setdefault(key, []).append(i)
-    waves: list[list[int]] = []
+    buckets: list[list[int]] = []
     if kernel.sums_over_all:  # all wait for each other
         return [[i for tensors in groups.values() for i in tensors]] if groups else []
     for tensors in groups.values():
-        held = WAVE + 1
+        held = BUCKET + 1
         for i in tensors:
             held += weights[i].numel()
-            if held > WAVE:
-                waves.append([])
+            if held > BUCKET:
+                buckets.append([])
                 held = weights[i].numel()
-            waves[-1].append(i)
-    return waves
+            buckets[-1].append(i)
+    return buckets
 
 
 def lay_out(
-    kernel: StagedKernel,
+    kernel: Kernel,
     all_weights: Sequence[Tensor],
     strides: Sequence[Any],
     tensors: list[int],
-) -> Wave:
-    """A wave of these tensors, with all that its passes need laid out in its arena."""
-    wave = Wave(tensors)
+) -> Bucket:
+    """A bucket of these tensors, with all that its passes need laid out in its arena."""
+    bucket = Bucket(tensors)
     weights = [all_weights[i] for i in tensors]
     offsets: dict[tuple[int, int], int] = {}
     position = {id(owner): p for p, owner in enumerate(kernel.places.owners)}
 
     def place(owner: Node, sizes: list[int]) -> None:
-        wave.bytes = -(-wave.bytes // 64) * 64
+        bucket.bytes = -(-bucket.bytes // 64) * 64
         for row, size in enumerate(sizes):
-            offsets[position[id(owner)], row] = wave.bytes
-            wave.bytes += size
+            offsets[position[id(owner)], row] = bucket.bytes
+            bucket.bytes += size
 
     for stage in kernel.stages:
         each = stage.each
@@ -102,13 +100,13 @@ def lay_out(
         for row, (tensor, cut) in enumerate(zip(tensors, cuts, strict=True)):
             numbers.extend(cut.tiles(tensor, row))
         elements = sum(c.flat or c.outer * c.middle * c.inner for c in cuts)
-        wave.tiles.append((numbers, sum(c.count() for c in cuts), elements))
+        bucket.tiles.append((numbers, sum(c.count() for c in cuts), elements))
         for node, owner in each.keeps:
             item = ITEM_BYTES[kept_storage(owner, kernel.working)]
             place(owner, [item * _length(w, node.extent) for w in weights])
             if owner.operation == "opaque":
                 own = [offsets[position[id(owner)], row] for row in range(len(weights))]
-                wave.batches[id(owner)] = own
+                bucket.batches[id(owner)] = own
         joins: list[tuple[str, int, int, int]] = []
         for node in each.sums:
             if node.extent == "tensor":
@@ -125,21 +123,21 @@ def lay_out(
             starts = [offsets[position[id(node)], row] for row in range(len(weights))]
             if node.extent == "tensor":
                 counts = [cut.count() for cut in cuts]
-                wave.totals[id(node)] = list(zip(starts, counts, strict=True))
+                bucket.totals[id(node)] = list(zip(starts, counts, strict=True))
             else:
                 for start, count, length in zip(starts, parts, lengths, strict=True):
                     if count > 1:
                         joins.append((node.operation, start, count, length))
-        wave.joins.append(joins)
+        bucket.joins.append(joins)
     keys = [(w.shape, w.stride(), strides[i]) for w, i in zip(weights, tensors, strict=True)]
     for row, key in enumerate(keys):
         if row and key == keys[row - 1]:
-            wave.alike[-1] = range(wave.alike[-1].start, row + 1)
+            bucket.alike[-1] = range(bucket.alike[-1].start, row + 1)
         else:
-            wave.alike.append(range(row, row + 1))
+            bucket.alike.append(range(row, row + 1))
     for row in range(len(tensors)):
-        wave.places.extend(offsets.get((p, row), 0) for p in range(len(kernel.places.owners)))
-    return wave
+        bucket.places.extend(offsets.get((p, row), 0) for p in range(len(kernel.places.owners)))
+    return bucket
 
 
 def _length(weight: Tensor, extent: str) -> int:

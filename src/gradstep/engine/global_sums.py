@@ -18,15 +18,15 @@ import torch
 Rounds = Generator[float, float, None]
 
 
-def run(launches: Iterable[Callable[[], Any]]) -> None:
-    """Make a step: call each launch; those that have ``rounds`` go through them together."""
+def run(runs: Iterable[Callable[[], Any]]) -> None:
+    """Make a step: call each run; those that have ``rounds`` go through them together."""
     # Here and not in the rounds: those stop in the middle, and what they set would stay set.
     with torch.no_grad(), numpy.errstate(all="ignore"):
         waiting: list[Rounds] = []
-        for launch in launches:
-            rounds = getattr(launch, "rounds", None)
+        for each in runs:
+            rounds = getattr(each, "rounds", None)
             if rounds is None:
-                launch()
+                each()
             else:
                 waiting.append(rounds())
         shares = _go_on(waiting, None)

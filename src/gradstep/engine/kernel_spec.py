@@ -1,8 +1,8 @@
-"""Outlines: what shapes the code of a kernel, and nothing else.
+"""Kernel specs: what shapes the code of a kernel, and nothing else.
 
-The code is written from its outline alone, so equal outlines have equal code. An outline's text is
-therefore the name under which compiled code lies on disk, and a process that finds it there writes
-no code at all: for CAME's twelve passes that is 50 of 150 ms of the first step.
+The code is written from its spec alone, so equal specs have equal code. A spec's text is therefore
+the name under which compiled code lies on disk, and a process that finds it there writes no code at
+all: for CAME's twelve passes that is 50 of 150 ms of the first step.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gradstep.engine.host import row_numbers
 from gradstep.engine.passes import Pass
-from gradstep.rule.graph import REDUCTIONS, Graph, Node
+from gradstep.rule.graph import REDUCTIONS, Node
 from gradstep.rule.operations import expanded
 
 #: Storage type -> bytes an element.
@@ -49,46 +48,6 @@ class Places:
 
 
 @dataclass(frozen=True)
-class KernelOutline:
-    """Of a kernel that makes the whole step in one pass.
-
-    Attributes:
-        graph: from :func:`gradstep.rule.settle.settle`, without reductions.
-        storage: how weights, gradients and states are stored: ``"float32"``, ``"float64"``,
-            ``"bfloat16"`` or ``"float16"``. The last two are worked out in float32.
-        half_instructions: whether the CPU converts float16 itself.
-        numbers: the graph's number nodes that the kernel reads from a row, in order.
-    """
-
-    graph: Graph
-    storage: str
-    half_instructions: bool
-    numbers: tuple[Node, ...]
-
-    def inputs(self) -> list[Node]:
-        """Weight, gradient and states: the columns of the table, in order."""
-        before = [before for _, before, _ in self.graph.states]
-        return [self.graph.weight, self.graph.gradient, *before]
-
-    def text(self) -> str:
-        """All of it, for comparison."""
-        title = f"step {self.storage} {self.half_instructions}"
-        listing = _Listing(title, self.storage == "float64")
-        listing.numbers(self.numbers)
-        for column, node in enumerate(self.inputs()):
-            listing.add(node, f"column {column}")
-        work = (n for n in self.graph.order if n.per_element and n.operation != "input")
-        listing.operations(work)
-        listing.say("outputs", *map(listing.name, self.graph.outputs()))
-        return str(listing)
-
-
-def kernel_outline(graph: Graph, storage: str, half_instructions: bool = False) -> KernelOutline:
-    """The outline of a settled graph's kernel."""
-    return KernelOutline(graph, storage, half_instructions, row_numbers(graph))
-
-
-@dataclass(frozen=True)
 class Column:
     """One thing in memory that a pass reads, writes, or both.
 
@@ -107,26 +66,28 @@ class Column:
 
 
 @dataclass(frozen=True)
-class PassOutline:
-    """Of one pass of a graph that reduces or calls opaque functions.
+class KernelSpec:
+    """Of the code of one pass.
 
     Attributes:
+        walk: how it goes through a tensor, a key of :data:`gradstep.engine.walks.FIELDS`.
         domain: what it runs over, as :class:`gradstep.engine.passes.Pass` has it.
         working: what elements are worked out in, ``"float32"`` or ``"float64"``.
         half_instructions: whether the CPU converts float16 itself.
         columns: what it reads and writes.
-        numbers: the host's numbers that it reads.
+        scalars: the host's numbers that it reads from a row, in order.
         loads: (value, number of the column that it is read from).
         work: the operations, in order.
         stores: (value, number of the column that it goes to).
         sums: (reduction, its partial outcomes' place in a row of the arena's offsets).
     """
 
+    walk: str
     domain: str
     working: str
     half_instructions: bool
     columns: tuple[Column, ...]
-    numbers: tuple[Node, ...]
+    scalars: tuple[Node, ...]
     loads: tuple[tuple[Node, int], ...]
     work: tuple[Node, ...]
     stores: tuple[tuple[Node, int], ...]
@@ -134,11 +95,11 @@ class PassOutline:
 
     def text(self) -> str:
         """All of it, for comparison."""
-        title = f"pass {self.domain} {self.working} {self.half_instructions}"
+        title = f"{self.walk} {self.domain} {self.working} {self.half_instructions}"
         listing = _Listing(title, self.working == "float64")
         for column in self.columns:
             listing.say(column.storage, column.extent, str(column.table), str(column.place))
-        listing.numbers(self.numbers)
+        listing.scalars(self.scalars)
         for node, number in self.loads:
             listing.add(node, f"column {number}")
         listing.operations(self.work)
@@ -150,20 +111,20 @@ class PassOutline:
         return str(listing)
 
 
-def pass_outline(
+def kernel_spec(
     each: Pass,
-    graph: Graph,
+    inputs: Sequence[Node],
     storage: str,
     places: Places,
-    half_instructions: bool,
+    half_instructions: bool = False,
     working: str | None = None,
-) -> PassOutline:
-    """The outline of one pass.
+) -> KernelSpec:
+    """The spec of one pass.
 
     Args:
         each: the pass.
-        graph: the settled graph that it is of.
-        storage: how weights, gradients and states are stored.
+        inputs: what the table of tensors holds, in order: weight, gradient, states.
+        storage: how they are stored, a key of :data:`ITEM_BYTES`.
         places: the arena's places; new ones are added.
         half_instructions: whether the CPU converts float16 itself.
         working: what elements are worked out in, ``"float32"`` or ``"float64"``; None for what a
@@ -171,9 +132,7 @@ def pass_outline(
     """
     working = working or working_type(storage)
     columns: list[Column] = []
-    inputs = [graph.weight, graph.gradient, *(before for _, before, _ in graph.states)]
     table = {id(node): number for number, node in enumerate(inputs)}
-    names = {"w": 0, **{name: 2 + k for k, (name, _, _) in enumerate(graph.states)}}
 
     def number_of(column: Column) -> int:
         if column not in columns:
@@ -192,15 +151,17 @@ def pass_outline(
             number = in_arena(node, node)
         loads.append((node, number))
     stores = [
-        (node, number_of(Column(storage, node.extent, names[name]))) for name, node in each.writes
+        (node, number_of(Column(storage, node.extent, table[id(before)])))
+        for before, node in each.writes
     ]
     stores += [(node, in_arena(node, owner)) for node, owner in each.keeps]
-    return PassOutline(
+    return KernelSpec(
+        each.walk,
         each.domain,
         working,
         half_instructions,
         tuple(columns),
-        tuple(each.numbers),
+        tuple(each.scalars),
         tuple(loads),
         tuple(each.work),
         tuple(stores),
@@ -246,7 +207,7 @@ class _Listing:
         value = expanded(name, self, *values)
         return self._line(" ".join([name, *values])) if value is None else str(value)
 
-    def numbers(self, nodes: Sequence[Node]) -> None:
+    def scalars(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
             self.add(node, "truth" if node.boolean else "number")
 

@@ -1,16 +1,21 @@
-"""Cut tensors into tiles: the pieces of work of a pass that reduces.
+"""Walks: how a pass goes through tensors, cut into tiles, the pieces of work.
 
-A tensor is outer × middle × inner: matrices, their rows, their columns; a line is a stretch along
-the inner dimension. How it is cut depends on its shape alone, never on the number of threads, so
-that sums have the same bits whoever takes which tile. A tensor whose rows and columns play no role
-is cut as it lies in memory, in lines of one length and a shorter last one.
+Flat: each element by itself, and a tile is a stretch of elements as they lie in memory.
+
+In lines, where a pass reduces: a tensor is outer × middle × inner: matrices, their rows, their
+columns; a line is a stretch along the inner dimension. How it is cut depends on its shape alone,
+never on the number of threads, so that sums have the same bits whoever takes which tile. A tensor
+whose rows and columns play no role is cut as it lies in memory, in lines of one length and a
+shorter last one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 
 #: Elements a line, at most: values to be summed lie in the fastest cache for a line at a time.
 LINE = 2048
@@ -23,25 +28,44 @@ FLAT_LINE = 1024
 #: Elements a tile, about. Column sums take a float64 a column and tile: 1/64 of the tile here.
 TILE = 1 << 17
 
-#: A tile's numbers, in this order, for the kernel.
-FIELDS = (
-    "tensor",  # its place in the table of tensors
-    "row",  # its row of places and of numbers
-    "number",  # among the tiles of its tensor
-    "outer",
-    "outers",
-    "middle",
-    "middles",
-    "inner",
-    "inners",
-    "last_inners",  # of the tile's last line
-    "middle_size",  # of the tensor
-    "inner_size",
-    "inner_tile",  # among the tiles beside each other in a line's direction
-    "middle_tile",  # among those across
-    "lines",  # of the tensor, outer · middle
-    "columns",  # outer · inner
-)
+#: Walk -> a tile's numbers, in this order, for the kernel.
+FIELDS = {
+    "flat": (
+        "tensor",  # its place in the table of tensors
+        "start",  # the first element
+        "count",  # how many
+    ),
+    "lines": (
+        "tensor",
+        "row",  # its row of places and of scalars
+        "number",  # among the tiles of its tensor
+        "outer",
+        "outers",
+        "middle",
+        "middles",
+        "inner",
+        "inners",
+        "last_inners",  # of the tile's last line
+        "middle_size",  # of the tensor
+        "inner_size",
+        "inner_tile",  # among the tiles beside each other in a line's direction
+        "middle_tile",  # among those across
+        "lines",  # of the tensor, outer · middle
+        "columns",  # outer · inner
+    ),
+}
+
+
+def flat_tiles(sizes: Sequence[int]) -> array[int]:
+    """The tiles of a flat walk through tensors of these sizes."""
+    if max(sizes) <= TILE:
+        whole = [(tensor, 0, size) for tensor, size in enumerate(sizes) if size]
+        return array("q", chain.from_iterable(whole))
+    found = array("q")
+    for tensor, size in enumerate(sizes):
+        for start in range(0, size, TILE):
+            found.extend((tensor, start, min(TILE, size - start)))
+    return found
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 
 from llvmlite import ir
 
+from gradstep.engine.kernel_spec import ITEM_BYTES, KernelSpec
 from gradstep.engine.llvm.element import F64, I64, POINTER, VOID, ElementCode, Memory, as_type
+from gradstep.engine.llvm.line import given, lies_along, real_type
 from gradstep.engine.llvm.loop import counted, internal
-from gradstep.engine.llvm.pass_line import given, lies_along, real_type
-from gradstep.engine.llvm.pass_sums import LANES, LaneSum
 from gradstep.engine.llvm.prefetch import prefetch
-from gradstep.engine.outline import ITEM_BYTES, PassOutline
+from gradstep.engine.llvm.sums import LANES, LaneSum
 
 #: How many lines, of a pass that reads one or two columns. More columns are as many pages already.
 TOGETHER = 4
@@ -26,52 +26,52 @@ TOGETHER = 4
 AHEAD_BYTES = 1 << 14
 
 
-def side_by_side(outline: PassOutline) -> int:
+def lines_at_once(spec: KernelSpec) -> int:
     """How many lines are summed at once: 0 where sums go along rows or columns."""
-    along = all(lies_along(outline, column) for column in outline.columns)
-    whole = bool(outline.sums) and all(node.extent == "tensor" for node, _ in outline.sums)
-    written = [outline.columns[column] for _, column in outline.stores]
+    along = all(lies_along(spec, column) for column in spec.columns)
+    whole = bool(spec.sums) and all(node.extent == "tensor" for node, _ in spec.sums)
+    written = [spec.columns[column] for _, column in spec.stores]
     if not along or not whole or any(ITEM_BYTES[column.storage] == 2 for column in written):
         return 0
-    few = len(outline.columns) <= 2 and len(outline.sums) <= 2
+    few = len(spec.columns) <= 2 and len(spec.sums) <= 2
     return TOGETHER if few and not written else 1
 
 
-def write_together(module: ir.Module, outline: PassOutline, together: int) -> ir.Function:
+def write_side_by_side(module: ir.Module, spec: KernelSpec, together: int) -> ir.Function:
     """The sums of so many lines, each as :class:`LaneSum` has it.
 
     The function takes all columns of the first line, then those of the next; how many elements a
     line has, a multiple of :data:`LANES`; the numbers; and where the sums go, those of the first
     line first.
     """
-    width = len(outline.columns)
+    width = len(spec.columns)
     kind = ir.FunctionType(VOID, [POINTER] * (width * together) + [I64, POINTER, POINTER])
-    function = ir.Function(module, kind, "together")
+    function = ir.Function(module, kind, "side_by_side")
     *pointers, count, row, out = function.args
     builder = internal(function, *pointers)
     lines = [pointers[k * width : (k + 1) * width] for k in range(together)]
-    vector = ir.VectorType(real_type(outline), LANES)
+    vector = ir.VectorType(real_type(spec), LANES)
     elements = [ElementCode(builder, vector.element, LANES) for _ in lines]
     for element in elements:
-        given(element, outline, row)
-    memories = [Memory(column.storage, outline.half_instructions) for column in outline.columns]
+        given(element, spec, row)
+    memories = [Memory(column.storage, spec.half_instructions) for column in spec.columns]
     before = builder.block
     with counted(builder, count, LANES) as index:
-        totals = [[LaneSum(builder, node, before) for node, _ in outline.sums] for _ in lines]
+        totals = [[LaneSum(builder, node, before) for node, _ in spec.sums] for _ in lines]
         for element, columns, own in zip(elements, lines, totals, strict=True):
-            for column, pointer in zip(outline.columns, columns, strict=True):
+            for column, pointer in zip(spec.columns, columns, strict=True):
                 _ask_ahead(builder, pointer, index, ITEM_BYTES[column.storage])
-            for node, number in outline.loads:
+            for node, number in spec.loads:
                 loaded = memories[number].load(builder, columns[number], index, LANES)
                 element.values[id(node)] = as_type(builder, loaded, vector)
-            for node in outline.work:
+            for node in spec.work:
                 element.write(node)
-            for node, number in outline.stores:
+            for node, number in spec.stores:
                 memory = memories[number]
                 stored = ir.VectorType(memory.real, LANES)
                 value = as_type(builder, element.values[id(node)], stored)
                 memory.store(builder, value, columns[number], index)
-            for (node, _), total in zip(outline.sums, own, strict=True):
+            for (node, _), total in zip(spec.sums, own, strict=True):
                 total.add(element.values[id(node.arguments[0])])
                 total.close()
     every = [total for own in totals for total in own]

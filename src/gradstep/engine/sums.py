@@ -14,18 +14,15 @@ from inspect import signature
 from typing import Any
 
 import numpy
-import torch
 from torch import Tensor
 
-from gradstep.engine import threads
-from gradstep.engine.fused import PARALLEL
+from gradstep.engine.global_sums import exact_sum
+from gradstep.engine.kernel import compiled
+from gradstep.engine.kernel_spec import Places, kernel_spec
 from gradstep.engine.llvm.compiler import has_half_instructions
-from gradstep.engine.outline import Places, pass_outline
 from gradstep.engine.passes import Pass
-from gradstep.engine.staged_kernel import compiled_pass
-from gradstep.engine.tiles import Geometry
-from gradstep.engine.together import exact_sum
-from gradstep.rule.graph import Graph, in_order
+from gradstep.engine.run import run_pass
+from gradstep.engine.walks import Geometry
 from gradstep.rule.symbol import Symbol
 from gradstep.rule.trace import Trace
 
@@ -38,14 +35,14 @@ Summed = Callable[..., Mapping[str, Any]]
 _data_ptr = Tensor.data_ptr
 
 
-class Totals:
+class Sums:
     """The machine code of one function for one storage type.
 
     Args:
         function: takes tensors of one shape, and returns for each name a ``sum(…)`` or a
             ``max(…)`` over a whole tensor, from :mod:`gradstep.rule.reductions`.
         storage: how the tensors' elements are stored, a key of
-            :data:`gradstep.engine.outline.ITEM_BYTES`.
+            :data:`gradstep.engine.kernel_spec.ITEM_BYTES`.
 
     Attributes:
         names: of the totals, in order.
@@ -63,23 +60,12 @@ class Totals:
                 raise TypeError(f"{name} is no sum and no maximum over a tensor")
         self._largest = [node.operation == "max" for node in nodes]
         one_pass = Pass("element", sums=nodes)
-        one_pass.settle()
-        # The writer knows a step's tensors: a weight, a gradient, and states in a row.
-        weight, gradient, *states = inputs
-        graph = Graph(
-            rule_name=getattr(function, "__name__", "totals"),
-            gradient=gradient,
-            weight=weight,
-            direction=None,
-            new_weight=weight,
-            states=tuple((str(node.value), node, node) for node in states),
-            order=in_order(nodes),
-        )
+        one_pass.find_needs()
         places = Places()
         for node in nodes:
             places.of(node)
-        outline = pass_outline(one_pass, graph, storage, places, has_half_instructions(), "float64")
-        self._run = compiled_pass(outline)
+        half = has_half_instructions()
+        self._run = compiled(kernel_spec(one_pass, inputs, storage, places, half, "float64"))
         self._cut: _Cut | None = None
 
     def __call__(self, rows: Sequence[Sequence[Tensor]], sizes: list[int]) -> Any:
@@ -118,11 +104,7 @@ class Totals:
             0,
             counter.buffer_info()[0],
         )
-        if cut.elements < PARALLEL:
-            self._run(*arguments)
-        else:
-            hands = min(torch.get_num_threads(), cut.count)
-            threads.run(lambda: self._run(*arguments), hands)
+        run_pass(self._run, arguments, cut.elements, cut.count)
         if cut.count == len(rows):  # one tile each
             return arena.reshape(len(rows), len(self.names))
         return self._joined(arena, cut)

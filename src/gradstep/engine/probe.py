@@ -1,6 +1,6 @@
 """What the reductions and opaque functions of a step give, looked at while the step is made.
 
-For explanations. A kernel's passes leave these values in their memory, where a :class:`Lookout`
+For explanations. A kernel's passes leave these values in their memory, where a :class:`Probe`
 reads them: so an explanation has them bit for bit, whatever order they were added up in. Beside
 the eager engine, which keeps nothing, :func:`gathered_eagerly` works them out.
 """
@@ -15,17 +15,18 @@ import numpy
 import torch
 from torch import Tensor
 
+from gradstep.engine.binding import Binding
+from gradstep.engine.buckets import Bucket
 from gradstep.engine.eager_rounds import EagerRounds
-from gradstep.engine.outline import ITEM_BYTES, kept_storage
+from gradstep.engine.kernel_spec import ITEM_BYTES, kept_storage
 from gradstep.engine.passes import passes
-from gradstep.engine.staged import StagedLaunch, StagedPart
+from gradstep.engine.run import Run
 from gradstep.engine.update import Update
-from gradstep.engine.waves import Wave
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.settle import settle
 
 
-class Lookout:
+class Probe:
     """Sees the reductions and opaque functions of one weight's step while a kernel makes it.
 
     Attributes:
@@ -40,50 +41,48 @@ class Lookout:
         self.places = places
         self.found: list[list[float]] | None = None
         self.problem: Exception | None = None
-        self._at_part: StagedPart | None = None
-        self._row = 0  # of the weight among the part's
+        self._at: Binding | None = None
+        self._row = 0  # of the weight among the binding's
         # The kernel's own nodes have no numbers. Passes are made alike of graphs that are alike.
         self._program = passes(settle(_numbered(graph)))
 
-    def join(self, launches: Sequence[Any]) -> bool:
-        """Stand by at whichever launch updates the weight; False if none is of such a kernel."""
-        for launch in launches:
-            owners = launch.owners if isinstance(launch, StagedLaunch) else ()
+    def join(self, runs: Sequence[Any]) -> bool:
+        """Stand by at whichever run updates the weight; False if none is of such a kernel."""
+        for run in runs:
+            owners = run.owners if isinstance(run, Run) else ()
             rows = [row for row, owner in enumerate(owners) if owner is self.weight]
             if rows:
-                part, self._row = launch._part, rows[0]
-                if not isinstance(part.watch, _Lookouts):
-                    part.watch = _Lookouts(part)
-                part.watch.all.append(self)
-                self._at_part = part
+                binding, self._row = run.binding, rows[0]
+                binding.probes.append(self)
+                self._at = binding
                 return True
         return False
 
     def leave(self) -> None:
         """Look no longer, also if the step never came."""
-        part, self._at_part = self._at_part, None
-        if part is not None and isinstance(part.watch, _Lookouts):
-            part.watch.all = [each for each in part.watch.all if each is not self]
-            if not part.watch.all:
-                part.watch = None
+        binding, self._at = self._at, None
+        if binding is not None:
+            binding.probes = [each for each in binding.probes if each is not self]
 
-    def look(self, part: StagedPart, wave: Wave, memory: Tensor, totals: list[list[float]]) -> None:
-        """Read what a wave has left, if the weight was in it."""
+    def look(
+        self, binding: Binding, bucket: Bucket, memory: Tensor, totals: list[list[float]]
+    ) -> None:
+        """Read what a bucket has left, if the weight was in it."""
         try:
-            if self._row in wave.tensors:
-                self._look(part, self._row, wave, memory, totals)
+            if self._row in bucket.tensors:
+                self._look(binding, self._row, bucket, memory, totals)
         except Exception as error:
             self.problem = error
 
     def _look(
         self,
-        part: StagedPart,
+        binding: Binding,
         row: int,
-        wave: Wave,
+        bucket: Bucket,
         memory: Tensor,
         totals: list[list[float]],
     ) -> None:
-        kernel, own = part.kernel, wave.tensors.index(row)
+        kernel, own = binding.kernel, bucket.tensors.index(row)
         weight = self.weight
         position = {id(owner): p for p, owner in enumerate(kernel.places.owners)}
         width = len(kernel.places.owners)
@@ -95,29 +94,17 @@ class Lookout:
                     found[str(named.name)] = [totals[own][count]] * len(self.places)
                     count += 1
                 else:
-                    start = wave.places[own * width + position[id(owner)]]
+                    start = bucket.places[own * width + position[id(owner)]]
                     found[str(named.name)] = _at_places(
                         _lying(memory[start:], owner, weight, kernel.working), self.places
                     )
             for (_, owner), (_, named) in zip(stage.each.keeps, numbered.keeps, strict=True):
                 if owner.gathers:
-                    start = wave.places[own * width + position[id(owner)]]
+                    start = bucket.places[own * width + position[id(owner)]]
                     found[str(named.name)] = _at_places(
                         _lying(memory[start:], owner, weight, kernel.working), self.places
                     )
         self.found = [found[str(p)] for p in range(len(self.graph.gathered))]
-
-
-class _Lookouts:
-    """All that look at one part's next step."""
-
-    def __init__(self, part: StagedPart) -> None:
-        self.part = part
-        self.all: list[Lookout] = []
-
-    def __call__(self, wave: Wave, memory: Tensor, totals: list[list[float]]) -> None:
-        for each in self.all:
-            each.look(self.part, wave, memory, totals)
 
 
 def gathered_eagerly(

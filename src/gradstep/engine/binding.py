@@ -1,0 +1,120 @@
+"""Tensors of a group bound to the kernel that updates them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gradstep.engine.buckets import divided, lay_out
+from gradstep.engine.fit import STORAGE, local
+from gradstep.engine.kernel import Kernel
+from gradstep.engine.run import FlatRun, Run
+from gradstep.engine.table import Row, Table, taken_strides
+from gradstep.engine.update import Update
+from gradstep.engine.walks import flat_tiles
+from gradstep.rule.reductions import facts_of
+
+if TYPE_CHECKING:
+    from gradstep.engine.probe import Probe
+
+#: The scalars and states of a tensor, as far as they are known before its passes.
+Given = tuple[float, ...]
+
+
+class Binding(Table):
+    """The tensors that one kernel updates.
+
+    :meth:`accepts` looks at each step's tensors; :meth:`prepare` then does all that may fail and
+    returns the run that writes. A flat program has a short way: one call, and one row of scalars
+    where all weights have the same.
+
+    Attributes:
+        elements: of a flat program, how many all weights have together.
+        tiles: the same: its tiles' numbers.
+        strides: of the tensors that opaque functions get, one tuple a weight.
+        facts: what a rule may ask of each weight, as numbers.
+        buckets: the weights that go through the passes together.
+        probes: shown each bucket after its passes, with its arena and the totals of each tensor.
+    """
+
+    def __init__(
+        self, kernel: Kernel, of: Sequence[Update] | Sequence[Row], weights: Sequence[Tensor]
+    ) -> None:
+        super().__init__(of)
+        self.kernel = kernel
+        self._firsts = None if isinstance(of[0], Row) else [u.first for u in of]  # type: ignore[union-attr]
+        weights = list(map(local, weights))
+        if kernel.program.is_flat:
+            stored = STORAGE[weights[0].dtype][1]
+            sizes = [stored * weight.numel() for weight in weights]
+            self.elements = sum(sizes)
+            self.tiles = flat_tiles(sizes)
+            self.tile_count = len(self.tiles) // 3
+            self.tiles_at = self.tiles.buffer_info()[0]
+            self._row_for: Sequence[float] | None = None
+            self._row = array("d")
+            return
+        if isinstance(of[0], Row):
+            self.strides = [row.strides for row in of]  # type: ignore[union-attr]
+        else:
+            gradients = [local(update.gradient) for update in of]  # type: ignore[union-attr]
+            self.strides = list(map(taken_strides, gradients, weights))
+        by_shape: dict[Any, Given] = {}
+        self.facts = []
+        for weight in weights:
+            key = (weight.shape, weight.dtype)
+            if key not in by_shape:
+                by_shape[key] = tuple(facts_of(weight).values())
+            self.facts.append(by_shape[key])
+        self.probes: list[Probe] = []
+        known = (kernel, weights, self.strides)
+        self.buckets = [lay_out(*known, tensors) for tensors in divided(*known)]
+
+    def prepare(self, values: Sequence[float]) -> FlatRun | Run:
+        """Do all that may fail, and return what makes the step of the tensors last accepted.
+
+        Args:
+            values: the numbers, in the order of the program's ``names``.
+        """
+        owners, flat, pointers = self.taken()
+        firsts, self._firsts = self._firsts, None
+        if self._relaid:
+            self.relay(flat, pointers)
+        kernel, states, n = self.kernel, self.number_states, self.count
+        is_flat = kernel.program.is_flat
+        if states is None and firsts is None and is_flat:
+            # Only hyperparameters shape the row; where one changes they are a new tuple.
+            if self._row_for is not values:
+                self._row = array("d", kernel.row(1.0, False, *values))
+                self._row_for = values
+            return FlatRun(self, owners, flat, pointers, self._row, 0)
+        numbers = array("d")
+        if states is not None:
+            numbers = states.read(pointers.buffer_info()[0] + 16 * n)
+        width = len(numbers) // n
+        start = numbers[:width]
+        alike = (n == 1 or firsts is None or len(set(firsts)) == 1) and numbers == start * n
+        given: list[Given]
+        if alike:
+            given = [(*self._given(start), float(firsts is not None and firsts[0]), *values)]
+        else:
+            given = []
+            for i in range(n):
+                own = self._given(numbers[width * i : width * (i + 1)])
+                given.append((*own, float(firsts is not None and firsts[i]), *values))
+        if not is_flat:
+            heads = given * n if alike else given
+            rows = [head + facts for head, facts in zip(heads, self.facts, strict=True)]
+            return Run(self, owners, flat, pointers, rows, alike)
+        if alike:
+            return FlatRun(self, owners, flat, pointers, array("d", kernel.row(*given[0])), 0)
+        made: dict[Given, Given] = {}
+        scalars = array("d")
+        for each in given:
+            if each not in made:
+                made[each] = kernel.row(*each)
+            scalars.extend(made[each])
+        return FlatRun(self, owners, flat, pointers, scalars, len(scalars) // n)

@@ -1,0 +1,120 @@
+"""A program as machine code for one storage type, with what works out its scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gradstep.engine.fit import STORAGE
+from gradstep.engine.host import HostNodes, HostRows, host_function
+from gradstep.engine.kernel_spec import KernelSpec, Places, kernel_spec, working_type
+from gradstep.engine.llvm import compiler
+from gradstep.engine.llvm.walk import ARGUMENTS, write_kernel
+from gradstep.engine.passes import Pass
+from gradstep.engine.program import Program
+from gradstep.engine.walks import Geometry, flat, of_matrices
+from gradstep.rule.graph import FACTS, Node
+
+#: The count of the step that is being made, as a number of the row.
+STEP = Node("input", value="step")
+
+
+def compiled(spec: KernelSpec) -> Any:
+    """A pass's machine code: a function of the integers that :mod:`.llvm.walk` lists."""
+    signatures = {"run": (len(ARGUMENTS), False)}
+    return compiler.functions(spec.text(), lambda: write_kernel(spec), signatures)["run"]
+
+
+@dataclass
+class Stage:
+    """One pass, ready to run.
+
+    Attributes:
+        each: what it does.
+        run: the machine code.
+        row: works out the scalars that it reads.
+        calls: the opaque functions after it, each with what works out its scalars.
+    """
+
+    each: Pass
+    run: Any
+    row: HostRows
+    calls: list[tuple[Node, HostRows]]
+
+
+class Kernel:
+    """The machine code of a program's passes for one storage type.
+
+    Attributes:
+        stages: the passes.
+        inputs: the names of the numbers that scalars are made of.
+        after: works out what the states of one number become.
+        row: of a flat program, all scalars of its pass, and then what ``after`` gives.
+        read_by_pass: how many of those the pass reads.
+    """
+
+    def __init__(self, program: Program, storage: str) -> None:
+        contracted = program.contracted
+        self.program = program
+        self.storage = storage
+        self.working = working_type(storage)
+        self.places = Places()
+        self.totals = program.totals
+        self.sums_over_all = sum(n.operation == "global_sum" for n in self.totals)
+        after = [node for _, _, node in contracted.numbers]
+        own = [name for name, _, _ in contracted.numbers]
+        self.inputs: tuple[str, ...] = (*own, "step", "first", *program.names)
+        half = compiler.has_half_instructions()
+        specs = [
+            kernel_spec(each, program.inputs, storage, self.places, half) for each in program.passes
+        ]
+        if program.is_flat:
+            (spec,) = specs
+            self.run = compiled(spec)
+            self.row = host_function([*spec.scalars, *after, STEP], self.inputs)
+            self.read_by_pass = len(spec.scalars)
+            return
+        totals = [f"total {i}" for i in range(len(self.totals))]
+        self.inputs = (*self.inputs, *FACTS, *totals)
+        as_host = HostNodes(self.totals)
+        self.stages = []
+        for each, spec in zip(program.passes, specs, strict=True):
+            run = compiled(spec) if each.wanted() else None
+            calls = [(node, self._scalars_of(node, as_host)) for node in each.calls]
+            row = self._host_rows([as_host(n) for n in spec.scalars])
+            self.stages.append(Stage(each, run, row, calls))
+        self.after = self._host_rows([*map(as_host, after), STEP])
+        #: States of a shape of their own: name, before and after.
+        self.own_states = [state for state in contracted.states if state[1].extent == "own"]
+        #: Opaque function's node -> what it makes of such tensors.
+        self.parts: dict[int, list[Node]] = {}
+        for node in contracted.nodes:
+            if node.operation == "part":
+                self.parts.setdefault(id(node.arguments[0]), []).append(node)
+
+    def _scalars_of(self, call: Node, as_host: HostNodes) -> HostRows:
+        scalars = [a for a in call.arguments if a.extent in ("number", "tensor")]
+        return self._host_rows([as_host(a) for a in scalars])
+
+    def _host_rows(self, outputs: Sequence[Node]) -> HostRows:
+        differing = [f"total {i}" for i, n in enumerate(self.totals) if n.operation != "global_sum"]
+        return HostRows(outputs, self.inputs, len(self.totals), {*FACTS, *differing})
+
+    def geometry(self, weight: Tensor, domain: str) -> Geometry:
+        """How a tensor, or what is kept of it, is cut."""
+        if not self.program.contracted.needs_matrix:
+            return flat(weight.numel())
+        rows, columns = weight.shape[-2:]
+        return of_matrices(weight.numel() // max(1, rows * columns), rows, columns, domain)
+
+
+def kernel_for(program: Program, dtype: Any) -> Kernel:
+    """The kernel for weights of a dtype, from what the program keeps if it is there."""
+    storage = STORAGE[dtype][0]
+    if storage not in program.kept:
+        program.kept[storage] = Kernel(program, storage)
+    kernel: Kernel = program.kept[storage]
+    return kernel
