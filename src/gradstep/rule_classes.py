@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from gradstep import rules
+from gradstep.class_parts import ClassParts
 from gradstep.hessian import HessianOptimizer
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
@@ -23,22 +23,11 @@ _FLAGS: dict[str, Any] = {
     "differentiable": False,
 }
 
-_DOCSTRING = """\
+_ABOUT = """\
 {first}
 
-The rule is :func:`gradstep.{rule}`, with its paper and all else that is to be said of it.
-
-Args:
-    params: tensors, ``(name, tensor)`` pairs, or dicts of parameter groups.
-    lr: the learning rate. Default: {lr}.
-{arguments}    maximize: climb instead of descend. Default: False.
-    foreach, capturable: kept as torch keeps them; they change nothing in the result.
-    differentiable: let autograd record the step. Default: False.
-    engine: ``"auto"``, ``"fused"``, ``"eager"`` or ``"compile"``.
-
-Raises:
-    TypeError, ValueError: hyperparameters out of range, nan, or of the wrong type.
-"""
+The rule, :func:`gradstep.{rule}`, tells of its paper and of all else."""
+_RAISES = "TypeError, ValueError: hyperparameters out of range, nan, or of the wrong type."
 
 
 def class_of(rule: Rule) -> type[Optimizer]:
@@ -50,25 +39,16 @@ def class_of(rule: Rule) -> type[Optimizer]:
     """
     name = str(rule.class_name)
     options, places = _options(rule)
-    signature = _signature(options)
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{name}: {error}") from None
-        bound.apply_defaults()
-        group = dict(bound.arguments)
-        params, engine = group.pop("params"), group.pop("engine")
-        del group["self"]
-        # What tells checkpoints apart of classes that have the same options.
-        self._begin(params, rule, {"lr": group.pop("lr"), **group, "rule": rule.name}, engine)
-
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    # What tells checkpoints apart of classes that have the same options.
+    parts = ClassParts(name, rule, _signature(options), places, {"rule": rule.name})
+    __init__ = parts.initializer()
+    __init__.__signature__ = parts.signature  # type: ignore[attr-defined]
+    # With -OO there are no docstrings.
+    first = (inspect.getdoc(rule.function) or f"{name}.").partition("\n")[0]
     members = {
         "__init__": __init__,
         "__module__": "gradstep",
-        "__doc__": _docstring(rule, options),
+        "__doc__": parts.docstring(_ABOUT.format(first=first, rule=rule.name), _RAISES),
         "_places": places,
     }
     base: type[Optimizer] = HessianOptimizer if "hessian" in rule.states else Optimizer
@@ -103,27 +83,6 @@ def _signature(options: Mapping[str, Any]) -> inspect.Signature:
     for name, default in {**flags, **_FLAGS, "engine": "auto"}.items():
         parameters.append(inspect.Parameter(name, by_name, default=default))
     return inspect.Signature(parameters)
-
-
-def _docstring(rule: Rule, options: Mapping[str, Any]) -> str:
-    text = inspect.getdoc(rule.function) or ""
-    rows = dict(re.findall(r"^    (\w+): ((?:.|\n        )+)$", text, re.M))
-    said = {n: _joined(rows[n]) for n in rule.hyperparameters if n in rows}
-    arguments = ""
-    for name, default in options.items():
-        if name == "lr":
-            continue
-        meaning = said.get(name, "")
-        if name == "betas":
-            ordered = [said.get(f"beta{i}", "") for i in range(1, len(default) + 1)]
-            meaning = " ".join(f"{i + 1}: {one}" for i, one in enumerate(ordered))
-        arguments += f"    {name}: {meaning} Default: {default}.\n"
-    first = text.partition("\n")[0] or f"{rule.class_name}."  # with -OO there are no docstrings
-    return _DOCSTRING.format(first=first, rule=rule.name, lr=rule.lr, arguments=arguments)
-
-
-def _joined(text: str) -> str:
-    return " ".join(text.split())
 
 
 @functools.cache
