@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import forked
 import gradstep
 from gradstep.cli import main
 from gradstep.lab.audit_pairs import PAIRS, Pair
@@ -146,8 +146,7 @@ def test_optax() -> None:
 
 
 def run(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gradstep", "audit", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+    return forked.run("-m", "gradstep", "audit", *arguments, cwd=folder)
 
 
 def test_the_command_says_that_two_differ_and_where(tmp_path: Path) -> None:

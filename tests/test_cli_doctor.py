@@ -11,20 +11,14 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from gradstep.cli import main
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "update_weights.py"
 
 
 def in_a_process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        cwd=cwd,
-        timeout=300,
-    )
+    return forked.run(*arguments, cwd=cwd)
 
 
 def doctor(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import forked
 import gradstep
 from gradstep.cli import main
 from gradstep.lab.optimizers import CHOICES
@@ -18,15 +18,8 @@ from gradstep.sight.description import describe_rule
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A command as a process of its own, its output piped."""
-    return subprocess.run(
-        [sys.executable, "-m", "gradstep", *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        cwd=cwd,
-        timeout=300,
-    )
+    """A command as a process of its own, its output in a file."""
+    return forked.run("-m", "gradstep", *arguments, cwd=cwd)
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -7,11 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+import forked
 import gradstep.cli
 from gradstep import rule_classes, rules
 from gradstep.lab.errors import RunError
@@ -25,10 +25,8 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-
 SIX = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion")
 
 
-def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
-    )
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return forked.run("-m", "gradstep", "train", *map(str, arguments), cwd=cwd)
 
 
 def test_the_help_names_every_optimizer_option_and_file(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import forked
 import gradstep
 from gradstep.cli import main
 from gradstep.lab.errors import SettingsError
@@ -30,13 +31,15 @@ _EQUATION = re.compile(
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a process of its own, its output piped."""
-    return subprocess.run(
-        [sys.executable, "-m", "gradstep", "update", *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
-        timeout=300,
-    )
+    if environment:  # Python itself reads it as it begins
+        return subprocess.run(
+            [sys.executable, "-m", "gradstep", "update", *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            env={**os.environ, **environment},
+            timeout=300,
+        )
+    return forked.run("-m", "gradstep", "update", *arguments)
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+import forked
 import gradstep.cli
 import gradstep.torch_optim
 from gradstep.lab import bench, bench_report
@@ -91,12 +92,7 @@ def test_report(tmp_path):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gradstep", "bench", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return forked.run("-m", "gradstep", "bench", *arguments)
 
 
 def test_command(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import forked
 import gradstep
 
 
@@ -103,6 +102,5 @@ def test_the_doctor_lets_a_script_swap(tmp_path: Path) -> None:
         "        optimizer.step()\n"
         "print('trained')\n"
     )
-    command = [sys.executable, "-m", "gradstep", "doctor", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forked.run("-m", "gradstep", "doctor", str(script))
     assert done.returncode == 0 and "trained" in done.stdout, done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import forked
 import gradstep
 
 cloudpickle = pytest.importorskip("cloudpickle")
@@ -221,7 +221,7 @@ def script(tmp_path: Path) -> Path:
 
 
 def ran(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    done = forked.run(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

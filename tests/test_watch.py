@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import math
-import subprocess
-import sys
 import textwrap
 import warnings
 import weakref
@@ -19,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import forked
 import gradstep
 from gradstep.sight.statistics import FIELDS, Meter, copies
 
@@ -506,10 +505,7 @@ def test_a_dtensors_own_part_is_measured() -> None:
         dist.destroy_process_group()
         print("done")
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = forked.run("-c", textwrap.dedent(script))
     assert done.stdout == "done\n", done.stderr[-2000:]
 
 
@@ -570,10 +566,7 @@ def test_a_step_under_torch_compile_is_recorded() -> None:
         assert abs(watch.records[2]["weight"]["update_rms"] - 0.5) < 1e-6
         print("done")
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = forked.run("-c", textwrap.dedent(script))
     assert done.stdout == "done\n", done.stderr[-2000:]
 
 

@@ -1,0 +1,103 @@
+"""Python in a real process of its own, forked from a server that has done the imports.
+
+A process that begins with Python itself imports torch first: two seconds, a hundred times over.
+What is about that beginning (flags of Python, what is imported when, the environment that torch
+reads as it is loaded) starts a whole Python in place of this.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from ranks import FORKS
+
+
+def run(
+    *arguments: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300.0,
+) -> subprocess.CompletedProcess[str]:
+    """What ``python *arguments`` does and prints, in UTF-8.
+
+    Args:
+        arguments: ``-m`` and a module, ``-c`` and code, or a script; then what it is given.
+        cwd: the folder to be in.
+        env: what the environment has besides, or in another way.
+        timeout: seconds.
+
+    Raises:
+        subprocess.TimeoutExpired: it was not done by then, and was killed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder, "out"), Path(folder, "err")]
+        here = str(cwd or Path.cwd())
+        what = (arguments, here, {**os.environ, **(env or {})}, [str(s) for s in streams])
+        process = FORKS.Process(target=_be_python, args=what)
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(arguments, timeout, *[s.read_text() for s in streams])
+        out, err = (stream.read_text(encoding="utf-8") for stream in streams)
+        return subprocess.CompletedProcess(arguments, process.exitcode, out, err)
+
+
+def _be_python(
+    arguments: tuple[str, ...], folder: str, environment: dict[str, str], streams: list[str]
+) -> None:
+    for number, path in enumerate([os.devnull, *streams]):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.BufferedWriter(io.FileIO(n, "w", closefd=False)),
+            encoding="utf-8",
+            line_buffering=n == 2,
+        )
+        for n in (1, 2)
+    )
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        _do(arguments)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _do(arguments: tuple[str, ...]) -> None:
+    first, *rest = arguments
+    if first == "-m":
+        sys.path[0] = ""
+        sys.argv = ["-m", *rest[1:]]
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.path[0] = ""
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.path[0] = str(Path(first).resolve().parent)
+        sys.argv = [first, *rest]
+        runpy.run_path(first, run_name="__main__")
