@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.testing._internal.common_optimizers import optim_db
 
 import gradstep
 from gradstep import rule_classes, torch_optim
 from reference import REFERENCES
+from torchs_table import optim_db
 
 #: Of torch.optim, the classes that take nothing but matrices.
 _MATRICES_ONLY = {"Muon"}

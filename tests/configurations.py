@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.testing._internal.common_optimizers import optim_db
 
 from reference import REFERENCES, Reference
+from torchs_table import optim_db
 
 
 def torch_options(theirs: type[torch.optim.Optimizer] | None) -> list[dict[str, Any]]:

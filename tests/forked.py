@@ -25,6 +25,7 @@ def run(
     *arguments: str,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    stdout: str | None = None,
     timeout: float = 300.0,
 ) -> subprocess.CompletedProcess[str]:
     """What ``python *arguments`` does and prints, in UTF-8.
@@ -33,6 +34,7 @@ def run(
         arguments: ``-m`` and a module, ``-c`` and code, or a script; then what it is given.
         cwd: the folder to be in.
         env: what the environment has besides, or in another way.
+        stdout: a file or device to print to, if what is printed is not wanted.
         timeout: seconds.
 
     Raises:
@@ -41,16 +43,21 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, "out"), Path(folder, "err")]
         here = str(cwd or Path.cwd())
-        what = (arguments, here, {**os.environ, **(env or {})}, [str(s) for s in streams])
+        paths = [stdout or str(streams[0]), str(streams[1])]
+        what = (arguments, here, {**os.environ, **(env or {})}, paths)
         process = FORKS.Process(target=_be_python, args=what)
         process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired(arguments, timeout, *[s.read_text() for s in streams])
-        out, err = (stream.read_text(encoding="utf-8") for stream in streams)
+            raise subprocess.TimeoutExpired(arguments, timeout, *map(_text, streams))
+        out, err = map(_text, streams)
         return subprocess.CompletedProcess(arguments, process.exitcode, out, err)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _be_python(
@@ -83,7 +90,11 @@ def _be_python(
         traceback.print_exc()
         code = 1
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # as Python itself says at its end
+        print(f"Exception ignored: {error}", file=sys.stderr)
+        code = 120
     os._exit(code)
 
 

@@ -297,6 +297,7 @@ def test_a_bad_argument_as_a_process() -> None:
     )
 
 
+@pytest.mark.deep
 def test_an_output_that_has_only_plain_letters() -> None:
     done = run("--optimizer", "adam", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr

@@ -286,6 +286,7 @@ def test_without_a_folder_the_same_settings_have_the_same_one() -> None:
     assert usual_folder(SMALL) != usual_folder(Course(**{**vars(SMALL), "steps": 9}))
 
 
+@pytest.mark.deep
 def test_ctrl_c_ends_all_processes_and_the_race_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "race"
     command = [sys.executable, "-m", "gradstep", "compare", "--optimizer", "sgd", "--steps", "40"]

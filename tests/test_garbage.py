@@ -14,6 +14,8 @@ from gradstep import rules
 from gradstep.rule.free_variables import FreeVariables
 from gradstep.rule.trace import trace
 
+pytestmark = pytest.mark.usefixtures("few_objects")
+
 RULES = rules.load()
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: what is in them, what comes back, what is refused."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,18 +21,26 @@ from gradstep.lab.optimizers import CHOICES
 from gradstep.lab.settings import Settings
 from gradstep.lab.training import Training, begin_training, train_epoch
 
-SETTINGS = Settings(
-    optimizers=tuple(CHOICES),
-    lrs=tuple(choice.lr for choice in CHOICES.values()),
-    epochs=2,
-    batch_size=16,
-    lr_decay=0.9,
-    shift=3,
-    seed=0,
-    threads=1,
-    data=None,
-    train_limit=None,
-)
+
+def settings(names: Iterable[str]) -> Settings:
+    names = tuple(names)
+    return Settings(
+        optimizers=names,
+        lrs=tuple(CHOICES[name].lr for name in names),
+        epochs=2,
+        batch_size=16,
+        lr_decay=0.9,
+        shift=3,
+        seed=0,
+        threads=1,
+        data=None,
+        train_limit=None,
+    )
+
+
+#: With one state, with several, with a closure, with numbers for all parameters.
+FEW = settings(("momentum", "adam", "lbfgs", "prodigy"))
+ALL = settings(CHOICES)
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +48,27 @@ def data() -> Dataset:
     return load_digits(seed=0).limited(64)
 
 
-def trained(data: Dataset, epochs: int) -> Training:
-    training = begin_training(SETTINGS)
-    for _ in range(epochs):
-        train_epoch(training, data, SETTINGS, lambda learners: None)
+def trained(data: Dataset, course: Settings = FEW) -> Training:
+    training = begin_training(course)
+    train_epoch(training, data, course, lambda learners: None)
     return training
 
 
-def test_every_optimizer_goes_on_with_the_same_bits(data: Dataset, tmp_path: Path) -> None:
-    training = trained(data, 1)
+@pytest.mark.parametrize(
+    "course", [pytest.param(FEW, id="few"), pytest.param(ALL, id="all", marks=pytest.mark.deep)]
+)
+def test_every_optimizer_goes_on_with_the_same_bits(
+    course: Settings, data: Dataset, tmp_path: Path
+) -> None:
+    training = trained(data, course)
     path = checkpoint_path(tmp_path, 1)
     save_checkpoint(path, training)
-    train_epoch(training, data, SETTINGS, lambda learners: None)
+    train_epoch(training, data, course, lambda learners: None)
 
-    resumed = begin_training(SETTINGS)
+    resumed = begin_training(course)
     load_checkpoint(path, resumed)
     assert resumed.epoch == 1
-    train_epoch(resumed, data, SETTINGS, lambda learners: None)
+    train_epoch(resumed, data, course, lambda learners: None)
     assert torch.equal(resumed.random.get_state(), training.random.get_state())
     for ours, theirs in zip(resumed.learners, training.learners, strict=True):
         for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
@@ -71,7 +84,7 @@ def test_every_optimizer_goes_on_with_the_same_bits(data: Dataset, tmp_path: Pat
 
 
 def test_torch_alone_can_read_one(data: Dataset, tmp_path: Path) -> None:
-    training = trained(data, 1)
+    training = trained(data)
     path = checkpoint_path(tmp_path, 1)
     save_checkpoint(path, training)
     content = torch.load(path, weights_only=True)
@@ -100,7 +113,7 @@ def test_the_newest_comes_first_also_past_9999(tmp_path: Path) -> None:
 
 def test_what_is_no_checkpoint_of_the_run_is_refused(data: Dataset, tmp_path: Path) -> None:
     path = checkpoint_path(tmp_path, 1)
-    save_checkpoint(path, trained(data, 1))
+    save_checkpoint(path, trained(data))
     whole = path.read_bytes()
     for content in (b"", b"nonsense", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(content)
@@ -115,15 +128,15 @@ def test_what_is_no_checkpoint_of_the_run_is_refused(data: Dataset, tmp_path: Pa
 def test_one_of_other_optimizers_or_of_another_network_is_refused(
     data: Dataset, tmp_path: Path
 ) -> None:
-    training = trained(data, 1)
+    training = trained(data)
     path = checkpoint_path(tmp_path, 1)
     training.learners = training.learners[:1]
     save_checkpoint(path, training)
     with pytest.raises(CheckpointError, match="is of sgd, the run of sgd, momentum"):
-        load_checkpoint(path, begin_training(SETTINGS))
+        load_checkpoint(path, begin_training(FEW))
     training.learners[0].model.fc3 = torch.nn.Linear(84, 11)
     save_checkpoint(path, training)
-    fresh = begin_training(SETTINGS)
+    fresh = begin_training(FEW)
     fresh.learners = fresh.learners[:1]
     with pytest.raises(CheckpointError, match="does not fit"):
         load_checkpoint(path, fresh)

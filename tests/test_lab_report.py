@@ -96,7 +96,8 @@ def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_share(tmp_pat
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "gradstep", "train", "--optimizer", "sgd,lion"),
-            *("--epochs", "2", "--batch-size", "4", "--out", str(tmp_path / "run")),
+            *("--epochs", "2", "--batch-size", "4", "--train-limit", "400"),
+            *("--out", str(tmp_path / "run")),
         ],
         stdout=theirs,
         env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "120"},

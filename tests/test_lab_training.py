@@ -209,7 +209,8 @@ print(sha256.hexdigest())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [2, pytest.param(1, marks=pytest.mark.deep)])
+@pytest.mark.deep
+@pytest.mark.parametrize("threads", [2, 1])
 def test_fresh_processes_compute_the_same_bits(threads: int) -> None:
     hashes = {
         subprocess.run(

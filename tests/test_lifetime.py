@@ -11,6 +11,8 @@ import torch
 
 from classes import ROWS, Row, Task, each
 
+pytestmark = pytest.mark.usefixtures("few_objects")
+
 
 @pytest.fixture
 def _no_collection_of_cycles() -> Iterator[None]:

@@ -98,9 +98,8 @@ def measure(every_rule: bool) -> list[tuple[str, int, int, int, int]]:
         fused, eager = map(of_representatives, (fused, eager))
     rows = []
     for reference, options, engine in (*fused, *eager):
-        for dtype in (torch.float32, torch.bfloat16, torch.float16)[
-            : 1 if engine == "eager" else 3
-        ]:
+        narrow = (torch.bfloat16, torch.float16) if every_rule else (torch.bfloat16,)
+        for dtype in (torch.float32, *(narrow if engine == "fused" else ())):
             # The kernel, the threads, and all that they import, are there before.
             warm = with_gradients([300_000], dtype, 1)
             reference.ours(warm, **options, engine=engine).step()

@@ -161,7 +161,10 @@ def problem(dtype: torch.dtype, cases: tuple[Case, ...] = CASES, seed: int = 0) 
 
 
 def run(
-    make: Callable[..., torch.optim.Optimizer], given: Problem, options: dict[str, Any]
+    make: Callable[..., torch.optim.Optimizer],
+    given: Problem,
+    options: dict[str, Any],
+    steps: int = STEPS,
 ) -> tuple[list[Tensor], torch.optim.Optimizer]:
     """The weights after all steps, and the optimizer."""
     weights = [
@@ -173,7 +176,7 @@ def run(
     apart = [with_gaps is case.weight and len(given.cases) > 5 for case in given.cases]
     groups = [[w for w, a in zip(weights, apart, strict=True) if a is b] for b in (False, True)]
     optimizer = make([{"params": group} for group in groups if group], **options)
-    for t in range(STEPS):
+    for t in range(steps):
         for w, gradients in zip(weights, given.gradients, strict=True):
             w.grad = gradients[t]
         optimizer.step(lambda t=t: loss_at(t))
@@ -423,8 +426,9 @@ def test_flags_change_nothing(reference: Reference, flags: dict[str, Any]) -> No
     for dtype in (torch.float32, torch.bfloat16):
         given = problem(dtype, suited(reference, CASES[:6]))
         for engine in ("fused", "eager"):
-            plain, _ = run(reference.ours, given, {**options, "engine": engine})
-            flagged, optimizer = run(reference.ours, given, {**options, **flags, "engine": engine})
+            plain, _ = run(reference.ours, given, {**options, "engine": engine}, 5)
+            options_and_flags = {**options, **flags, "engine": engine}
+            flagged, optimizer = run(reference.ours, given, options_and_flags, 5)
             assert all(torch.equal(a, b) for a, b in zip(plain, flagged, strict=True))
             assert {n: optimizer.param_groups[0][n] for n in flags} == flags
 

@@ -21,6 +21,8 @@ import gradstep
 CLIPPED = gradstep.chain(gradstep.clip_by_global_norm(1.0), gradstep.adam())
 PARTS = {"matrices": gradstep.muon(), "rest": gradstep.adam()}
 
+pytestmark = pytest.mark.usefixtures("few_objects")
+
 
 def named(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [

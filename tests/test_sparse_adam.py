@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.testing._internal.common_optimizers import optim_db
 
 from classes import IN_TORCH, Row, each, spelled
+from torchs_table import optim_db
 
 ROW = next(row for row in IN_TORCH if row.name == "SparseAdam")
 configurations = pytest.mark.parametrize("options", ROW.configurations, ids=spelled)
@@ -141,14 +141,15 @@ def coordinate(p: Tensor, number: int, sparse: bool) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "scheduled",
+    ("scheduled", "steps"),
     [
-        pytest.param(False, id="constant", marks=pytest.mark.deep),
-        pytest.param(True, id="scheduled"),
+        pytest.param(False, 600, id="constant", marks=pytest.mark.deep),
+        pytest.param(True, 600, id="scheduled", marks=pytest.mark.deep),
+        pytest.param(True, 60, id="scheduled, for a while"),
     ],
 )
 @each(TAKES_SPARSE)
-def test_coordinate_descent(row: Row, scheduled: bool) -> None:
+def test_coordinate_descent(row: Row, scheduled: bool, steps: int) -> None:
     changed, schedulers = INFO[row.name].metadata_for_sparse
     if scheduled and not schedulers:
         pytest.skip("torch schedules no such run")
@@ -157,7 +158,7 @@ def test_coordinate_descent(row: Row, scheduled: bool) -> None:
         p, q = (nn.Parameter(torch.tensor([1.5, 1.5], dtype=torch.float64)) for _ in range(2))
         optimizer, dense = row.make([p], options), row.make_theirs([q], options)
         followers = [make(o) for o in (optimizer, dense) for make in schedulers if scheduled]
-        for number in range(600):
+        for number in range(steps):
             p.grad = coordinate(p, number, sparse=True)
             q.grad = coordinate(q, number, sparse=row.only_sparse)
             for o in (optimizer, dense):

@@ -43,6 +43,7 @@ def test_a_python_that_is_missing_is_said_and_is_no_success(
     assert "3.99-newest: not run, this machine has no Python 3.99" in capsys.readouterr().out
 
 
+@pytest.mark.deep
 def test_an_environment_as_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Run for real: what it says of the tests is what pytest said."""
     for text, result in (("assert True", "passed"), ("assert False", "FAILED")):
