@@ -17,7 +17,7 @@ from torch import Tensor
 
 import gradstep
 from gradstep.compose.wrapper import rules_inside
-from gradstep.engine.plan import Plan
+from gradstep.backends.dispatch import Plan
 
 CLIPPED = gradstep.chain(gradstep.clip_by_global_norm(1.0), gradstep.adam())
 PARTS = {"matrices": gradstep.muon(), "rest": gradstep.adam()}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.engine import plan
-from gradstep.engine.unusual import copy_of
+from gradstep.backends import eager
+from gradstep.backends.unusual import copy_of
 
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -182,7 +182,7 @@ def test_a_usual_weight_is_not_tried_out(engine: str, monkeypatch: pytest.Monkey
         copied.append(update.name())
         return copy_of(update)
 
-    monkeypatch.setattr(plan, "copy_of", noted)
+    monkeypatch.setattr(eager, "copy_of", noted)
     optimizer = made(lacking(torch.ones(2, 3)), gradstep.Adam, engine=engine)
     optimizer.step()
     optimizer.step()

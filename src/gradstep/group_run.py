@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from gradstep.backends.base import Values
+from gradstep.backends.dispatch import Plan
 from gradstep.engine.fit import sharing
-from gradstep.engine.plan import Plan
 from gradstep.engine.program import Program
 from gradstep.engine.update import has_shape, is_matrix
 from gradstep.parameter_groups import Groups
@@ -102,7 +103,7 @@ class GroupRun:
         self.group = group
         self.raw: tuple[Any, ...] | None = None
         self.numbers: dict[str, Any] = {}
-        self.values: tuple[float, ...] = ()
+        self.values = Values((), {})
         self.flags: list[Any] | None = None
         #: Whether a parameter has rows and columns -> its graph; one for both if nothing differs.
         self.graphs: dict[bool, Graph] = {}
@@ -118,9 +119,9 @@ class GroupRun:
 
     def remember(self, ids: Sequence[int], plan: Plan) -> None:
         """What a step with care has found out about parameters, for steps of another mask."""
-        self.engines.update(zip(ids, plan.engines, strict=True))
-        for key, engine in zip(ids, plan.engines, strict=True):
-            if engine != "fused":
+        for key, backend in zip(ids, plan.backends, strict=True):
+            if self.engines.get(key) != backend.name:
+                self.engines[key] = backend.name
                 self.rows.pop(key, None)
         if plan.rows:
             self.rows.update((ids[i], row) for i, row in plan.rows.items())
@@ -198,7 +199,7 @@ class GroupRun:
         if "loss" in groups.number_names:
             sign = -1.0 if group.get("maximize") else 1.0  # what is climbed is its negative
             self.numbers["loss"] = floats["loss"] = sign * loss
-        self.values = tuple(floats[n] for n in groups.number_names)
+        self.values = Values(tuple(floats[n] for n in groups.number_names), self.numbers)
         settled = all(isinstance(v, int | float | str | bool | tuple | None) for v in raw)
         parts = [v for t in raw if isinstance(t, tuple) for v in t]
         inside = all(isinstance(v, int | float | None) for v in parts)

@@ -13,13 +13,14 @@ from torch.autograd import _profiler_enabled
 from torch.compiler import is_compiling as _is_compiling
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from gradstep.backends.base import Run
+from gradstep.backends.dispatch import check_dimensions, check_engine
 from gradstep.beginning import only_begins_states
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.checkpoint_names import keep_names
 from gradstep.cut_short import accounted
 from gradstep.cycled_momentum import with_momentum
 from gradstep.engine import global_sums
-from gradstep.engine.plan import ENGINES, Launch, check_dimensions
 from gradstep.engine.update import has_shape, is_matrix
 from gradstep.group_run import as_float
 from gradstep.parameter_groups import Places as Places
@@ -103,8 +104,7 @@ class Optimizer(Planning):
 
     def _begin(self, params: Any, rule: Rule, defaults: dict[str, Any], engine: str) -> None:
         """Set up; for subclasses with an argument list of their own."""
-        if engine not in ENGINES:
-            raise ValueError(f"Invalid engine: {engine!r}; choose one of {', '.join(ENGINES)}")
+        check_engine(engine)
         numbers = {n: at_start(v) for n, v in rule.hyperparameters.items()}
         scheduled = any(numbers[n] is not v for n, v in rule.hyperparameters.items())
         self.rule = replace(rule, hyperparameters=numbers) if scheduled else rule
@@ -201,10 +201,10 @@ class Optimizer(Planning):
         found_inf = self.__dict__.get("found_inf")
         if found_inf is not None and float(found_inf):
             return loss
-        self.launch(self.prepare(loss))
+        self.make(self.prepare(loss))
         return loss
 
-    def prepare(self, loss: Any) -> list[Launch]:
+    def prepare(self, loss: Any) -> list[Run]:
         """:meth:`plan`, for a step whose closure returned this loss, or None."""
         if "loss" not in self.rule.inputs:
             return self.plan()
@@ -214,20 +214,20 @@ class Optimizer(Planning):
         finally:
             self._loss = None
 
-    def launch(self, launches: Sequence[Launch]) -> None:
+    def make(self, runs: Sequence[Run]) -> None:
         """Make the step that :meth:`prepare` has prepared."""
         if self._may_stop:
             with accounted([self]):
-                self.write(launches)
+                self.write(runs)
         else:
-            self.write(launches)
+            self.write(runs)
 
-    def write(self, launches: Sequence[Launch]) -> None:
-        """:meth:`launch`, for who accounts for an error himself."""
+    def write(self, runs: Sequence[Run]) -> None:
+        """:meth:`make`, for who accounts for an error himself."""
         if self._waits:
-            global_sums.run(launches)
+            global_sums.run(runs)
         else:
-            for each in launches:
+            for each in runs:
                 each()
         if self._schedules:
             self._schedules.advance(self.param_groups)

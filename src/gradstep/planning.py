@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.backends.base import Run
+from gradstep.backends.dispatch import Plan
 from gradstep.beginning import Begun
 from gradstep.engine.agreement import check_agreement, mean_over
 from gradstep.engine.fit import is_sharded
-from gradstep.engine.plan import Launch, Plan
 from gradstep.engine.update import Update, has_shape, is_matrix, layout
 from gradstep.group_run import GroupRun, Planned, Traces
 from gradstep.parameter_groups import Groups
@@ -29,7 +30,7 @@ class Planning(Groups):
     """What of :class:`gradstep.Optimizer` plans a step, and remembers the plan for the next.
 
     Attributes:
-        engine: one of ``gradstep.engine.plan.ENGINES``.
+        engine: one of :func:`gradstep.backends.engines`.
     """
 
     engine: str
@@ -62,7 +63,7 @@ class Planning(Groups):
         """Take the parameter's layout for the one that its states have."""
         self._layouts[id(p)] = layout(p) if p.layout is torch.strided else None
 
-    def plan(self) -> list[Launch]:
+    def plan(self) -> list[Run]:
         """All of a step that reads: check everything, and return what will write, in order.
 
         For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
@@ -90,12 +91,12 @@ class Planning(Groups):
             self._forget_entries()
         if len(self.param_groups) == 1:
             return self._plan_group(self._run(0))
-        launches: list[Launch] = []
+        runs: list[Run] = []
         for index in range(len(self.param_groups)):
-            launches += self._plan_group(self._run(index))
+            runs += self._plan_group(self._run(index))
         if self._waits:
             self._check_sums()
-        return launches
+        return runs
 
     def begin_states(self) -> None:
         """Let the states of every parameter with a gradient begin, without a step.
@@ -158,7 +159,7 @@ class Planning(Groups):
         graphs = [graph for run in runs for graph in run.graphs.values()]
         for name in {name: None for graph in graphs for name in graph.alike}:
             place = self.number_names.index(name)
-            found = sorted({run.values[place] for run in runs})
+            found = sorted({run.values.numbers[place] for run in runs})
             if len(found) > 1:
                 raise ValueError(
                     f"{self.rule.name} has one {', '.join(graphs[0].shared)} for all parameters, "
@@ -201,7 +202,7 @@ class Planning(Groups):
             shards = (p for p in run.group["params"] if is_sharded(p))
             self._mesh = next((p.device_mesh for p in shards), self._mesh)
 
-    def _plan_group(self, run: GroupRun) -> list[Launch]:
+    def _plan_group(self, run: GroupRun) -> list[Run]:
         group = run.group
         try:
             # Equal floats need no second look; tensors and lists may change inside.
@@ -227,9 +228,9 @@ class Planning(Groups):
         if planned is not None:
             if planned.entries is None:
                 planned.entries = list(map(self.state.get, params))
-            launches = planned.plan.again(params, gradients, planned.entries, run.values)
-            if launches is not None:
-                return launches
+            runs = planned.plan.again(params, gradients, planned.entries, run.values)
+            if runs is not None:
+                return runs
         return self._plan_anew(run, mask, params, gradients)
 
     def _pick(
@@ -253,7 +254,7 @@ class Planning(Groups):
         return planned
 
     def _empty_plan(self, run: GroupRun) -> Plan:
-        return Plan(self.rule, run.programs, self.engine)
+        return Plan(run.programs, self.engine)
 
     def _plan_anew(
         self,
@@ -261,7 +262,7 @@ class Planning(Groups):
         mask: tuple[bool, ...],
         params: Sequence[Tensor],
         gradients: Sequence[Tensor],
-    ) -> list[Launch]:
+    ) -> list[Run]:
         group = run.group
         if not {is_matrix(p) for p in params} <= set(run.graphs):
             self._read(run)  # the group has gained the first vector, or the first matrix
@@ -304,9 +305,11 @@ class Planning(Groups):
             plan = self._empty_plan(run)
         # A differentiable step puts new tensors into the entries that the optimizer will hold.
         entries = [self.state.get(p, e) for p, e in zip(params, prepared, strict=True)]
-        launches = plan.anew(updates, run.values, run.numbers, entries, self._said, bool(mask))
+        for update, held in zip(updates, entries, strict=True):
+            update.entry = held
+        runs = plan.anew(updates, run.values, self._said, bool(mask))
         # torch's own operations may run out of memory, and miss for some types.
-        self._may_stop = self._may_stop or any(name != "fused" for name in plan.engines)
+        self._may_stop = self._may_stop or any(backend.may_stop for backend in plan.backends)
         if len(run.plans) > 16:  # masks that will hardly come back
             run.plans.clear()
 
@@ -325,7 +328,7 @@ class Planning(Groups):
             run.plans[mask] = Planned(ids, plan)
             run.remember(ids, plan)
 
-        return [install, *launches]
+        return [install, *runs]
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gradstep.engine.plan import Launch
+from gradstep.backends.base import Run
 from gradstep.optimizer import Optimizer
 
 
@@ -45,7 +45,7 @@ class ScheduleFreeOptimizer(Optimizer):
                     p.lerp_(self.state[p]["z"], 1 - beta if train else 1 - 1 / beta)
             group["train_mode"] = train
 
-    def prepare(self, loss: Any) -> list[Launch]:
+    def prepare(self, loss: Any) -> list[Run]:
         """What a step will write.
 
         Raises:

@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     import torch
 
-    from gradstep.engine.plan import ENGINES
+    from gradstep.backends.dispatch import engines
     from gradstep.lab import bench, bench_report
     from gradstep.lab.bench_cases import GROUPS, NOT_TIMED, USUAL
     from gradstep.lab.bench_models import sizes
@@ -143,8 +143,8 @@ def run(args: argparse.Namespace) -> int:
         return _fail(f"argument --peers: {peers}")
     if args.dtype not in ("float32", "float64", "bfloat16"):
         return _fail("argument --dtype: choose float32, float64 or bfloat16")
-    if args.engine not in ENGINES:
-        return _fail(f"argument --engine: choose from {', '.join(ENGINES)}")
+    if args.engine not in engines():
+        return _fail(f"argument --engine: choose from {', '.join(engines())}")
     if args.diagnose:
         return _diagnose(args.rounds or 20, args.seed)
     if args.many:

@@ -137,8 +137,8 @@ class Partition(HooksOnce):
                 hook(part, (part,), {})
         planned = [(part, part.prepare(loss)) for part in parts]
         with accounted([*parts] if any(part._may_stop for part in parts) else []):
-            for part, launches in planned:
-                part.write(launches)
+            for part, runs in planned:
+                part.write(runs)
         for part in parts:
             for hook in list(part._optimizer_step_post_hooks.values()):
                 hook(part, (part,), {})

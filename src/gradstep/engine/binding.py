@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gradstep.backends.base import Values
 from gradstep.engine.buckets import divided, lay_out
 from gradstep.engine.fit import STORAGE, local
 from gradstep.engine.kernel import Kernel
-from gradstep.engine.run import FlatRun, Run
+from gradstep.engine.run import FlatRun, PassesRun
 from gradstep.engine.table import Row, Table, taken_strides
 from gradstep.engine.update import Update
 from gradstep.engine.walks import flat_tiles
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
 Given = tuple[float, ...]
 
 
-class Binding(Table):
+class Tensors(Table):
     """The tensors that one kernel updates.
 
-    :meth:`accepts` looks at each step's tensors; :meth:`prepare` then does all that may fail and
-    returns the run that writes. A flat program has a short way: one call, and one row of scalars
+    A flat program has a short way: one call, and one row of scalars
     where all weights have the same.
 
     Attributes:
@@ -73,12 +73,11 @@ class Binding(Table):
         known = (kernel, weights, self.strides)
         self.buckets = [lay_out(*known, tensors) for tensors in divided(*known)]
 
-    def prepare(self, values: Sequence[float]) -> FlatRun | Run:
-        """Do all that may fail, and return what makes the step of the tensors last accepted.
+    def rows(self, kind: Hashable, updates: Sequence[Update]) -> Sequence[Row]:
+        return [] if self.sharded else [Row(self.kernel, kind, update) for update in updates]
 
-        Args:
-            values: the numbers, in the order of the program's ``names``.
-        """
+    def prepare(self, values: Values) -> FlatRun | PassesRun:
+        numbers_given = values.numbers
         owners, flat, pointers = self.taken()
         firsts, self._firsts = self._firsts, None
         if self._relaid:
@@ -87,9 +86,9 @@ class Binding(Table):
         is_flat = kernel.program.is_flat
         if states is None and firsts is None and is_flat:
             # Only hyperparameters shape the row; where one changes they are a new tuple.
-            if self._row_for is not values:
-                self._row = array("d", kernel.row(1.0, False, *values))
-                self._row_for = values
+            if self._row_for is not numbers_given:
+                self._row = array("d", kernel.row(1.0, False, *numbers_given))
+                self._row_for = numbers_given
             return FlatRun(self, owners, flat, pointers, self._row, 0)
         numbers = array("d")
         if states is not None:
@@ -99,16 +98,16 @@ class Binding(Table):
         alike = (n == 1 or firsts is None or len(set(firsts)) == 1) and numbers == start * n
         given: list[Given]
         if alike:
-            given = [(*self._given(start), float(firsts is not None and firsts[0]), *values)]
+            given = [(*self._given(start), float(firsts is not None and firsts[0]), *numbers_given)]
         else:
             given = []
             for i in range(n):
                 own = self._given(numbers[width * i : width * (i + 1)])
-                given.append((*own, float(firsts is not None and firsts[i]), *values))
+                given.append((*own, float(firsts is not None and firsts[i]), *numbers_given))
         if not is_flat:
             heads = given * n if alike else given
             rows = [head + facts for head, facts in zip(heads, self.facts, strict=True)]
-            return Run(self, owners, flat, pointers, rows, alike)
+            return PassesRun(self, owners, flat, pointers, rows, alike)
         if alike:
             return FlatRun(self, owners, flat, pointers, array("d", kernel.row(*given[0])), 0)
         made: dict[Given, Given] = {}

@@ -15,12 +15,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine.binding import Binding
+from gradstep.backends.eager_rounds import EagerRounds
+from gradstep.engine.binding import Tensors
 from gradstep.engine.buckets import Bucket
-from gradstep.engine.eager_rounds import EagerRounds
 from gradstep.engine.kernel_spec import ITEM_BYTES, kept_storage
 from gradstep.engine.passes import passes
-from gradstep.engine.run import Run
+from gradstep.engine.run import PassesRun
 from gradstep.engine.update import Update
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.settle import settle
@@ -41,7 +41,7 @@ class Probe:
         self.places = places
         self.found: list[list[float]] | None = None
         self.problem: Exception | None = None
-        self._at: Binding | None = None
+        self._at: Tensors | None = None
         self._row = 0  # of the weight among the binding's
         # The kernel's own nodes have no numbers. Passes are made alike of graphs that are alike.
         self._program = passes(settle(_numbered(graph)))
@@ -49,7 +49,7 @@ class Probe:
     def join(self, runs: Sequence[Any]) -> bool:
         """Stand by at whichever run updates the weight; False if none is of such a kernel."""
         for run in runs:
-            owners = run.owners if isinstance(run, Run) else ()
+            owners = run.owners if isinstance(run, PassesRun) else ()
             rows = [row for row, owner in enumerate(owners) if owner is self.weight]
             if rows:
                 binding, self._row = run.binding, rows[0]
@@ -65,7 +65,7 @@ class Probe:
             binding.probes = [each for each in binding.probes if each is not self]
 
     def look(
-        self, binding: Binding, bucket: Bucket, memory: Tensor, totals: list[list[float]]
+        self, binding: Tensors, bucket: Bucket, memory: Tensor, totals: list[list[float]]
     ) -> None:
         """Read what a bucket has left, if the weight was in it."""
         try:
@@ -76,7 +76,7 @@ class Probe:
 
     def _look(
         self,
-        binding: Binding,
+        binding: Tensors,
         row: int,
         bucket: Bucket,
         memory: Tensor,

@@ -20,7 +20,7 @@ from gradstep.rule.graph import Node
 from gradstep.rule.opaque import Opaque
 
 if TYPE_CHECKING:
-    from gradstep.engine.binding import Binding
+    from gradstep.engine.binding import Tensors
 
 #: Elements a pass from which more than one thread is worth its while. Handing work to another
 #: thread takes 30 to 60 µs here, which is what one thread needs for about 200,000 elements of Adam.
@@ -48,7 +48,7 @@ class FlatRun:
 
     def __init__(
         self,
-        binding: Binding,
+        binding: Tensors,
         owners: Sequence[Tensor],
         flat: list[Any],
         pointers: array[int],
@@ -92,7 +92,7 @@ class FlatRun:
         run_pass(binding.kernel.run, self._arguments, binding.elements, binding.tile_count)
 
 
-class Run:
+class PassesRun:
     """One step of a program's tensors, pass after pass, with everything checked.
 
     ``alike`` says that all tensors have the same step count and the same states of one number.
@@ -102,7 +102,7 @@ class Run:
 
     def __init__(
         self,
-        binding: Binding,
+        binding: Tensors,
         owners: Sequence[Tensor],
         flat: list[Any],
         pointers: array[int],

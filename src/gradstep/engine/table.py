@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.backends.base import Binding
 from gradstep.engine.fit import (
     alike_in_parts,
     as_stored,
@@ -74,6 +75,12 @@ class Row:
         self.written = list(map(_data_ptr, [weight, *states]))
         self.spans = spans_of(weight, update.states.values(), id(weight))
 
+    def bind(self, rows: Sequence[Row], weights: Sequence[Tensor]) -> Binding:
+        """Bind the kernel to weights of which these are the rows, this one among them."""
+        from gradstep.engine.binding import Tensors
+
+        return Tensors(self.kernel, rows, weights)
+
 
 def taken_strides(gradient: Tensor, weight: Tensor) -> tuple[int, ...]:
     """Of the tensor that an opaque function gets: the gradient's, as torch's own code would have
@@ -81,7 +88,7 @@ def taken_strides(gradient: Tensor, weight: Tensor) -> tuple[int, ...]:
     return gradient.stride() if is_dense(gradient) else weight.stride()
 
 
-class Table:
+class Table(Binding):
     """Weights, gradients and states that were checked, and those that take their places.
 
     It holds none of them: a parameter that is replaced is to be freed with its last owner.
@@ -93,6 +100,8 @@ class Table:
         number_count: how many states are one number, the step count among them.
         number_states: reads and writes the states that are one number, if there are any.
     """
+
+    lasts = True
 
     def __init__(self, of: Sequence[Update] | Sequence[Row]) -> None:
         first = of[0]
@@ -193,16 +202,8 @@ class Table:
         gradients: Sequence[Tensor],
         entries: Sequence[Mapping[str, Any]],
     ) -> bool:
-        """Take tensors in the place of those that were checked, if each is as those were.
-
-        What is written must also lie where it lay: two weights that have come to share memory
-        must not be taken for strangers.
-
-        Args:
-            weights: the parameters, in the order of the updates.
-            gradients: one a weight.
-            entries: one mapping a weight, which holds its states and its ``"step"``, by name.
-        """
+        # What is written must also lie where it lay: two weights that have come to share memory
+        # must not be taken for strangers.
         try:
             flat = self._flat(weights, gradients, entries)
         except (KeyError, TypeError):

@@ -28,6 +28,7 @@ class Update:
         first: whether the states are new.
         name: gives the parameter's name, for messages.
         begun: whether all its states have just been made, like it.
+        entry: the states' own mapping, into which a differentiable step puts new ones.
     """
 
     weight: Tensor
@@ -39,6 +40,7 @@ class Update:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
     begun: bool = False
+    entry: dict[str, Any] = field(default_factory=dict)
 
 
 def is_matrix(tensor: Tensor) -> bool:

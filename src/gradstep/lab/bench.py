@@ -152,11 +152,11 @@ def measure(
             start = time.perf_counter()
             action()
             record.append(time.perf_counter() - start)
-        launches = optimizers["gradstep"].plan()
-        alone = all(isinstance(launch, FlatRun) for launch in launches)
+        runs = optimizers["gradstep"].plan()
+        alone = all(isinstance(run, FlatRun) for run in runs)
         start = time.perf_counter()
-        for launch in launches if alone else ():
-            launch.run_kernel()
+        for run in runs if alone else ():
+            run.run_kernel()
         kernels.append((time.perf_counter() - start) * alone)
     state_tensors = sum(
         value.numel()

@@ -175,13 +175,13 @@ class StepExplanation(Shown):
             "inf or nan in the gradients"
         )
 
-    def read(self, launches: Sequence[Any]) -> list[Any]:
+    def read(self, runs: Sequence[Any]) -> list[Any]:
         """Read what the step starts from; returns what is to be run beside it."""
         assert self._armed is not None
         try:
             with torch.no_grad():
                 self._reading = _Reading(*self._armed, self.parameter, self._choice)
-                return self._reading.start(launches)
+                return self._reading.start(runs)
         except Exception as error:
             self._failed(error)
             return []
@@ -250,10 +250,10 @@ class _Planning:
             del own["plan"]
         else:
             own["plan"] = self._before
-        launches = self._plan()  # checks everything and may raise
+        runs = self._plan()  # checks everything and may raise
         waiting = [each for each in self._waiting if not each.ready]
-        beside = [launch for each in waiting for launch in each.read(launches)]
-        return [*beside, *launches, _Afterwards(self._optimizer, waiting)]
+        beside = [run for each in waiting for run in each.read(runs)]
+        return [*beside, *runs, _Afterwards(self._optimizer, waiting)]
 
 
 class _Afterwards:
@@ -307,7 +307,7 @@ class _Reading:
             self._elements.append(element)
             self._notes.append(said if untouched else "")
 
-    def start(self, launches: Sequence[Any]) -> list[Any]:
+    def start(self, runs: Sequence[Any]) -> list[Any]:
         """Have the sums and functions of the rule watched; returns what is to be run beside."""
         graph = self._elements[0].graph if self._elements else None
         if graph is None or not graph.gathered:
@@ -321,7 +321,7 @@ class _Reading:
             everything = (len(weights), sum(weights))
             self._elements = [replace(e, everything=everything) for e in self._elements]
         probe = Probe(graph, self._tensor, places)
-        if probe.join(launches):
+        if probe.join(runs):
             self._probe = probe
             return []
         settings = self._elements[0].settings

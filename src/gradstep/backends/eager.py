@@ -6,7 +6,8 @@ rule allows it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,85 @@ import numpy
 import torch
 from torch import Tensor
 
+from gradstep.backends.base import Backend, Binding, Run, Values
+from gradstep.backends.eager_rounds import EagerRounds
+from gradstep.backends.unusual import copy_of, is_usual, naming
+from gradstep.engine.fit import is_recorded, is_sharded
+from gradstep.engine.program import Program
 from gradstep.engine.update import Update, in_pairs, is_matrix
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.language import NewWeight
 from gradstep.rule.operations import is_followed
+
+
+class Eager(Backend):
+    """The rule as it is written, weight by weight. It refuses nothing."""
+
+    name = "eager"
+    at_once = False
+
+    def refusal(self, update: Update, program: Program) -> str | None:
+        return None
+
+    def kind(self, update: Update, program: Program) -> Hashable:
+        return id(update)  # each by itself
+
+    def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
+        (update,) = updates
+        return _Bound(program, update)
+
+
+class _Bound(Binding):
+    """One weight; it holds its tensors, and is not kept."""
+
+    def __init__(self, program: Program, update: Update) -> None:
+        self._program = program
+        self._update = update
+        self._way: str | None = None
+        if update.gradient.is_sparse:
+            self._way = sparse_way(program.rule, program.graph, update)
+
+    def prepare(self, values: Values) -> Run:
+        self._try_out(values)
+        program, update, way, given = self._program, self._update, self._way, values.given
+        if program.graph.sums_over_all:
+            return EagerRounds(program.graph, update, given)
+        # What a function of the user's raises is left as it is.
+        own = program.graph.calls_opaque
+
+        def make_step() -> None:
+            with contextlib.nullcontext() if own else naming(program.rule.name, update):
+                if program.differentiable:
+                    run_differentiable(program.rule, update, given, program.maximize)
+                else:
+                    run(program.rule, update, given, program.maximize, way)
+
+        return make_step
+
+    def _try_out(self, values: Values) -> None:
+        """Raise unless torch can make such a step: once for each kind of unusual weight.
+
+        A rule that calls opaque functions is not tried out: they are called once a step.
+
+        Raises:
+            RuntimeError, NotImplementedError, TypeError: as torch raised, with the weight's name.
+        """
+        program, update = self._program, self._update
+        weight = update.weight
+        if is_usual(update) or program.graph.calls_opaque or is_sharded(weight) or is_recorded():
+            return
+        about = (type(weight), weight.dtype, weight.device, weight.layout, type(update.gradient))
+        kind = ("tried", *about, self._way)
+        if kind in program.kept:
+            return
+        with naming(program.rule.name, update):
+            copied = copy_of(update)
+            if program.graph.sums_over_all:
+                EagerRounds(program.graph, copied, values.given)()
+            else:
+                run(program.rule, copied, values.given, program.maximize, self._way)
+        program.kept[kind] = True
 
 
 def sparse_way(rule: Rule, graph: Graph, update: Update) -> str:
@@ -162,11 +237,11 @@ def _write(update: Update, outcome: _Outcome) -> None:
 
 
 def run_differentiable(
-    rule: Rule, update: Update, numbers: Mapping[str, Any], maximize: bool, entry: dict[str, Any]
+    rule: Rule, update: Update, numbers: Mapping[str, Any], maximize: bool
 ) -> None:
     """The same, with the step itself in autograd's graph.
 
-    New states replace the old ones in ``entry``, since autograd still needs the old ones.
+    New states replace the old ones in ``update.entry``, since autograd still needs the old ones.
     """
     # The copy is what autograd keeps: the weight itself is written below.
     weight = in_pairs(update.weight.clone())
@@ -185,7 +260,7 @@ def run_differentiable(
         made[name] = number.reshape(old.shape)
     after = _numbers_after(update, new_states, followed)
     in_pairs(update.weight).copy_(new_weight)
-    entry.update(made)
+    update.entry.update(made)
     with torch.no_grad():
         for name, value in after.items():
             update.numbers[name].fill_(value)

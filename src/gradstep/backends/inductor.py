@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.backends.base import Backend, Binding, Run, Values
+from gradstep.backends.unusual import naming
 from gradstep.engine.host import HostNodes, host_function, row_numbers
-from gradstep.engine.unusual import naming
+from gradstep.engine.program import Program
 from gradstep.engine.update import Update
 from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node, in_order
 from gradstep.rule.operations import OPERATIONS
@@ -67,15 +69,66 @@ def _operation(node: Node) -> Callable[..., Tensor]:
     return lambda x: reduce_tensor(node.operation, x, dims)
 
 
-class CompiledPart:
-    """The tensors of a group that one function of torch.compile updates."""
+class Inductor(Backend):
+    """torch.compile, over all weights of a group.
 
-    def __init__(self, graph: Graph, number_names: Sequence[str]) -> None:
+    Args:
+        elsewhere: only plain tensors on other devices than the CPU.
+    """
+
+    name = "compile"
+    at_once = False
+
+    def __init__(self, elsewhere: bool = False) -> None:
+        self._elsewhere = elsewhere
+
+    def refusal(self, update: Update, program: Program) -> str | None:
+        weight, gradient = update.weight, update.gradient
+        if self._elsewhere and weight.device.type in ("cpu", "meta"):
+            return f"it is on {weight.device}"
+        if self._elsewhere and type(weight) not in (Tensor, torch.nn.Parameter):
+            return f"it is a {type(weight).__name__}"
+        if program.graph.calls_opaque:
+            return "its rule calls a function that is not traced"
+        if program.graph.sums_over_all:
+            return "its rule sums over all parameters"
+        if gradient.dtype != weight.dtype:
+            return f"its gradient is {gradient.dtype}"
+        return f"its gradient is {gradient.layout}" if gradient.is_sparse else None
+
+    def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
+        # Lists of other lengths or shapes are other functions to torch.compile, which makes no more
+        # than eight of one.
+        known = program.kept.setdefault("compiled", {})
+        about = tuple([(u.weight.shape, u.weight.stride(), u.weight.dtype) for u in updates])
+        if about not in known:
+            if len(known) > 16:  # masks that will hardly come back
+                known.clear()
+            known[about] = Compiled(program)
+        return _Bound(known[about], updates)
+
+
+class _Bound(Binding):
+    """Weights, which it holds: it is not kept."""
+
+    def __init__(self, compiled: Compiled, updates: Sequence[Update]) -> None:
+        self._compiled = compiled
+        self._updates = updates
+
+    def prepare(self, values: Values) -> Run:
+        return self._compiled.prepare(self._updates, values.numbers)
+
+
+class Compiled:
+    """A function of torch.compile that updates a list of weights."""
+
+    def __init__(self, program: Program) -> None:
+        graph = program.graph
         after = [node for _, _, node in graph.numbers]
         totals = [n for n in in_order(after) if n.operation in REDUCTIONS and n.extent == "tensor"]
         nodes = row_numbers(graph, totals)
         own = [before for _, before, _ in graph.numbers]
-        names = ("step", "first", *(str(n.value) for n in own), *FACTS, *number_names)
+        names = ("step", "first", *(str(n.value) for n in own), *FACTS, *program.names)
         self._numbers = host_function(nodes, names)
         total_names = [f"total {i}" for i in range(len(totals))]
         self._after = host_function(list(map(HostNodes(totals), after)), (*names, *total_names))
@@ -104,7 +157,7 @@ class CompiledPart:
 
         self._update_all = torch.compile(update_all)
 
-    def launch(self, updates: Sequence[Update], values: Sequence[float]) -> Callable[[], None]:
+    def prepare(self, updates: Sequence[Update], values: Sequence[float]) -> Run:
         """Work out the numbers, and return what makes the step."""
         made: dict[tuple[Any, ...], list[Tensor]] = {}
         rows, keys = [], []

@@ -14,9 +14,9 @@ import numpy
 import torch
 from torch import Tensor
 
+from gradstep.backends.unusual import naming
 from gradstep.engine import global_sums
 from gradstep.engine.passes import passes
-from gradstep.engine.unusual import naming
 from gradstep.engine.update import Update
 from gradstep.rule.graph import REDUCTIONS, Graph, Node
 from gradstep.rule.operations import OPERATIONS

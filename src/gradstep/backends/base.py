@@ -1,0 +1,115 @@
+"""What a backend is: it takes weights or says why not, and binds a program to those that it takes.
+
+A step goes like this::
+
+    backend.refusal(update, program)      None: it takes the weight
+    binding = backend.bind(program, updates)
+    run = binding.prepare(values)         everything that may fail
+    run()                                 writes
+
+and the next one, if the binding lasts, begins at ``binding.accepts(weights, gradients, entries)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gradstep.engine.program import Program
+from gradstep.engine.update import Update
+
+#: What writes: weights, states and step counts. It may have ``rounds``, see
+#: :mod:`gradstep.engine.global_sums`.
+Run = Callable[[], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """The numbers of a step.
+
+    Attributes:
+        numbers: lr and the numeric hyperparameters, in the order of a program's ``names``.
+        given: lr and every hyperparameter by name, as given: flags, and tensors where they are.
+    """
+
+    numbers: tuple[float, ...]
+    given: Mapping[str, Any]
+
+
+class Binding(ABC):
+    """Weights that one run updates: what is remembered of them from step to step.
+
+    What is remembered holds no tensor: a parameter that is replaced is to be freed with its last
+    owner.
+
+    Attributes:
+        lasts: whether :meth:`accepts` may take the next step's tensors.
+    """
+
+    lasts = False
+
+    def accepts(
+        self,
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        entries: Sequence[Mapping[str, Any]],
+    ) -> bool:
+        """Take tensors in the place of those that were bound, if each is as those were.
+
+        A quick look, at every step. False means: look with care, and bind anew.
+
+        Args:
+            weights: the parameters, in the order of the updates.
+            gradients: one a weight.
+            entries: one mapping a weight, which holds its states and its ``"step"``, by name.
+        """
+        return False
+
+    @abstractmethod
+    def prepare(self, values: Values) -> Run:
+        """Do all that may fail for the tensors last bound or accepted, and return what writes."""
+
+    def rows(self, kind: Hashable, updates: Sequence[Update]) -> Sequence[Any]:
+        """What was found out about each weight by itself, to be bound in other company.
+
+        Each has ``kind``, ``spans`` and ``bind(rows, weights)``; none by default.
+        """
+        return ()
+
+
+class Backend(ABC):
+    """Makes steps of weights.
+
+    Attributes:
+        name: as ``engine=`` takes it, and ``engines_used()`` gives it.
+        may_stop: whether a run may raise in the middle, when some weights are written already.
+        at_once: whether it updates the weights of a step in any order, and several at once: then
+            none may share memory with another.
+    """
+
+    name: str
+    may_stop = True
+    at_once = True
+
+    @abstractmethod
+    def refusal(self, update: Update, program: Program) -> str | None:
+        """Why it cannot take a weight, to be said behind "it is updated eagerly:"; None if it can.
+
+        Nothing is changed, and nothing kept.
+        """
+
+    def kind(self, update: Update, program: Program) -> Hashable:
+        """Weights of one program and equal kinds are bound together. Default: all."""
+        return None
+
+    @abstractmethod
+    def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
+        """Bind a program to weights that were checked and not refused.
+
+        Raises:
+            Anything that speaks against the step. Nothing has been written then.
+        """
