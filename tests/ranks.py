@@ -37,7 +37,7 @@ FORKS.set_forkserver_preload(
         "gradstep.cli.rules",
         "gradstep.cli.train",
         "gradstep.cli.update",
-        "gradstep.engine.binding",
+        "gradstep.backends.cpu.binding",
         "gradstep.lab.session",
         "matplotlib.figure",
         "matplotlib.backends.backend_agg",

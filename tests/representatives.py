@@ -21,10 +21,10 @@ from torch import Tensor
 import gradstep
 from classes import ROWS, Row
 from configurations import CONFIGURATIONS, FLAG_CONFIGURATIONS
-from gradstep.engine.passes import passes
+from gradstep.program.passes import passes
+from gradstep.rule.contraction import contracted
 from gradstep.rule.definition import INPUTS, Rule
 from gradstep.rule.graph import FACTS, Graph
-from gradstep.rule.settle import settle
 from gradstep.rule.trace import trace
 from reference import Reference
 
@@ -103,7 +103,7 @@ def of_graph(graph: Graph) -> Iterable[Feature]:
         elif node.operation not in ("constant", "part"):
             yield "operation", node.operation
             yield "value for each", node.extent
-    found = [each.domain for each in passes(settle(graph))]
+    found = [each.domain for each in passes(contracted(graph))]
     yield "passes over elements", min(found.count("element"), MANY)
     yield from (("pass over", domain) for domain in found)
     yield "states", min(len(graph.states), MANY)

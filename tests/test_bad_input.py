@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.engine.update import Update, check
+from gradstep.backends.update import Update, check
 
 NAMES = ("first.weight", "first.bias", "second.weight", "second.bias")
 SHAPES = ((5, 3), (5,), (4, 3, 2, 2), (4,))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import gradstep
 from gradstep import chain, clip_by_value, decay_weights, new_weight, sqrt
-from gradstep.engine.llvm import compiler
+from gradstep.backends.cpu import compiler
 
 
 @gradstep.rule

@@ -17,7 +17,7 @@ from torch import nn
 
 import gradstep
 from gradstep import chain
-from gradstep.engine.llvm import compiler
+from gradstep.backends.cpu import compiler
 from gradstep.rule.trace import trace as trace_rule
 from gradstep.sight.catalogue import is_stage
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import gradstep
 from gradstep import lerp
-from gradstep.engine import buckets
+from gradstep.backends.cpu import buckets
 
 #: The shapes that the function refuses at present.
 _refused: list[tuple[int, ...]] = []

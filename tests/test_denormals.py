@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.engine import threads
+from gradstep.backends.cpu import threads
 
 SIZE = 1 << 20
 

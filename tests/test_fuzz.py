@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 import gradstep
 from configurations import FLAG_CONFIGURATIONS
-from gradstep.engine.update import is_dense, layout
+from gradstep.backends.update import is_dense, layout
 
 #: Sequences that are tried: the same ones at each run, unless another number is asked for.
 USUAL = 60

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradstep
-from gradstep.engine.host import host_function
+from gradstep.program.scalars import scalar_function
 from gradstep.rule.trace import trace
 
 NAMES = ("step", "lr", "beta")
@@ -30,7 +30,7 @@ def on_host(formula: Callable[..., Any]) -> Callable[..., float]:
     graph = trace(trial, {"beta": 0.5})
     product = graph.direction
     assert product is not None and product.operation == "mul"
-    numbers = host_function([product.arguments[1]], NAMES)
+    numbers = scalar_function([product.arguments[1]], NAMES)
     return lambda *values: numbers(*values)[0]
 
 

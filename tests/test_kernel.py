@@ -24,13 +24,13 @@ from torch import Tensor
 
 import gradstep
 from configurations import fullest, variants
-from gradstep.engine import run as runs
-from gradstep.engine import threads
-from gradstep.engine.kernel_spec import Places, kernel_spec
-from gradstep.engine.llvm import compiler, low_precision
-from gradstep.engine.llvm.element import ElementCode
-from gradstep.engine.llvm.walk import write_kernel
-from gradstep.engine.program import Program
+from gradstep.backends.cpu import compiler, threads
+from gradstep.backends.cpu import run as runs
+from gradstep.backends.llvm import low_precision
+from gradstep.backends.llvm.element import ElementCode
+from gradstep.backends.llvm.walk import write_kernel
+from gradstep.program.kernel_spec import Places, kernel_spec
+from gradstep.program.program import Program
 from gradstep.rule.graph import Graph
 from gradstep.rule.trace import trace
 from reference import REFERENCES, Reference
@@ -330,7 +330,7 @@ def test_kernels_have_every_operation_of_the_language() -> None:
 
 
 def convert(conversion: Callable[..., Any], source: numpy.ndarray, result: Any) -> numpy.ndarray:
-    """A conversion of gradstep.engine.llvm.low_precision, compiled, over an array."""
+    """A conversion of gradstep.backends.llvm.low_precision, compiled, over an array."""
     kinds = {"uint16": ir.IntType(16), "float32": ir.FloatType()}
     pointer, i64 = ir.PointerType(), ir.IntType(64)
     module = ir.Module(name="conversion")

@@ -16,9 +16,9 @@ import torch
 
 import gradstep
 from configurations import variants
-from gradstep.engine.kernel_spec import ITEM_BYTES, Places, kernel_spec
-from gradstep.engine.llvm.walk import write_kernel
-from gradstep.engine.program import Program
+from gradstep.backends.llvm.walk import write_kernel
+from gradstep.program.kernel_spec import ITEM_BYTES, Places, kernel_spec
+from gradstep.program.program import Program
 from gradstep.rule.graph import Graph
 from gradstep.rule.trace import trace
 from reference import REFERENCES, Reference

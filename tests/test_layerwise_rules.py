@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import gradstep
-from gradstep.engine import run as runs
-from gradstep.engine.passes import passes
-from gradstep.rule.settle import settle
+from gradstep.backends.cpu import run as runs
+from gradstep.program.passes import passes
+from gradstep.rule.contraction import contracted
 from gradstep.rule.trace import trace
 
 
@@ -20,7 +20,7 @@ def domains(rule: gradstep.Rule, matrix: bool = True, **options: Any) -> list[st
     """What the passes of a rule run over, in order."""
     values = {**rule.hyperparameters, "lr": 0.1, "weight_decay": 0.1, **options}
     graph = trace(rule, values, matrix=matrix)
-    return [each.domain for each in passes(settle(graph))]
+    return [each.domain for each in passes(contracted(graph))]
 
 
 #: Passes over the elements of a matrix, and of a vector: one to look, one to write.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.compose.wrapper import rules_inside
 from gradstep.backends.dispatch import Plan
+from gradstep.compose.wrapper import rules_inside
 
 CLIPPED = gradstep.chain(gradstep.clip_by_global_norm(1.0), gradstep.adam())
 PARTS = {"matrices": gradstep.muon(), "rest": gradstep.adam()}

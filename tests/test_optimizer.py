@@ -497,7 +497,7 @@ def test_options_changed_in_training_act_as_in_torch(
 
 
 def test_a_number_that_changes_compiles_nothing() -> None:
-    from gradstep.engine.llvm import compiler
+    from gradstep.backends.cpu import compiler
 
     params = weights()
     optimizer = gradstep.AdamW(params, lr=0.1)

@@ -33,8 +33,8 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.engine import run as runs
-from gradstep.engine.llvm import cache
+from gradstep.backends.cpu import cache
+from gradstep.backends.cpu import run as runs
 
 #: Sizes of a model that one thread updates, and of one that several share.
 SMALL = ((20, 10), (20,), ())

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 import gradstep
 from gradstep import dot, lerp, max, mean, norm, per_column, per_row, rms, size, sqrt, sum
-from gradstep.engine import buckets, walks
-from gradstep.engine.llvm import compiler, walk
-from gradstep.rule.settle import settle
+from gradstep.backends.cpu import buckets, compiler
+from gradstep.backends.llvm import walk
+from gradstep.program import walks
+from gradstep.rule.contraction import contracted
 from gradstep.rule.trace import trace
 
 
@@ -465,7 +466,7 @@ def test_a_sum_that_a_weight_and_a_number_state_need_is_taken_once() -> None:
         total = sum(0.3 * g + w)
         return g / total, total
 
-    settled = settle(trace(shared, {"lr": 0.1}))
+    settled = contracted(trace(shared, {"lr": 0.1}))
     assert [node.operation for node in settled.gathered] == ["sum"]
     (reduction,) = settled.gathered
     assert reduction.arguments[0].operation == "fma"

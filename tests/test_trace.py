@@ -15,7 +15,7 @@ from torch import Tensor
 
 import gradstep
 from gradstep import lerp, maximum, nonzero, sqrt, where, zeros
-from gradstep.engine.llvm import compiler
+from gradstep.backends.cpu import compiler
 from gradstep.rule.trace import trace
 from reference import REFERENCES, Reference
 

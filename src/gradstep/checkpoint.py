@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import describe, is_dense, is_matrix, laid_out_alike
+from gradstep.backends.update import describe, is_dense, is_matrix, laid_out_alike
 from gradstep.rule.definition import Rule
 from gradstep.states import common_number, own_dtype
 

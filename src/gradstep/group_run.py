@@ -13,10 +13,10 @@ from torch import Tensor
 
 from gradstep.backends.base import Values
 from gradstep.backends.dispatch import Plan
-from gradstep.engine.fit import sharing
-from gradstep.engine.program import Program
-from gradstep.engine.update import has_shape, is_matrix
+from gradstep.backends.eligibility import sharing
+from gradstep.backends.update import has_shape, is_matrix
 from gradstep.parameter_groups import Groups
+from gradstep.program.program import Program
 from gradstep.rule.definition import Rule
 from gradstep.rule.free_variables import FreeVariables
 from gradstep.rule.graph import Graph

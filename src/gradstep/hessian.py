@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import describe, in_pairs
+from gradstep.backends.update import describe, in_pairs
 from gradstep.optimizer import Optimizer
 from gradstep.rule.hyperparameter import Interval, check_number
 from gradstep.states import Beginnings, shared_states

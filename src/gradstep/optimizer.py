@@ -13,15 +13,15 @@ from torch.autograd import _profiler_enabled
 from torch.compiler import is_compiling as _is_compiling
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from gradstep.backends import global_sums
 from gradstep.backends.base import Run
 from gradstep.backends.dispatch import check_dimensions, check_engine
+from gradstep.backends.update import has_shape, is_matrix
 from gradstep.beginning import only_begins_states
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.checkpoint_names import keep_names
 from gradstep.cut_short import accounted
 from gradstep.cycled_momentum import with_momentum
-from gradstep.engine import global_sums
-from gradstep.engine.update import has_shape, is_matrix
 from gradstep.group_run import as_float
 from gradstep.parameter_groups import Places as Places
 from gradstep.parameter_names import ParameterNames

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from gradstep.backends.update import describe, has_shape
 from gradstep.cycled_momentum import OffersMomentum, momentum_places, put_momentum
-from gradstep.engine.update import describe, has_shape
 from gradstep.parameter_names import ParameterNames
 from gradstep.rule.combine import chain
 from gradstep.rule.definition import Rule

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.base import Run
+from gradstep.backends.desync import check_desync, mean_over
 from gradstep.backends.dispatch import Plan
+from gradstep.backends.eligibility import is_sharded
+from gradstep.backends.update import Update, has_shape, is_matrix, layout
 from gradstep.beginning import Begun
-from gradstep.engine.agreement import check_agreement, mean_over
-from gradstep.engine.fit import is_sharded
-from gradstep.engine.update import Update, has_shape, is_matrix, layout
 from gradstep.group_run import GroupRun, Planned, Traces
 from gradstep.parameter_groups import Groups
 from gradstep.states import (
@@ -84,7 +84,7 @@ class Planning(Groups):
         if len(self._runs) > len(self.param_groups):  # groups have been taken out
             self._follow_groups()
         if self._mesh is not None:
-            self._check_agreement()
+            self._check_desync()
         if "loss" in self.number_names:
             self._loss_for_all = self._loss_given()
         if len(entries) != len(known) or not all(map(is_, entries, known)):
@@ -136,9 +136,9 @@ class Planning(Groups):
             held = {id(p) for group in self.param_groups for p in group["params"]}
             self._layouts = {key: own for key, own in self._layouts.items() if key in held}
 
-    def _check_agreement(self) -> None:
+    def _check_desync(self) -> None:
         named = [(name, p) for name, p in self.named_parameters() if p.grad is not None]
-        check_agreement(self._mesh, [f"{name} {tuple(p.shape)}" for name, p in named])
+        check_desync(self._mesh, [f"{name} {tuple(p.shape)}" for name, p in named])
 
     def _loss_given(self) -> float:
         """The loss of the step; over several processes that split weights, the mean of theirs."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import describe, is_dense, is_matrix, layout
+from gradstep.backends.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
 from gradstep.rule.operations import is_followed
 from gradstep.rule.state import State

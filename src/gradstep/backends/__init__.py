@@ -7,9 +7,23 @@ named by ``engine=``::
     optimizer = gradstep.Adam(model.parameters(), engine=MyBackend.name)
 """
 
-from gradstep.backends.base import Backend as Backend
-from gradstep.backends.base import Binding as Binding
-from gradstep.backends.base import Run as Run
-from gradstep.backends.base import Values as Values
-from gradstep.backends.dispatch import engines as engines
-from gradstep.backends.dispatch import register as register
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradstep.backends.base import Backend, Binding, Run, Values
+    from gradstep.backends.dispatch import engines, register
+
+__all__ = ["Backend", "Binding", "Run", "Values", "engines", "register"]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing gradstep takes one small module from here.
+    if name in __all__:
+        for module in ("base", "dispatch"):
+            found = import_module(f"gradstep.backends.{module}")
+            if hasattr(found, name):
+                return getattr(found, name)
+    raise AttributeError(f"module {__name__} has no {name}")

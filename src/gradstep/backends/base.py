@@ -19,11 +19,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.engine.program import Program
-from gradstep.engine.update import Update
+from gradstep.backends.update import Update
+from gradstep.program.program import Program
 
 #: What writes: weights, states and step counts. It may have ``rounds``, see
-#: :mod:`gradstep.engine.global_sums`.
+#: :mod:`gradstep.backends.global_sums`.
 Run = Callable[[], None]
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.cpu import Cpu
 from gradstep.backends.eager import Eager
+from gradstep.backends.eligibility import is_recorded, overlapping
 from gradstep.backends.inductor import Inductor
-from gradstep.engine.fit import is_recorded, overlapping
-from gradstep.engine.program import Program
-from gradstep.engine.update import Update, check, is_matrix
+from gradstep.backends.update import Update, check, is_matrix
+from gradstep.program.program import Program
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
 

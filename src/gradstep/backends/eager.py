@@ -17,10 +17,10 @@ from torch import Tensor
 
 from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.eager_rounds import EagerRounds
+from gradstep.backends.eligibility import is_recorded, is_sharded
 from gradstep.backends.unusual import copy_of, is_usual, naming
-from gradstep.engine.fit import is_recorded, is_sharded
-from gradstep.engine.program import Program
-from gradstep.engine.update import Update, in_pairs, is_matrix
+from gradstep.backends.update import Update, in_pairs, is_matrix
+from gradstep.program.program import Program
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.language import NewWeight

@@ -14,21 +14,21 @@ import numpy
 import torch
 from torch import Tensor
 
+from gradstep.backends import global_sums
 from gradstep.backends.unusual import naming
-from gradstep.engine import global_sums
-from gradstep.engine.passes import passes
-from gradstep.engine.update import Update
+from gradstep.backends.update import Update
+from gradstep.program.passes import passes
+from gradstep.rule.contraction import contracted
 from gradstep.rule.graph import REDUCTIONS, Graph, Node
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.reductions import facts_of, reduce_tensor
-from gradstep.rule.settle import settle
 
 
 class EagerRounds:
-    """What makes the step of one weight; see :mod:`gradstep.engine.global_sums`."""
+    """What makes the step of one weight; see :mod:`gradstep.backends.global_sums`."""
 
     def __init__(self, graph: Graph, update: Update, numbers: Mapping[str, Any]) -> None:
-        settled = settle(graph)
+        settled = contracted(graph)
         self._graph = settled
         self._update = update
         self._after = settled.numbers
@@ -77,7 +77,7 @@ class EagerRounds:
             number.fill_(self._step if name == "step" else numbers[name])
 
     def given(self, graph: Graph) -> dict[int, Any]:
-        """What the step starts from, by the nodes of a settled graph."""
+        """What the step starts from, by the nodes of a contracted graph."""
         update = self._update
         known: dict[int, Any] = {id(graph.weight): _wide(update.weight)}
         known[id(graph.gradient)] = update.gradient.to(known[id(graph.weight)].dtype)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.unusual import naming
-from gradstep.engine.host import HostNodes, host_function, row_numbers
-from gradstep.engine.program import Program
-from gradstep.engine.update import Update
+from gradstep.backends.update import Update
+from gradstep.program.program import Program
+from gradstep.program.scalars import TotalsAsInputs, row_scalars, scalar_function
 from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node, in_order
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.reductions import facts_of, reduce_tensor
@@ -126,12 +126,14 @@ class Compiled:
         graph = program.graph
         after = [node for _, _, node in graph.numbers]
         totals = [n for n in in_order(after) if n.operation in REDUCTIONS and n.extent == "tensor"]
-        nodes = row_numbers(graph, totals)
+        nodes = row_scalars(graph, totals)
         own = [before for _, before, _ in graph.numbers]
         names = ("step", "first", *(str(n.value) for n in own), *FACTS, *program.names)
-        self._numbers = host_function(nodes, names)
+        self._numbers = scalar_function(nodes, names)
         total_names = [f"total {i}" for i in range(len(totals))]
-        self._after = host_function(list(map(HostNodes(totals), after)), (*names, *total_names))
+        self._after = scalar_function(
+            list(map(TotalsAsInputs(totals), after)), (*names, *total_names)
+        )
         self._rule_name = graph.rule_name
         self._own_names = [name for name, _, _ in graph.numbers]
         function = graph_function(graph, nodes, totals)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import Update, describe
+from gradstep.backends.update import Update, describe
 from gradstep.rule.symbol import RuleError
 
 _USUAL = (

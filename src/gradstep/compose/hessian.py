@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gradstep.engine.update import in_pairs
+from gradstep.backends.update import in_pairs
 
 
 def hutchinson(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradstep.backends.update import has_shape
 from gradstep.beginning import only_begins_states
 from gradstep.checkpoint import check_outline, checked_state
 from gradstep.checkpoint_names import keep_names
@@ -23,7 +24,6 @@ from gradstep.compose.members import (
 )
 from gradstep.cut_short import accounted
 from gradstep.cycled_momentum import OffersMomentum
-from gradstep.engine.update import has_shape
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 from gradstep.step_hooks import HooksOnce

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.engine.run import FlatRun
+from gradstep.backends.cpu.run import FlatRun
 from gradstep.lab.bench_case import Case
 from gradstep.lab.bench_cases import CASES
 from gradstep.lab.bench_memory import temporary_bytes

@@ -1,6 +1,6 @@
 """The arithmetic of a kernel for one element, to the last bit, without the kernel.
 
-Every operation is rounded once, in float32 or float64, as :mod:`gradstep.engine.llvm.element` has
+Every operation is rounded once, in float32 or float64, as :mod:`gradstep.backends.llvm.element` has
 it. A fused multiply-add is worked out exactly, with fractions, before it is rounded. What a rule
 takes from other elements, by reductions and opaque functions, is given.
 """
@@ -16,10 +16,10 @@ from typing import Any
 import numpy
 import torch
 
-from gradstep.engine.host import host_function
+from gradstep.program.scalars import scalar_function
+from gradstep.rule.contraction import contracted
 from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.operations import expanded
-from gradstep.rule.settle import settle
 
 #: What a node of the graph may be worth: a rounded number, a truth value, or, for a product that a
 #: fused multiply-add takes in before it is rounded, an exact fraction.
@@ -47,7 +47,7 @@ class Arithmetic:
     """What the fused kernel of a graph does to one element.
 
     Args:
-        graph: from :func:`gradstep.rule.trace.trace`, not settled.
+        graph: from :func:`gradstep.rule.trace.trace`, not contracted.
         dtype: how weight, gradient and states are stored: float32, float64, bfloat16 or float16.
 
     Raises:
@@ -61,9 +61,9 @@ class Arithmetic:
         self.graph = graph
         self.dtype = dtype
         self._operations = _Operations(_WORKING[dtype])
-        self._settled, self._twins = _settled_with_twins(graph)
+        self._contracted, self._twins = _contracted_with_twins(graph)
         self._own = graph.nodes
-        self._work = self._settled.nodes
+        self._work = self._contracted.nodes
         self._outcomes: dict[int, int] = {}
         for position, node in enumerate(graph.gathered):
             self._outcomes[id(node)] = self._outcomes[id(self._twins[id(node)])] = position
@@ -72,7 +72,7 @@ class Arithmetic:
         given = self._given_numbers()
         self._number_names = [str(node.value) for node in given if node.operation == "input"]
         self._number_names = list(dict.fromkeys(self._number_names))
-        self._numbers = host_function(given, self._number_names)
+        self._numbers = scalar_function(given, self._number_names)
 
     def _given_numbers(self) -> list[Node]:
         """The number nodes, with the outcomes of reductions as inputs."""
@@ -105,7 +105,7 @@ class Arithmetic:
             outcomes: what the reductions and opaque functions gave, in the order of
                 :meth:`gradstep.rule.graph.Graph.gathered`.
         """
-        settled, operations = self._settled, self._operations
+        settled, operations = self._contracted, self._operations
         given = {**numbers, **{name: states[name] for name, _, _ in self.graph.numbers}}
         given.update((f"outcome {i}", outcome) for i, outcome in enumerate(outcomes))
         found = self._numbers(*(float(given[name]) for name in self._number_names))
@@ -141,16 +141,16 @@ class Arithmetic:
         )
 
     def _values(
-        self, settled_values: Mapping[int, Value], rounded: Mapping[int, Value]
+        self, contracted_values: Mapping[int, Value], rounded: Mapping[int, Value]
     ) -> dict[int, Value]:
-        """The values by the nodes of the graph that is not settled."""
+        """The values by the nodes of the graph that is not contracted."""
         values: dict[int, Value] = {}
         for node in self._own:
             if node.extent == "own":  # of which an element has no one number
                 continue
             twin = self._twins.get(id(node), node)
-            if id(twin) in settled_values:
-                values[id(node)] = settled_values[id(twin)]
+            if id(twin) in contracted_values:
+                values[id(node)] = contracted_values[id(twin)]
                 continue
             # A fused multiply-add takes this product in before it is rounded. Its factors are
             # rounded.
@@ -174,8 +174,8 @@ _WORKING: dict[torch.dtype, Any] = {
 }
 
 
-def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
-    """The settled graph, and for each traced node its settled one.
+def _contracted_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
+    """The contracted graph, and for each traced node its settled one.
 
     A product that a fused multiply-add takes in has none. Settled nodes keep the names of theirs:
     so each gets a name of its own first.
@@ -200,7 +200,7 @@ def _settled_with_twins(graph: Graph) -> tuple[Graph, dict[int, Node]]:
         numbers=tuple((n, before, copy(after)) for n, before, after in graph.numbers),
         order=in_order([copy(node) for node in graph.outputs()]),
     )
-    settled = settle(tagged)
+    settled = contracted(tagged)
     by_name = {node.name: node for node in settled.nodes if node.arguments and node.name}
     twins = {}
     for node in graph.nodes:

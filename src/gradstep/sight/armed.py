@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradstep.backends import global_sums
+from gradstep.backends.eligibility import is_sharded
 from gradstep.compose.partition import Partition
 from gradstep.compose.wrapper import Wrapper
-from gradstep.engine import global_sums
-from gradstep.engine.fit import is_sharded
 from gradstep.optimizer import Optimizer
 from gradstep.sight.account import Account, class_name
 from gradstep.sight.element import Element, element_of, group_of, sparse_entries
@@ -312,7 +312,10 @@ class _Reading:
         graph = self._elements[0].graph if self._elements else None
         if graph is None or not graph.gathered:
             return []
-        from gradstep.engine.probe import Probe, gathered_eagerly  # takes the compiler with it
+        from gradstep.backends.cpu.probe import (  # takes the compiler with it
+            Probe,
+            gathered_eagerly,
+        )
 
         optimizer, places = self._optimizer, [element.place for element in self._elements]
         if graph.sums_over_all:

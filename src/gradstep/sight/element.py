@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import is_matrix
+from gradstep.backends.update import is_matrix
 from gradstep.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph

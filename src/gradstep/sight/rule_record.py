@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from gradstep import torch_optim
-from gradstep.engine.passes import passes
+from gradstep.program.passes import passes
+from gradstep.rule.contraction import contracted
 from gradstep.rule.definition import Rule
 from gradstep.rule.formula import formula, short_formula
 from gradstep.rule.graph import Graph
-from gradstep.rule.settle import settle
 from gradstep.sight.catalogue import (
     find_rule,
     graph_with,
@@ -34,7 +34,7 @@ def passes_over_weights(graph: Graph) -> int:
     """How often a step goes through all weights in memory; 1 where nothing is summed first."""
     if graph.is_elementwise:
         return 1
-    return sum(p.domain == "element" for p in passes(settle(graph)))
+    return sum(p.domain == "element" for p in passes(contracted(graph)))
 
 
 def rule_record(name: str) -> dict[str, Any]:

@@ -10,15 +10,15 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine.fit import STORAGE, as_stored, local
-from gradstep.engine.global_sums import exact_sum
-from gradstep.engine.guard import make_guard
-from gradstep.engine.update import in_pairs, is_dense
+from gradstep.backends.cpu.guard import make_guard
+from gradstep.backends.eligibility import STORAGE, as_stored, local
+from gradstep.backends.global_sums import exact_sum
+from gradstep.backends.update import in_pairs, is_dense
 from gradstep.rule import reductions
 from gradstep.rule.language import where
 
 if TYPE_CHECKING:
-    from gradstep.engine.sums import Sums
+    from gradstep.backends.cpu.sums import Sums
 
 #: What is measured, in the order of the columns.
 #:
@@ -134,7 +134,7 @@ class Meter:
 
     def _kernel(self, storage: str) -> Sums:
         if storage not in self._kernels:
-            from gradstep.engine.sums import Sums  # takes the compiler with it
+            from gradstep.backends.cpu.sums import Sums  # takes the compiler with it
 
             self._kernels[storage] = Sums(totals, storage)
         return self._kernels[storage]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.engine.update import Update
+from gradstep.backends.update import Update
 from gradstep.optimizer import Optimizer
 from gradstep.rule.graph import Graph, Node
 from gradstep.states import Beginnings, shared_states, unlike_weight

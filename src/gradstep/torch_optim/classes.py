@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.engine.update import has_shape
+from gradstep.backends.update import has_shape
 from gradstep.optimizer import Optimizer
 from gradstep.rules.adadelta import adadelta
 from gradstep.rules.adafactor import adafactor

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Hashable, Sequence
 
 from gradstep.backends.base import Backend, Binding
-from gradstep.engine.fit import is_sharded, unfit, unfit_whole
-from gradstep.engine.program import Program
-from gradstep.engine.update import Update
+from gradstep.backends.eligibility import ineligible, ineligible_as_whole, is_sharded
+from gradstep.backends.update import Update
+from gradstep.program.program import Program
 
 # A fork waits while another thread imports the compiler: else the child would find that module's
 # lock taken by a thread that it does not have, and wait for ever.
@@ -29,9 +29,9 @@ class Cpu(Backend):
     may_stop = False
 
     def refusal(self, update: Update, program: Program) -> str | None:
-        reason = unfit(update)
+        reason = ineligible(update)
         if reason is None and not program.is_flat:
-            reason = unfit_whole(update, program.graph)
+            reason = ineligible_as_whole(update, program.graph)
         return reason
 
     def kind(self, update: Update, program: Program) -> Hashable:
@@ -40,7 +40,7 @@ class Cpu(Backend):
 
     def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
         with _importing:
-            from gradstep.engine.binding import Tensors
-            from gradstep.engine.kernel import kernel_for
+            from gradstep.backends.cpu.binding import Tensors
+            from gradstep.backends.cpu.kernel import kernel_for
         weights = [u.weight for u in updates]
         return Tensors(kernel_for(program, weights[0].dtype), updates, weights)

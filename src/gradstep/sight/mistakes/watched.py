@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import in_pairs
+from gradstep.backends.update import in_pairs
 from gradstep.sight.mistakes.place import Place
 
 

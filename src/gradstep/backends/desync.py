@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-def check_agreement(mesh: Any, names: Sequence[str]) -> None:
+def check_desync(mesh: Any, names: Sequence[str]) -> None:
     """Raise in every process unless all of a mesh's are about to update the same weights.
 
     Args:

@@ -17,7 +17,7 @@ _INFIX = {
 }  # fmt: skip
 
 
-def row_numbers(graph: Graph, totals: Sequence[Node] = ()) -> tuple[Node, ...]:
+def row_scalars(graph: Graph, totals: Sequence[Node] = ()) -> tuple[Node, ...]:
     """The number nodes that reach a tensor: what the host works out, a row a tensor.
 
     ``totals`` are reductions that only the graph's number states need.
@@ -31,7 +31,7 @@ def row_numbers(graph: Graph, totals: Sequence[Node] = ()) -> tuple[Node, ...]:
     return tuple(found.values())
 
 
-class HostNodes:
+class TotalsAsInputs:
     """Nodes with the reductions below them replaced by inputs: ``"total 0"``, ``"total 1"``, …"""
 
     def __init__(self, totals: Sequence[Node]) -> None:
@@ -48,7 +48,7 @@ class HostNodes:
         return self._known[id(node)]
 
 
-def host_function(
+def scalar_function(
     outputs: Sequence[Node], inputs: Sequence[str]
 ) -> Callable[..., tuple[float, ...]]:
     """A function from the numbers named ``inputs``, as floats, to the ``outputs``.
@@ -93,7 +93,7 @@ def host_function(
     return numbers
 
 
-class HostRows:
+class ScalarRows:
     """A function from the numbers of tensors to a row of ``outputs`` for each.
 
     Most tensors have most numbers in common: what does not hang on sums of a tensor's own is worked
@@ -119,7 +119,7 @@ class HostRows:
         self.is_common = names.isdisjoint(differing)
         self._used = used
         self._once = not used or used[-1] < len(inputs) - own
-        self._function = host_function(outputs, [inputs[place] for place in used])
+        self._function = scalar_function(outputs, [inputs[place] for place in used])
 
     def __call__(self, rows: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:
         """The rows for tensors, each given by its numbers; those behind the last used may lack."""

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.base import Binding
-from gradstep.engine.fit import (
+from gradstep.backends.cpu.guard import make_guard
+from gradstep.backends.cpu.number_states import NumberStates
+from gradstep.backends.eligibility import (
     alike_in_parts,
     as_stored,
     is_sharded,
@@ -24,9 +26,7 @@ from gradstep.engine.fit import (
     local_update,
     spans_of,
 )
-from gradstep.engine.guard import make_guard
-from gradstep.engine.number_states import NumberStates
-from gradstep.engine.update import Update, is_dense
+from gradstep.backends.update import Update, is_dense
 
 # Bound once: in a cold cache every look-up on the way costs as much as the work.
 _data_ptr = Tensor.data_ptr
@@ -77,7 +77,7 @@ class Row:
 
     def bind(self, rows: Sequence[Row], weights: Sequence[Tensor]) -> Binding:
         """Bind the kernel to weights of which these are the rows, this one among them."""
-        from gradstep.engine.binding import Tensors
+        from gradstep.backends.cpu.binding import Tensors
 
         return Tensors(self.kernel, rows, weights)
 

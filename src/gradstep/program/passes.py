@@ -56,7 +56,7 @@ class Pass:
 
 
 def passes(graph: Graph) -> list[Pass]:
-    """The passes of a settled graph, in order. All but the last only read weights and gradients."""
+    """The passes of a contracted graph, in order. All but the last only read what is there."""
     after = [node for _, _, node in graph.numbers]
     nodes = in_order([*graph.outputs(), *after])
     found: list[Pass] = []

@@ -17,7 +17,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
-from gradstep.engine.llvm import cache
+from gradstep.backends.cpu import cache
 
 _lock = threading.RLock()
 _functions: dict[str, dict[str, Any]] = {}
@@ -50,7 +50,9 @@ def has_half_instructions() -> bool:
 def _sources() -> str:
     """A digest of the files that write code; empty where they cannot be read, as in a zip file."""
     try:
-        files = sorted(Path(__file__).parent.parent.rglob("*.py"))
+        package = Path(__file__).parents[2]
+        folders = ("program", "backends/llvm", "backends/cpu")
+        files = sorted(file for folder in folders for file in (package / folder).glob("*.py"))
         texts = [f"{file.name}\n{file.read_text('utf-8')}" for file in files]
     except OSError:
         return ""

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.engine.kernel import Kernel
-from gradstep.engine.kernel_spec import ITEM_BYTES, kept_storage
+from gradstep.backends.cpu.kernel import Kernel
+from gradstep.program.kernel_spec import ITEM_BYTES, kept_storage
 from gradstep.rule.graph import Node
 
 #: Elements a bucket, unless one tensor has more.

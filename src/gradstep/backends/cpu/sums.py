@@ -16,13 +16,13 @@ from typing import Any
 import numpy
 from torch import Tensor
 
-from gradstep.engine.global_sums import exact_sum
-from gradstep.engine.kernel import compiled
-from gradstep.engine.kernel_spec import Places, kernel_spec
-from gradstep.engine.llvm.compiler import has_half_instructions
-from gradstep.engine.passes import Pass
-from gradstep.engine.run import run_pass
-from gradstep.engine.walks import Geometry
+from gradstep.backends.cpu.compiler import has_half_instructions
+from gradstep.backends.cpu.kernel import compiled
+from gradstep.backends.cpu.run import run_pass
+from gradstep.backends.global_sums import exact_sum
+from gradstep.program.kernel_spec import Places, kernel_spec
+from gradstep.program.passes import Pass
+from gradstep.program.walks import Geometry
 from gradstep.rule.symbol import Symbol
 from gradstep.rule.trace import Trace
 
@@ -42,7 +42,7 @@ class Sums:
         function: takes tensors of one shape, and returns for each name a ``sum(…)`` or a
             ``max(…)`` over a whole tensor, from :mod:`gradstep.rule.reductions`.
         storage: how the tensors' elements are stored, a key of
-            :data:`gradstep.engine.kernel_spec.ITEM_BYTES`.
+            :data:`gradstep.program.kernel_spec.ITEM_BYTES`.
 
     Attributes:
         names: of the totals, in order.

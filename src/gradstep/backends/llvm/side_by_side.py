@@ -12,12 +12,12 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.engine.kernel_spec import ITEM_BYTES, KernelSpec
-from gradstep.engine.llvm.element import F64, I64, POINTER, VOID, ElementCode, Memory, as_type
-from gradstep.engine.llvm.line import given, lies_along, real_type
-from gradstep.engine.llvm.loop import counted, internal
-from gradstep.engine.llvm.prefetch import prefetch
-from gradstep.engine.llvm.sums import LANES, LaneSum
+from gradstep.backends.llvm.element import F64, I64, POINTER, VOID, ElementCode, Memory, as_type
+from gradstep.backends.llvm.line import given, lies_along, real_type
+from gradstep.backends.llvm.loop import counted, internal
+from gradstep.backends.llvm.prefetch import prefetch
+from gradstep.backends.llvm.sums import LANES, LaneSum
+from gradstep.program.kernel_spec import ITEM_BYTES, KernelSpec
 
 #: How many lines, of a pass that reads one or two columns. More columns are as many pages already.
 TOGETHER = 4

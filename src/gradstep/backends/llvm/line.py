@@ -10,9 +10,18 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.engine.kernel_spec import Column, KernelSpec
-from gradstep.engine.llvm.element import F32, F64, I64, POINTER, VOID, ElementCode, Memory, as_type
-from gradstep.engine.llvm.loop import counted, internal
+from gradstep.backends.llvm.element import (
+    F32,
+    F64,
+    I64,
+    POINTER,
+    VOID,
+    ElementCode,
+    Memory,
+    as_type,
+)
+from gradstep.backends.llvm.loop import counted, internal
+from gradstep.program.kernel_spec import Column, KernelSpec
 
 
 def real_type(spec: KernelSpec) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gradstep.engine.passes import Pass
+from gradstep.program.passes import Pass
 from gradstep.rule.graph import REDUCTIONS, Node
 from gradstep.rule.operations import expanded
 
@@ -70,8 +70,8 @@ class KernelSpec:
     """Of the code of one pass.
 
     Attributes:
-        walk: how it goes through a tensor, a key of :data:`gradstep.engine.walks.FIELDS`.
-        domain: what it runs over, as :class:`gradstep.engine.passes.Pass` has it.
+        walk: how it goes through a tensor, a key of :data:`gradstep.program.walks.FIELDS`.
+        domain: what it runs over, as :class:`gradstep.program.passes.Pass` has it.
         working: what elements are worked out in, ``"float32"`` or ``"float64"``.
         half_instructions: whether the CPU converts float16 itself.
         columns: what it reads and writes.

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.engine.fit import STORAGE
-from gradstep.engine.host import HostNodes, HostRows, host_function
-from gradstep.engine.kernel_spec import KernelSpec, Places, kernel_spec, working_type
-from gradstep.engine.llvm import compiler
-from gradstep.engine.llvm.walk import ARGUMENTS, write_kernel
-from gradstep.engine.passes import Pass
-from gradstep.engine.program import Program
-from gradstep.engine.walks import Geometry, flat, of_matrices
+from gradstep.backends.cpu import compiler
+from gradstep.backends.eligibility import STORAGE
+from gradstep.backends.llvm.walk import ARGUMENTS, write_kernel
+from gradstep.program.kernel_spec import KernelSpec, Places, kernel_spec, working_type
+from gradstep.program.passes import Pass
+from gradstep.program.program import Program
+from gradstep.program.scalars import ScalarRows, TotalsAsInputs, scalar_function
+from gradstep.program.walks import Geometry, flat, of_matrices
 from gradstep.rule.graph import FACTS, Node
 
 #: The count of the step that is being made, as a number of the row.
@@ -41,8 +41,8 @@ class Stage:
 
     each: Pass
     run: Any
-    row: HostRows
-    calls: list[tuple[Node, HostRows]]
+    row: ScalarRows
+    calls: list[tuple[Node, ScalarRows]]
 
 
 class Kernel:
@@ -74,12 +74,12 @@ class Kernel:
         if program.is_flat:
             (spec,) = specs
             self.run = compiled(spec)
-            self.row = host_function([*spec.scalars, *after, STEP], self.inputs)
+            self.row = scalar_function([*spec.scalars, *after, STEP], self.inputs)
             self.read_by_pass = len(spec.scalars)
             return
         totals = [f"total {i}" for i in range(len(self.totals))]
         self.inputs = (*self.inputs, *FACTS, *totals)
-        as_host = HostNodes(self.totals)
+        as_host = TotalsAsInputs(self.totals)
         self.stages = []
         for each, spec in zip(program.passes, specs, strict=True):
             run = compiled(spec) if each.wanted() else None
@@ -95,13 +95,13 @@ class Kernel:
             if node.operation == "part":
                 self.parts.setdefault(id(node.arguments[0]), []).append(node)
 
-    def _scalars_of(self, call: Node, as_host: HostNodes) -> HostRows:
+    def _scalars_of(self, call: Node, as_host: TotalsAsInputs) -> ScalarRows:
         scalars = [a for a in call.arguments if a.extent in ("number", "tensor")]
         return self._host_rows([as_host(a) for a in scalars])
 
-    def _host_rows(self, outputs: Sequence[Node]) -> HostRows:
+    def _host_rows(self, outputs: Sequence[Node]) -> ScalarRows:
         differing = [f"total {i}" for i, n in enumerate(self.totals) if n.operation != "global_sum"]
-        return HostRows(outputs, self.inputs, len(self.totals), {*FACTS, *differing})
+        return ScalarRows(outputs, self.inputs, len(self.totals), {*FACTS, *differing})
 
     def geometry(self, weight: Tensor, domain: str) -> Geometry:
         """How a tensor, or what is kept of it, is cut."""

@@ -2,9 +2,9 @@
 
 The function ``run`` takes tiles off a shared counter; any number of threads may run it over the
 same table at once, and no bit depends on which of them takes which tile. For each line of a tile it
-calls the loop over elements, :mod:`gradstep.engine.llvm.line`; of a flat walk the whole tile is
-one. What is to be summed is summed line by line, :mod:`gradstep.engine.llvm.sums`, or several
-lines at once, :mod:`gradstep.engine.llvm.side_by_side`, to the same bits.
+calls the loop over elements, :mod:`gradstep.backends.llvm.line`; of a flat walk the whole tile is
+one. What is to be summed is summed line by line, :mod:`gradstep.backends.llvm.sums`, or several
+lines at once, :mod:`gradstep.backends.llvm.side_by_side`, to the same bits.
 
 ``run`` takes these arguments, all 64 bits wide, pointers where nothing else is said:
 
@@ -15,7 +15,7 @@ lines at once, :mod:`gradstep.engine.llvm.side_by_side`, to the same bits.
 4. arena: where kept values and partial sums lie.
 5. places: for each tensor a row of offsets into the arena, in bytes.
 6. the length of such a row.
-7. tiles, 8. how many: :data:`gradstep.engine.walks.FIELDS` numbers each.
+7. tiles, 8. how many: :data:`gradstep.program.walks.FIELDS` numbers each.
 9. scalars: float64, a row a tensor, or one for all.
 10. the distance of two such rows: 0 where there is one for all.
 11. counter: the next tile that nobody has taken.
@@ -28,13 +28,13 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.engine.kernel_spec import ITEM_BYTES, KernelSpec
-from gradstep.engine.llvm.element import F64, I64, POINTER, VOID
-from gradstep.engine.llvm.line import lies_along, real_type, write_line
-from gradstep.engine.llvm.prefetch import prefetch_lines
-from gradstep.engine.llvm.side_by_side import lines_at_once, write_side_by_side
-from gradstep.engine.llvm.sums import LANES, SumCode, combined, neutral
-from gradstep.engine.walks import FIELDS, LINE
+from gradstep.backends.llvm.element import F64, I64, POINTER, VOID
+from gradstep.backends.llvm.line import lies_along, real_type, write_line
+from gradstep.backends.llvm.prefetch import prefetch_lines
+from gradstep.backends.llvm.side_by_side import lines_at_once, write_side_by_side
+from gradstep.backends.llvm.sums import LANES, SumCode, combined, neutral
+from gradstep.program.kernel_spec import ITEM_BYTES, KernelSpec
+from gradstep.program.walks import FIELDS, LINE
 
 #: Cache lines of 64 bytes that are asked for ahead of a line of elements.
 PREFETCH = 32

@@ -11,8 +11,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.engine.kernel_spec import ITEM_BYTES
-from gradstep.engine.llvm.low_precision import conversions
+from gradstep.backends.llvm.low_precision import conversions
+from gradstep.program.kernel_spec import ITEM_BYTES
 from gradstep.rule.graph import Node
 from gradstep.rule.operations import expanded
 

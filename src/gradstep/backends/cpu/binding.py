@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gradstep.backends.base import Values
-from gradstep.engine.buckets import divided, lay_out
-from gradstep.engine.fit import STORAGE, local
-from gradstep.engine.kernel import Kernel
-from gradstep.engine.run import FlatRun, PassesRun
-from gradstep.engine.table import Row, Table, taken_strides
-from gradstep.engine.update import Update
-from gradstep.engine.walks import flat_tiles
+from gradstep.backends.cpu.buckets import divided, lay_out
+from gradstep.backends.cpu.kernel import Kernel
+from gradstep.backends.cpu.run import FlatRun, PassesRun
+from gradstep.backends.cpu.table import Row, Table, taken_strides
+from gradstep.backends.eligibility import STORAGE, local
+from gradstep.backends.update import Update
+from gradstep.program.walks import flat_tiles
 from gradstep.rule.reductions import facts_of
 
 if TYPE_CHECKING:
-    from gradstep.engine.probe import Probe
+    from gradstep.backends.cpu.probe import Probe
 
 #: The scalars and states of a tensor, as far as they are known before its passes.
 Given = tuple[float, ...]

@@ -15,15 +15,15 @@ import numpy
 import torch
 from torch import Tensor
 
+from gradstep.backends.cpu.binding import Tensors
+from gradstep.backends.cpu.buckets import Bucket
+from gradstep.backends.cpu.run import PassesRun
 from gradstep.backends.eager_rounds import EagerRounds
-from gradstep.engine.binding import Tensors
-from gradstep.engine.buckets import Bucket
-from gradstep.engine.kernel_spec import ITEM_BYTES, kept_storage
-from gradstep.engine.passes import passes
-from gradstep.engine.run import PassesRun
-from gradstep.engine.update import Update
+from gradstep.backends.update import Update
+from gradstep.program.kernel_spec import ITEM_BYTES, kept_storage
+from gradstep.program.passes import passes
+from gradstep.rule.contraction import contracted
 from gradstep.rule.graph import Graph, Node
-from gradstep.rule.settle import settle
 
 
 class Probe:
@@ -44,7 +44,7 @@ class Probe:
         self._at: Tensors | None = None
         self._row = 0  # of the weight among the binding's
         # The kernel's own nodes have no numbers. Passes are made alike of graphs that are alike.
-        self._program = passes(settle(_numbered(graph)))
+        self._program = passes(contracted(_numbered(graph)))
 
     def join(self, runs: Sequence[Any]) -> bool:
         """Stand by at whichever run updates the weight; False if none is of such a kernel."""
@@ -123,7 +123,7 @@ def gathered_eagerly(
     """
     step = EagerRounds(graph, update, numbers)
     tagged = _numbered(graph)
-    settled = settle(tagged)
+    settled = contracted(tagged)
     known = step.given(settled)
     values: dict[str, Any] = {}
     for each in passes(settled):
@@ -147,7 +147,7 @@ def _at_places(value: Any, places: Sequence[tuple[int, ...]]) -> list[float]:
 def _numbered(graph: Graph) -> Graph:
     """The same graph with its reductions and opaque functions named by their number.
 
-    A kernel settles its graph, which makes other nodes of the same names.
+    A kernel contracts its graph, which makes other nodes of the same names.
     """
     copies: dict[int, Node] = {}
     number = 0

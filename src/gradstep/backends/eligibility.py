@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.engine.update import Update, is_dense, laid_out_alike
+from gradstep.backends.update import Update, is_dense, laid_out_alike
 from gradstep.rule.graph import Graph
 
 #: How a weight's dtype is stored, and how many stored numbers an element has.
@@ -28,7 +28,7 @@ def is_recorded() -> bool:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
-def unfit(update: Update) -> str | None:
+def ineligible(update: Update) -> str | None:
     """Why a weight cannot be updated by a kernel; None if it can."""
     if is_recorded():
         return "torch records the step into a graph"
@@ -59,7 +59,7 @@ def unfit(update: Update) -> str | None:
     return None
 
 
-def unfit_whole(update: Update, graph: Graph) -> str | None:
+def ineligible_as_whole(update: Update, graph: Graph) -> str | None:
     """Why a rule that looks beyond single elements cannot update a weight by passes; or None."""
     if is_sharded(update.weight):
         return "it is a DTensor, and the rule looks at more than this process's part"
@@ -112,7 +112,7 @@ def alike_in_parts(tensors: Sequence[Any]) -> bool:
 def _unfit_shards(update: Update) -> str | None:
     if not alike_in_parts([update.weight, update.gradient, *update.states.values()]):
         return "it is a DTensor that is split otherwise than its gradient or state"
-    return unfit(local_update(update))
+    return ineligible(local_update(update))
 
 
 def overlapping(updates: Sequence[Update]) -> set[int]:

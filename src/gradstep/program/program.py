@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from gradstep.engine.passes import Pass, passes
+from gradstep.program.passes import Pass, passes
+from gradstep.rule.contraction import contracted
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node
-from gradstep.rule.settle import settle
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ class Program:
     @cached_property
     def contracted(self) -> Graph:
         """The graph with its sums of products as one operation, as every backend rounds them."""
-        return settle(self.graph)
+        return contracted(self.graph)
 
     @cached_property
     def passes(self) -> list[Pass]:

@@ -12,15 +12,16 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.engine import global_sums, threads
-from gradstep.engine.buckets import Bucket
-from gradstep.engine.host import HostRows
-from gradstep.engine.kernel_spec import ITEM_BYTES, kept_storage
+from gradstep.backends import global_sums
+from gradstep.backends.cpu import threads
+from gradstep.backends.cpu.buckets import Bucket
+from gradstep.program.kernel_spec import ITEM_BYTES, kept_storage
+from gradstep.program.scalars import ScalarRows
 from gradstep.rule.graph import Node
 from gradstep.rule.opaque import Opaque
 
 if TYPE_CHECKING:
-    from gradstep.engine.binding import Tensors
+    from gradstep.backends.cpu.binding import Tensors
 
 #: Elements a pass from which more than one thread is worth its while. Handing work to another
 #: thread takes 30 to 60 µs here, which is what one thread needs for about 200,000 elements of Adam.
@@ -267,7 +268,7 @@ class PassesRun:
         self,
         bucket: Bucket,
         node: Node,
-        work_out: HostRows,
+        work_out: ScalarRows,
         memory: Tensor,
         totals: list[list[float]],
         own: dict[int, list[Tensor]],

@@ -1,0 +1,1 @@
+"""LLVM code, written from a kernel spec."""

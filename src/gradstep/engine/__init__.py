@@ -1,1 +1,0 @@
-"""Engines: how a rule is run over the tensors of a group."""

@@ -1,0 +1,1 @@
+"""Programs: what a rule comes to, before any backend makes it run."""
