@@ -55,13 +55,13 @@ def test_passes_over_memory(name: str, matrix: bool) -> None:
 def test_a_step_runs_each_pass_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the step itself, and not of the plan: what is run, and over how many elements."""
     seen: list[tuple[int, int]] = []
-    run_stage = runs.Run._run_stage
+    run_stage = runs.PassesRun._run_stage
 
     def noted(self: Any, wave: Any, number: int, *rest: Any) -> None:
         seen.append((number, wave.tiles[number][2]))
         run_stage(self, wave, number, *rest)
 
-    monkeypatch.setattr(runs.Run, "_run_stage", noted)
+    monkeypatch.setattr(runs.PassesRun, "_run_stage", noted)
     ws = [nn.Parameter(torch.ones(30, 40)), nn.Parameter(torch.ones(7))]
     optimizer = getattr(gradstep, name)(ws, engine="fused")
     for w in ws:
