@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gradstep.alike_groups import equal_options
 from gradstep.backends.update import describe, is_dense, is_matrix, laid_out_alike
 from gradstep.rule.definition import Rule
 from gradstep.states import common_number, own_dtype
@@ -169,7 +170,7 @@ def check_outline(state_dict: Any) -> None:
                 raise wrong(f"has no {key!r} in its group {number}")
         if not isinstance(group["params"], list | tuple):
             raise wrong(f"has a {type(group['params']).__name__} as 'params' of its group {number}")
-        for key in group["params"]:  # an entry of nobody's, say of a hook, may be anything
+        for key in group["params"] if state else ():  # one of nobody's may be anything
             entry = state.get(key, {})
             if not isinstance(entry, Mapping):
                 raise wrong(f"has a {type(entry).__name__} as the state of parameter {key}")
@@ -193,33 +194,29 @@ def checked_state(
     Raises:
         TypeError, ValueError: a checkpoint of another model or rule, or an incomplete one.
     """
-    kind, rule = type(optimizer).__name__, optimizer.rule
+    rule = optimizer.rule
     state: defaultdict[Any, Any] = defaultdict(dict, loaded["state"])
     known = {*rule.states, "step"}
     begun = any(isinstance(e, Mapping) and known & set(e) for e in state.values())
     own_numbers = {} if given is None else _numbers_as_given(optimizer.rule, loaded, given)
     entries = () if given is None else given["state"].values()
     others = {id(v) for e in entries if isinstance(e, Mapping) for v in e.values()}
+    checked: dict[Any, tuple[set[str], dict[str, Any], dict[bool, list[str]]]] = {}
     for number, group in enumerate(loaded["param_groups"]):
         optimizer.take_momentum(group)
-        check_class(optimizer, group, number)
-        foreign = [k for k in group if k not in optimizer.defaults and k not in _BOOKKEEPING]
-        missing = [k for k in optimizer.group_keys if k not in group and k not in _BOOKKEEPING]
-        if missing and foreign:
-            raise ValueError(
-                f"the checkpoint is of another rule: its group {number} has {', '.join(foreign)}, "
-                f"and {kind} expects {', '.join(missing)}. Load it into the optimizer that it was "
-                "saved from."
-            )
-        options = set(group)
-        for key, default in optimizer.defaults.items():
-            group.setdefault(key, default)
-        optimizer.check_changed(group)
-        values = {n: optimizer.hyperparameter(group, n) for n in rule.hyperparameters}
-        wanted = {
-            matrix: [n for n, s in rule.states.items() if s.exists(values, matrix)]
-            for matrix in (True, False)
-        }
+        found = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+        key = equal_options((*found, *found.values()))
+        if key is None or key not in checked:  # of thousands of groups most are alike
+            of_group = _checked_group(optimizer, group, number)
+        else:
+            of_group = checked[key]
+            for name, default in optimizer.defaults.items():
+                group.setdefault(name, default)
+        if key is not None:
+            checked[key] = of_group
+        options, values, wanted = of_group
+        if not state:
+            continue
         for p in group["params"]:
             entry = {**state.get(p, {}), **own_numbers.get(p, {})}
             # Wrappers of other packages keep what is theirs here, as timm's Lookahead does.
@@ -252,12 +249,45 @@ def checked_state(
     return state
 
 
+def _checked_group(
+    optimizer: Holder, group: dict[str, Any], number: int
+) -> tuple[set[str], dict[str, Any], dict[bool, list[str]]]:
+    """Check a group's options, and add those that it lacks.
+
+    Returns:
+        the options that it had; the values of the hyperparameters; the states of a parameter with
+        rows and columns, and of one without.
+    """
+    kind, rule = type(optimizer).__name__, optimizer.rule
+    check_class(optimizer, group, number)
+    foreign = [k for k in group if k not in optimizer.defaults and k not in _BOOKKEEPING]
+    missing = [k for k in optimizer.group_keys if k not in group and k not in _BOOKKEEPING]
+    if missing and foreign:
+        raise ValueError(
+            f"the checkpoint is of another rule: its group {number} has {', '.join(foreign)}, "
+            f"and {kind} expects {', '.join(missing)}. Load it into the optimizer that it was "
+            "saved from."
+        )
+    options = set(group)
+    for key, default in optimizer.defaults.items():
+        group.setdefault(key, default)
+    optimizer.check_changed(group)
+    values = {n: optimizer.hyperparameter(group, n) for n in rule.hyperparameters}
+    wanted = {
+        matrix: [n for n, s in rule.states.items() if s.exists(values, matrix)]
+        for matrix in (True, False)
+    }
+    return options, values, wanted
+
+
 def _numbers_as_given(
     rule: Rule, loaded: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[Any, dict[str, Any]]:
     """Parameter -> the states that have a dtype of their own, as the checkpoint has it; copies."""
     names = [n for n, s in rule.states.items() if s.start == "number" or s.shape == "own"]
     found: dict[Any, dict[str, Any]] = {}
+    if not names:
+        return found
     for group, given_group in zip(loaded["param_groups"], given["param_groups"], strict=True):
         for p, key in zip(group["params"], given_group["params"], strict=True):
             entry, ready = given["state"].get(key, {}), loaded["state"].get(p, {})

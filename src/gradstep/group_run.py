@@ -117,6 +117,10 @@ class GroupRun:
         self.engines: dict[int, str] = {}
         self.programs: dict[bool, Program] = {}
 
+    def params(self) -> list[Any]:
+        """The group's parameters."""
+        return self.group["params"]
+
     def remember(self, ids: Sequence[int], plan: Plan) -> None:
         """What a step with care has found out about parameters, for steps of another mask."""
         for key, backend in zip(ids, plan.backends, strict=True):
@@ -132,9 +136,10 @@ class GroupRun:
 
     def _forget_gone(self) -> None:
         """Forget the parameters that the group has no more."""
+        params = self.params()
         for known in (self.rows, self.engines):
-            if len(known) > len(self.group["params"]):
-                held = set(map(id, self.group["params"]))
+            if len(known) > len(params):
+                held = set(map(id, params))
                 for key in [key for key in known if key not in held]:
                     del known[key]
 
@@ -175,7 +180,7 @@ class GroupRun:
             self.graphs = {}
         kinds = {True, False}
         if rule.tells_vectors_apart:
-            kinds = {is_matrix(p) for p in group["params"] if has_shape(p)} or {True}
+            kinds = {is_matrix(p) for p in self.params() if has_shape(p)} or {True}
         anew = not kinds <= set(self.graphs)
         if anew:
             maximize = bool(group.get("maximize", False))

@@ -93,7 +93,7 @@ class HessianOptimizer(Optimizer):
                 self.state[each.parameter].update(entry)
             else:
                 self.state[each.parameter] = entry
-                self.know_layout(each.parameter)
+                self.know_layouts([each.parameter])
 
     def _names_of_hessian(self) -> tuple[str, str]:
         """What the rule, or its chain, calls the average and how much of it is kept."""

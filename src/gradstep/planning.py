@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import is_
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from gradstep.alike_groups import AlikeGroups, AlikeRun
 from gradstep.backends.base import Run
 from gradstep.backends.desync import check_desync, mean_over
-from gradstep.backends.dispatch import Plan
+from gradstep.backends.dispatch import Plan, takes_plain
 from gradstep.backends.eligibility import is_sharded
-from gradstep.backends.update import Update, has_shape, is_matrix, layout
+from gradstep.backends.update import has_shape
 from gradstep.beginning import Begun
 from gradstep.group_run import GroupRun, Planned, Traces
-from gradstep.parameter_groups import Groups
+from gradstep.plain import are_apart
+from gradstep.preparing import Preparing
 from gradstep.states import (
     Beginnings,
-    follow_layout,
     shared_states,
-    unlike_weight,
 )
 
 
-class Planning(Groups):
+class Planning(Preparing):
     """What of :class:`gradstep.Optimizer` plans a step, and remembers the plan for the next.
 
     Attributes:
@@ -38,8 +37,8 @@ class Planning(Groups):
     def _prepare_reading(self, defaults: Mapping[str, Any]) -> None:
         super()._prepare_reading(defaults)
         self._runs: dict[int, GroupRun] = {}
+        self._alike: AlikeGroups | None = None
         self._traces = Traces()
-        self._layouts: dict[int, Any] = {}  # by the ids of parameters
         self._entries: list[Any] = []
         self._said: set[str] = set()
         self._waits = False  # whether the rule sums over all parameters
@@ -54,14 +53,7 @@ class Planning(Groups):
     def begin_anew(self) -> None:
         """Forget what was known of earlier steps: groups and states have been exchanged."""
         super().begin_anew()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if has_shape(p):
-                    self.know_layout(p)
-
-    def know_layout(self, p: Tensor) -> None:
-        """Take the parameter's layout for the one that its states have."""
-        self._layouts[id(p)] = layout(p) if p.layout is torch.strided else None
+        self.know_layouts(p for p in self.state if isinstance(p, Tensor) and has_shape(p))
 
     def plan(self) -> list[Run]:
         """All of a step that reads: check everything, and return what will write, in order.
@@ -79,7 +71,7 @@ class Planning(Groups):
         entries, known = self.state.values(), self._entries
         self._shared, self._shared_in_all = {}, False
         if not self._runs:  # after a checkpoint was loaded: which processes take part?
-            for run in map(self._run, range(len(self.param_groups))):
+            for run in self._runs_of_step():
                 self._read(run)
         if len(self._runs) > len(self.param_groups):  # groups have been taken out
             self._follow_groups()
@@ -90,10 +82,10 @@ class Planning(Groups):
         if len(entries) != len(known) or not all(map(is_, entries, known)):
             self._forget_entries()
         if len(self.param_groups) == 1:
-            return self._plan_group(self._run(0))
+            return self._plan_run(self._run(0))
         runs: list[Run] = []
-        for index in range(len(self.param_groups)):
-            runs += self._plan_group(self._run(index))
+        for run in self._runs_of_step():
+            runs += self._plan_run(run)
         if self._waits:
             self._check_sums()
         return runs
@@ -129,7 +121,7 @@ class Planning(Groups):
     def _forget_entries(self) -> None:
         """States have come, gone or been exchanged: each plan has to look its own up again."""
         self._entries = list(self.state.values())
-        for run in self._runs.values():
+        for run in self._all_runs():
             for planned in run.plans.values():
                 planned.entries = None
         if len(self._layouts) > 2 * len(self._entries) + 64:  # of parameters that are gone
@@ -184,6 +176,63 @@ class Planning(Groups):
             run = self._runs[index] = GroupRun(group)
         return run
 
+    def _all_runs(self) -> list[GroupRun]:
+        """Also those of several groups together, which come last: they are what made a step."""
+        together = [] if self._alike is None else self._alike.runs
+        return [*self._runs.values(), *(run for run in together if isinstance(run, AlikeRun))]
+
+    def _runs_of_step(self) -> list[GroupRun]:
+        """Of each group, or of several that are alike together."""
+        groups, known = self.param_groups, self._alike
+        try:
+            options = list(map(self.read_options, groups))
+            if known is not None and known.hold_for(groups, options):
+                return known.runs
+            self._alike = AlikeGroups(groups, options)
+        except Exception:  # an option is missing, or cannot be compared: reading it has words
+            self._alike = None
+            return list(map(self._run, range(len(groups))))
+        before: dict[tuple[int, ...], AlikeRun] = {}
+        if known is not None:
+            before = {tuple(run.places): run for run in known.runs if isinstance(run, AlikeRun)}
+            if not known.are_of(groups):
+                self._follow_groups()
+                before = {}
+        self._alike.runs = list(self._taken_together(self._alike.places, before))
+        return self._alike.runs
+
+    def _taken_together(
+        self, all_places: Sequence[list[int]], before: Mapping[tuple[int, ...], AlikeRun]
+    ) -> Iterator[GroupRun]:
+        """What is known of each of these sets of groups that are alike, or of its groups."""
+        groups = self.param_groups
+        apart = len(all_places) == 1 or are_apart([p for g in groups for p in g["params"]])
+        for places in all_places:
+            first = self._run(places[0])
+            if len(places) > 1 and apart and self._steps_by_elements(first):
+                run = before.get(tuple(places)) or AlikeRun([groups[i] for i in places], places)
+                run.follow_options()
+                yield run
+            else:
+                yield first
+                yield from map(self._run, places[1:])
+
+    def _steps_by_elements(self, run: GroupRun) -> bool:
+        """Whether it makes no difference to a group's weights which others a kernel gets."""
+        self._read(run)
+        return takes_plain(self.engine, run.programs) is not None
+
+    def _plan_run(self, run: GroupRun) -> list[Run]:
+        if not isinstance(run, AlikeRun):
+            return self._plan_group(run) or []
+        planned = None if run.misses > 2 else self._plan_group(run)
+        if planned is not None:
+            return planned
+        # Something is not as it mostly is: each group by itself, with care.
+        run.misses += 1
+        run.forget_steps()
+        return [each for i in run.places for each in self._plan_group(self._run(i)) or []]
+
     def _follow_groups(self) -> None:
         """Groups have been exchanged or taken out: forget those that are gone."""
         groups, runs = self.param_groups, self._runs.items()
@@ -199,10 +248,11 @@ class Planning(Groups):
         self._waits = self._waits or any(g.sums_over_all for g in run.graphs.values())
         self._may_stop = self._may_stop or any(g.calls_opaque for g in run.graphs.values())
         if not all(g.is_elementwise for g in run.graphs.values()):
-            shards = (p for p in run.group["params"] if is_sharded(p))
+            shards = (p for p in run.params() if is_sharded(p))
             self._mesh = next((p.device_mesh for p in shards), self._mesh)
 
-    def _plan_group(self, run: GroupRun) -> list[Run]:
+    def _plan_group(self, run: GroupRun) -> list[Run] | None:
+        """The step of a group; None for several together that have to be taken one by one."""
         group = run.group
         try:
             # Equal floats need no second look; tensors and lists may change inside.
@@ -213,7 +263,7 @@ class Planning(Groups):
             unchanged = False
         if not unchanged or "grad_scale" in self.__dict__ or "loss" in self.number_names:
             self._read(run)
-        params = group["params"]
+        params = run.params()
         gradients = [p.grad for p in params]
         mask: tuple[bool, ...] = ()
         if any(map(is_, gradients, repeat(None))):
@@ -262,13 +312,16 @@ class Planning(Groups):
         mask: tuple[bool, ...],
         params: Sequence[Tensor],
         gradients: Sequence[Tensor],
-    ) -> list[Run]:
-        group = run.group
-        if not {is_matrix(p) for p in params} <= set(run.graphs):
+    ) -> list[Run] | None:
+        group, together = run.group, isinstance(run, AlikeRun)
+        if not {d > 1 for d in set(map(Tensor.dim, params))} <= set(run.graphs):
             self._read(run)  # the group has gained the first vector, or the first matrix
         if "param_names" in group:
-            self._names.follow_one(group)
+            for each in run.members if isinstance(run, AlikeRun) else (group,):
+                self._names.follow_one(each)
         if len({id(p) for p in params}) != len(params):
+            if together:
+                return None
             places = {id(p): i for i, p in enumerate(params)}
             twice = next(p for i, p in enumerate(params) if places[id(p)] != i)
             raise ValueError(
@@ -278,28 +331,14 @@ class Planning(Groups):
         shared = shared_states(self.rule, self.state.values(), run.numbers, self._shared)
         self._shared |= shared
         beginnings = Beginnings(self.rule, group, run.numbers, shared)
-        asks_for_first = "first" in self.rule.inputs
-        updates, prepared = [], []
-        for p, gradient in zip(params, gradients, strict=True):
-            held = self.state.get(p, {})
-            if not isinstance(held, Mapping):
-                raise TypeError(
-                    f"optimizer.state of {self.name_of(p)} is a {type(held).__name__}, not a dict "
-                    "of states by name. Load a checkpoint, or delete it to start anew."
-                )
-            entry = dict(held)
-            name = self._namer(p)
-            first = begun = beginnings.begin(p, entry, gradient, name)
-            if not begun:
-                follow_layout(self.rule, p, entry, self._layouts.get(id(p)))
-                if asks_for_first and "step" in entry:  # saved before the first step
-                    first = not float(entry["step"])
-            states = {n: entry[n] for n, _, _ in run.graphs[is_matrix(p)].states}
-            numbers = {n: entry[n] for n in beginnings.numbers}
-            unlike = unlike_weight(self.rule, p, states, run.numbers)
-            update = Update(p, gradient, states, numbers, first, name, *unlike, begun)
-            updates.append(update)
-            prepared.append(entry)
+        names = {kind: [n for n, _, _ in graph.states] for kind, graph in run.graphs.items()}
+        plain = self._plain_entries(beginnings, names, params, gradients)
+        if plain is None and together:
+            return None
+        prepared, begun = plain or self._entries_of(beginnings, params, gradients)
+        updates = self._updates_of(
+            run, beginnings.numbers, names, params, gradients, prepared, begun
+        )
         plan = run.plans[mask].plan if mask in run.plans else None
         if plan is None or plan.programs is not run.programs:
             plan = self._empty_plan(run)
@@ -307,7 +346,7 @@ class Planning(Groups):
         entries = [self.state.get(p, e) for p, e in zip(params, prepared, strict=True)]
         for update, held in zip(updates, entries, strict=True):
             update.entry = held
-        runs = plan.anew(updates, run.values, self._said, bool(mask))
+        runs = plan.anew(updates, run.values, self._said, bool(mask), bool(plain))
         # torch's own operations may run out of memory, and miss for some types.
         self._may_stop = self._may_stop or any(backend.may_stop for backend in plan.backends)
         if len(run.plans) > 16:  # masks that will hardly come back
@@ -315,10 +354,11 @@ class Planning(Groups):
 
         def install() -> None:
             for p, entry, held in zip(params, prepared, entries, strict=True):
-                held.update(entry)
+                if held is not entry:
+                    held.update(entry)
                 if held:
                     self.state[p] = held
-                self.know_layout(p)
+            self.know_layouts([p for p, held in zip(params, entries, strict=True) if held])
             if shared and not self._shared_in_all:
                 for entry in self.state.values():
                     if isinstance(entry, dict):  # also those that sit this step out
@@ -327,12 +367,14 @@ class Planning(Groups):
             ids = list(map(id, params))
             run.plans[mask] = Planned(ids, plan)
             run.remember(ids, plan)
+            if isinstance(run, AlikeRun):
+                run.misses = 0
 
         return [install, *runs]
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""
         used: dict[int, str] = {}
-        for run in self._runs.values():
+        for run in self._all_runs():
             used |= run.engines
         return {name: used[id(p)] for name, p in self.named_parameters() if id(p) in used}

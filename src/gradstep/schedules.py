@@ -86,6 +86,9 @@ class Schedules:
         """
         if len(groups) == len(self._held) and all(map(is_, groups, self._held)):
             return
+        if not self:  # of thousands of groups, none follows anything
+            self._held, self._groups, self._written = list(groups), [{} for _ in groups], {}
+            return
         places = {id(group): number for number, group in enumerate(self._held)}
         for number, group in enumerate(self._held):
             places.update({id(p): number for p in group["params"]})

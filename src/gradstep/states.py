@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,12 @@ from gradstep.backends.update import describe, is_dense, is_matrix, layout
 from gradstep.rule.definition import Rule
 from gradstep.rule.operations import is_followed
 from gradstep.rule.state import State
+
+#: A parameter's states by name.
+Entry = dict[str, Any]
+
+#: The types whose states torch's own functions make as they should be.
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def number_states(rule: Rule, numbers: Mapping[str, Any]) -> list[str]:
@@ -43,10 +49,11 @@ class Beginnings:
     ) -> None:
         self._rule = rule
         self._values = numbers
-        self._shared = shared or {}
+        #: The states that all parameters have together.
+        self.shared = shared or {}
         #: The states that are one number a parameter, the step count last.
         self.numbers = number_states(rule, numbers)
-        self._own_numbers = [n for n in self.numbers if n not in self._shared]
+        self._own_numbers = [n for n in self.numbers if n not in self.shared]
         self._on_device = bool(group.get("capturable") or group.get("fused"))
         double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
         self._number_dtype = torch.float64 if double else torch.float32
@@ -61,7 +68,7 @@ class Beginnings:
             tensors = [(n, s) for n, s in there if s.start != "number"]
             together = [n for n in self._own_numbers if n == "step" or not states[n].when]
             together += [n for n, s in tensors if s.when is None]
-            kept = [n for n, _ in there if n not in self._shared]
+            kept = [n for n, _ in there if n not in self.shared]
             kept += ["step"] * ("step" in self.numbers)
             self._of_kind[matrix] = together, kept, tensors
         return self._of_kind[matrix]
@@ -93,46 +100,92 @@ class Beginnings:
             number = entry.get(name)
             # A plain number: as torch's SparseAdam has it.
             if number is None or (isinstance(number, int) and self._rule.sparse == "only"):
-                self._begin_number(p, entry, name)
+                entry[name] = self._number(p, name, number)
         if not fresh and all(entry.get(n) is not None for n, _ in tensors):
-            entry.update(self._shared)
+            entry.update(self.shared)
             return fresh
-        with torch.no_grad(), torch.inference_mode(False):
+        # Or later steps may not write them; outside of inference mode autograd is on again.
+        with torch.inference_mode(False), torch.no_grad():
             for name, state in tensors:
                 if entry.get(name) is None:
                     entry[name] = self._tensor(p, state, gradient)
-        entry.update(self._shared)
+        entry.update(self.shared)
         return fresh
 
-    def _begin_number(self, p: Tensor, entry: dict[str, Any], name: str) -> None:
-        number: Any = entry.get(name)
+    def makes_any(self, matrix: bool) -> bool:
+        """Whether a parameter with rows and columns, or without, has states of its own."""
+        return bool(self._of(matrix)[1])
+
+    def begin_all(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Entry]:
+        """All states of parameters that have none yet, in the order of :meth:`begin`.
+
+        Args:
+            params: plain tensors, whose gradients have their dtypes.
+            gradients: the first of each.
+        """
+        numbers, shared = self._own_numbers, self.shared
+        tensors = {kind: self._of(kind)[2] for kind in (False, True)}
+        entries: list[Entry] = [{} for _ in params]
+        for name in numbers:
+            for p, entry in zip(params, entries, strict=True):
+                entry[name] = self._number(p, name, None)
+        if not any(tensors.values()) and not shared:
+            return entries
+        with torch.inference_mode(False), torch.no_grad():
+            for p, gradient, entry in zip(params, gradients, entries, strict=True):
+                for name, state in tensors[p.dim() > 1]:
+                    entry[name] = self._tensor(p, state, gradient)
+                if shared:
+                    entry.update(shared)
+        return entries
+
+    def _number(self, p: Tensor, name: str, number: Any) -> Tensor:
+        """A state that is one number, from this one or, for None, from where it starts."""
+        dtype = self._number_dtype
         if number is None:
             value = 0.0 if name == "step" else self._rule.states[name].value
             number = self._values[value] if isinstance(value, str) else value
-        dtype = self._number_dtype
         if self._differentiable and is_followed(number):
-            entry[name] = number.reshape(()).to(dtype, copy=True)
-            return
-        with torch.inference_mode(False):  # or later steps may not write it
-            device = p.device if self._on_device else "cpu"
-            entry[name] = torch.tensor(float(number), dtype=dtype, device=device)
+            return number.reshape(()).to(dtype, copy=True)
+        device: Any = p.device if self._on_device else "cpu"
+        if torch.is_inference_mode_enabled():  # or later steps may not write it
+            with torch.inference_mode(False):
+                return torch.tensor(float(number), dtype=dtype, device=device)
+        if number == 0 and type(number) is float and str(number) == "0.0":
+            return torch.zeros((), dtype=dtype, device=device)  # in a fifth of the time
+        return torch.tensor(float(number), dtype=dtype, device=device)
 
     def _tensor(self, p: Tensor, state: State, gradient: Tensor | None) -> Tensor:
+        plain = type(p) in _PLAIN
         if state.shape == "own":
             shape = state.shape_for(tuple(p.shape), self._values)
             return torch.zeros(shape, dtype=own_dtype(p.dtype), device=p.device)
         if state.shape != "weight":
             return _zeros_along(p, -1 if state.shape == "row" else -2)
+        if state.start == "zeros" and plain:
+            return torch.zeros_like(p)
         if state.start == "weight":
             return p.detach().clone(memory_format=torch.preserve_format)
         if state.start == "gradient" and gradient is not None:
+            if plain and type(gradient) is Tensor and _is_like(gradient, p):
+                return gradient.clone()
             return torch.empty_like(p).copy_(gradient).detach()
         value = self._values[state.value] if isinstance(state.value, str) else state.value
         value = float(value)
-        if state.start == "zeros" and type(p) in (Tensor, torch.nn.Parameter):
-            return torch.zeros_like(p)
         start = complex(value, value) if p.is_complex() else value
         return torch.full_like(p, start, requires_grad=False, memory_format=torch.preserve_format)
+
+
+def _is_like(gradient: Tensor, p: Tensor) -> bool:
+    """Whether a clone has dtype, device and layout of the weight."""
+    return (
+        gradient.dtype == p.dtype
+        and gradient.device == p.device
+        and gradient.layout is torch.strided
+        and gradient.is_contiguous()
+        and p.is_contiguous()
+        and not (gradient.is_conj() or gradient.is_neg())
+    )
 
 
 def shared_states(
@@ -223,7 +276,7 @@ def _bits(number: Tensor) -> Tensor:
 def _zeros_along(p: Tensor, gone: int) -> Tensor:
     """Zeros of a parameter's shape, but for one dimension of one element."""
     with torch.no_grad(), torch.inference_mode(False):
-        if type(p) in (Tensor, torch.nn.Parameter):
+        if type(p) in _PLAIN:
             shape = list(p.shape)
             shape[gone] = 1
             return torch.zeros(shape, dtype=p.dtype, device=p.device)
@@ -240,7 +293,7 @@ def follow_layout(rule: Rule, p: Tensor, entry: dict[str, Any], before: Any) -> 
         entry: its states by name; those that were laid out anew are replaced.
         before: the weight's layout at the last step, None if that is not known.
     """
-    if type(p) not in (Tensor, torch.nn.Parameter):
+    if type(p) not in _PLAIN:
         return
     now = layout(p)
     if before == now or not is_dense(p):

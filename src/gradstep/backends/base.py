@@ -102,6 +102,13 @@ class Backend(ABC):
         Nothing is changed, and nothing kept.
         """
 
+    def takes_plain(self, program: Program) -> bool:
+        """Whether it takes every weight of which :func:`gradstep.plain.are_plain` holds.
+
+        These then come to :meth:`bind` without :meth:`refusal`. Default: no.
+        """
+        return False
+
     def kind(self, update: Update, program: Program) -> Hashable:
         """Weights of one program and equal kinds are bound together. Default: all."""
         return None

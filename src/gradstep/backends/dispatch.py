@@ -127,6 +127,13 @@ def _check_rule(program: Program, update: Update) -> None:
         )
 
 
+def takes_plain(engine: str, programs: Mapping[bool, Program]) -> Backend | None:
+    """The backend that takes any plain weight of these programs without a further look, if any."""
+    first = _engines[engine][0]
+    taken = all(first.takes_plain(program) for program in programs.values())
+    return first if taken and not is_recorded() else None
+
+
 class Plan:
     """How one group's tensors are updated.
 
@@ -204,6 +211,7 @@ class Plan:
         values: Values,
         said: set[str],
         by_row: bool = False,
+        plain: bool = False,
     ) -> list[Run]:
         """Check everything, choose a backend for each weight, and return what makes the step.
 
@@ -212,15 +220,21 @@ class Plan:
             values: the numbers of the step.
             said: reasons for eager steps that have been logged; added to.
             by_row: also remember each weight by itself, for other masks.
+            plain: :func:`gradstep.plain.are_plain` has said so of all.
 
         Raises:
             TypeError, ValueError, RuntimeError: tensors that do not belong together, each naming
                 its parameter. Nothing has been changed then.
         """
-        for update in updates:
-            check(update)
-            _check_rule(self._program_of(update), update)
-        self.backends, refusals = self._choose(updates)
+        takes_all = takes_plain(self.engine, self.programs) if plain else None
+        refusals: dict[int, str] = {}
+        if takes_all is not None:
+            self.backends = [takes_all] * len(updates)
+        else:
+            for update in updates:
+                check(update)
+                _check_rule(self._program_of(update), update)
+            self.backends, refusals = self._choose(updates)
         by_kind: dict[Any, list[int]] = {}
         for i, (update, backend) in enumerate(zip(updates, self.backends, strict=True)):
             program = self._program_of(update)

@@ -13,7 +13,7 @@ from torch import Tensor
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-@dataclass
+@dataclass(slots=True)
 class Update:
     """All that one weight's step reads and writes.
 

@@ -34,6 +34,10 @@ class Cpu(Backend):
             reason = ineligible_as_whole(update, program.graph)
         return reason
 
+    def takes_plain(self, program: Program) -> bool:
+        alone = program.is_flat and not program.graph.shared
+        return alone and not program.differentiable and program.rule.sparse != "only"
+
     def kind(self, update: Update, program: Program) -> Hashable:
         dtypes = tuple([number.dtype for number in update.numbers.values()])
         return (update.weight.dtype, dtypes, is_sharded(update.weight))

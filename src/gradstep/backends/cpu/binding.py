@@ -46,10 +46,10 @@ class Tensors(Table):
         super().__init__(of)
         self.kernel = kernel
         self._firsts = None if isinstance(of[0], Row) else [u.first for u in of]  # type: ignore[union-attr]
-        weights = list(map(local, weights))
+        weights = list(map(local, weights)) if self.sharded else weights
         if kernel.program.is_flat:
             stored = STORAGE[weights[0].dtype][1]
-            sizes = [stored * weight.numel() for weight in weights]
+            sizes = [stored * count for count in map(Tensor.numel, weights)]
             self.elements = sum(sizes)
             self.tiles = flat_tiles(sizes)
             self.tile_count = len(self.tiles) // 3

@@ -45,16 +45,23 @@ def python_guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
 def _torch_guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     from torch._C._dynamo.guards import TensorGuards
 
+    # Without lists, sizes and strides are the tensors' own: a quarter of the time.
+    return TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+
+
+def _torch_guard_by_lists(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    from torch._C._dynamo.guards import TensorGuards
+
     sizes: Any = [list(t.shape) for t in tensors]
     strides: Any = [list(t.stride()) for t in tensors]
     return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
 
 
-def _torch_guard_works() -> bool:
+def _works(make: Callable[[Sequence[Tensor]], Callable[..., bool]]) -> bool:
     try:
         a = torch.zeros(2, 3, device="cpu")
         b = torch.zeros(3, 2, dtype=torch.float64, device="cpu")
-        check = _torch_guard([a, b])
+        check = make([a, b])
         changed: list[Any] = [
             b.float(),
             b.new_zeros(3, 3),
@@ -84,5 +91,6 @@ def make_guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     """
     global _make
     if _make is None:
-        _make = _torch_guard if _torch_guard_works() else python_guard
+        makers = (_torch_guard, _torch_guard_by_lists)
+        _make = next(filter(_works, makers), python_guard)
     return _make(tensors)

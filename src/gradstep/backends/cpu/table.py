@@ -122,15 +122,12 @@ class Table(Binding):
         self.sharded = is_sharded(updates[0].weight)
         updates = [local_update(u) for u in updates] if self.sharded else updates
         first = updates[0]
-        self._relaid = [i for i, u in enumerate(updates) if not as_stored(u.gradient, u.weight)]
-        self._empty = {i for i, u in enumerate(updates) if not u.weight.numel()}
+        weights, gradients = [u.weight for u in updates], [u.gradient for u in updates]
+        self._relaid = _relaid(gradients, weights)
+        self._empty = {i for i, size in enumerate(map(Tensor.numel, weights)) if not size}
         stored = [str(n.dtype).removeprefix("torch.") for n in first.numbers.values()]
         self._set_columns((*first.states, *first.numbers), stored)
-        flat = self._flat(
-            [u.weight for u in updates],
-            [u.gradient for u in updates],
-            [{**u.states, **u.numbers} for u in updates],
-        )
+        flat = self._flat(weights, gradients, [{**u.states, **u.numbers} for u in updates])
         pointers = self._locate(flat)
         self._addresses = self._written(pointers)
         self._accepted = (owners, flat, pointers)
@@ -269,6 +266,18 @@ class Table(Binding):
                     f"the {what} of {self._names[owner]()} has no memory: its storage was resized "
                     "to nothing. Bring it back before the step."
                 )
+
+
+def _relaid(gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> list[int]:
+    """The places of the gradients that lie otherwise than their weights."""
+    if (  # of thousands, in a tenth of the time
+        all(map(Tensor.is_contiguous, chain(gradients, weights)))
+        and not any(map(Tensor.is_conj, gradients))
+        and not any(map(Tensor.is_neg, gradients))
+    ):
+        return []
+    pairs = zip(gradients, weights, strict=True)
+    return [i for i, (gradient, weight) in enumerate(pairs) if not as_stored(gradient, weight)]
 
 
 def _refuse(*_: Any) -> bool:
