@@ -38,8 +38,8 @@ def settings(names: Iterable[str]) -> Settings:
     )
 
 
-#: With one state, with several, with a closure, with numbers for all parameters.
-FEW = settings(("momentum", "adam", "lbfgs", "prodigy"))
+#: With no state, with one, with several, with numbers for all parameters.
+FEW = settings(("sgd", "momentum", "adam", "dadapt_adam"))
 ALL = settings(CHOICES)
 
 

@@ -31,8 +31,8 @@ class Holder(Defaults, Protocol):
     def take_momentum(self, group: MutableMapping[str, Any]) -> None:
         """Put a momentum that a scheduler has set where the rule has it."""
 
-    def check_changed(self, group: Mapping[str, Any]) -> None:
-        """Raise unless a step can be made with a group's options."""
+    def check_loaded(self, group: Mapping[str, Any]) -> None:
+        """Raise unless a step can be made with the options of a checkpoint's group."""
 
     def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
         """A rule's hyperparameter, from where it stands in a group."""
@@ -271,7 +271,7 @@ def _checked_group(
     options = set(group)
     for key, default in optimizer.defaults.items():
         group.setdefault(key, default)
-    optimizer.check_changed(group)
+    optimizer.check_loaded(group)
     values = {n: optimizer.hyperparameter(group, n) for n in rule.hyperparameters}
     wanted = {
         matrix: [n for n, s in rule.states.items() if s.exists(values, matrix)]

@@ -114,12 +114,23 @@ class Groups(HooksOnce):
             self._check_option(group, name, self._range(name))
         self._check_directions(group)
 
+    def check_loaded(self, group: Mapping[str, Any]) -> None:
+        """:meth:`check_changed` for a group of a checkpoint, where nan or a word is a spoilt file.
+
+        Raises:
+            TypeError: of the wrong type.
+            ValueError: nan, a flag that is none, or what :meth:`check_changed` refuses.
+        """
+        for name in ("lr", *self.rule.hyperparameters):
+            self._check_option(group, name, Interval())
+        self.check_changed(group)
+
     def check_changed(self, group: Mapping[str, Any]) -> None:
         """Raise unless a step can be made with the options that a group has by now.
 
-        As torch.optim: ranges hold for new groups, and what a scheduler or a user sets later, or a
-        checkpoint brings, is taken. What is out of its range by more than a rounding, nan, and a
-        flag that is neither True nor False nor a number are warned of, once.
+        As torch.optim: ranges hold for new groups, and what a scheduler or a user sets later is
+        taken. What is out of its range by more than a rounding, nan, and a flag that is neither
+        True nor False nor a number are warned of, once.
 
         Raises:
             TypeError: of the wrong type.
