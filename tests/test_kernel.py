@@ -31,6 +31,7 @@ from gradstep.backends.llvm.element import ElementCode
 from gradstep.backends.llvm.walk import write_kernel
 from gradstep.program.kernel_spec import Places, kernel_spec
 from gradstep.program.program import Program
+from gradstep.program.targets import PLAIN, Target
 from gradstep.rule.graph import Graph
 from gradstep.rule.trace import trace
 from reference import REFERENCES, Reference
@@ -554,14 +555,14 @@ def loop_of(reference: Reference, storage: str) -> str:
     group = optimizer.param_groups[0]
     values = {n: optimizer.hyperparameter(group, n) for n in reference.rule.hyperparameters}
     graph = trace(reference.rule, values, bool(group["maximize"]))
-    return line_of(code_of(graph, storage, compiler.has_half_instructions()))
+    return line_of(code_of(graph, storage, compiler.target()))
 
 
-def code_of(graph: Graph, storage: str, half_instructions: bool = False) -> str:
+def code_of(graph: Graph, storage: str, target: Target = PLAIN) -> str:
     """The code of a graph's one pass."""
     program = Program(gradstep.sgd, graph, ())
     (each,) = program.passes
-    return write_kernel(kernel_spec(each, program.inputs, storage, Places(), half_instructions))
+    return write_kernel(kernel_spec(each, program.inputs, storage, Places(), target))
 
 
 def line_of(code: str) -> str:

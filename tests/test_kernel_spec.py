@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,19 @@ from configurations import variants
 from gradstep.backends.llvm.walk import write_kernel
 from gradstep.program.kernel_spec import ITEM_BYTES, Places, kernel_spec
 from gradstep.program.program import Program
+from gradstep.program.targets import PLAIN, Target
 from gradstep.rule.graph import Graph
 from gradstep.rule.trace import trace
 from reference import REFERENCES, Reference
 
 
-def specified(graph: Graph, storage: str, half: bool = False) -> Iterator[tuple[str, str]]:
+def specified(graph: Graph, storage: str, target: Target = PLAIN) -> Iterator[tuple[str, str]]:
     """The spec's text and the code of each of a graph's kernels."""
     program = Program(gradstep.sgd, graph, ())
     places = Places()
     for each in program.passes:
         if each.wanted():
-            spec = kernel_spec(each, program.inputs, storage, places, half)
+            spec = kernel_spec(each, program.inputs, storage, places, target)
             yield spec.text(), write_kernel(spec)
 
 
@@ -125,7 +127,7 @@ def test_storage_and_instructions_are_part_of_it() -> None:
     for function in (lambda g, share: g - share, lambda g, share: g / gradstep.sum(g)):
         graph = trace(formula(function), {})
         made = [
-            tuple(specified(graph, storage, half))
+            tuple(specified(graph, storage, replace(PLAIN, converts_half=half)))
             for storage in ITEM_BYTES
             for half in ((False, True) if storage == "float16" else (False,))
         ]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradstep.program.passes import Pass
+from gradstep.program.targets import PLAIN, Target
 from gradstep.rule.graph import REDUCTIONS, Node
 from gradstep.rule.operations import expanded
 
@@ -73,7 +74,7 @@ class KernelSpec:
         walk: how it goes through a tensor, a key of :data:`gradstep.program.walks.FIELDS`.
         domain: what it runs over, as :class:`gradstep.program.passes.Pass` has it.
         working: what elements are worked out in, ``"float32"`` or ``"float64"``.
-        half_instructions: whether the CPU converts float16 itself.
+        target: the processors that it is for.
         columns: what it reads and writes.
         scalars: the host's numbers that it reads from a row, in order.
         loads: (value, number of the column that it is read from).
@@ -85,7 +86,7 @@ class KernelSpec:
     walk: str
     domain: str
     working: str
-    half_instructions: bool
+    target: Target
     columns: tuple[Column, ...]
     scalars: tuple[Node, ...]
     loads: tuple[tuple[Node, int], ...]
@@ -95,7 +96,7 @@ class KernelSpec:
 
     def text(self) -> str:
         """All of it, for comparison."""
-        title = f"{self.walk} {self.domain} {self.working} {self.half_instructions}"
+        title = f"{self.walk} {self.domain} {self.working} {self.target}"
         listing = _Listing(title, self.working == "float64")
         for column in self.columns:
             listing.say(column.storage, column.extent, str(column.table), str(column.place))
@@ -116,7 +117,7 @@ def kernel_spec(
     inputs: Sequence[Node],
     storage: str,
     places: Places,
-    half_instructions: bool = False,
+    target: Target = PLAIN,
     working: str | None = None,
 ) -> KernelSpec:
     """The spec of one pass.
@@ -126,7 +127,7 @@ def kernel_spec(
         inputs: what the table of tensors holds, in order: weight, gradient, states.
         storage: how they are stored, a key of :data:`ITEM_BYTES`.
         places: the arena's places; new ones are added.
-        half_instructions: whether the CPU converts float16 itself.
+        target: the processors that it is for.
         working: what elements are worked out in, ``"float32"`` or ``"float64"``; None for what a
             step takes.
     """
@@ -159,7 +160,7 @@ def kernel_spec(
         each.walk,
         each.domain,
         working,
-        half_instructions,
+        target,
         tuple(columns),
         tuple(each.scalars),
         tuple(loads),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from gradstep.backends.cpu.run import FlatRun, PassesRun
 from gradstep.backends.cpu.table import Row, Table, taken_strides
 from gradstep.backends.eligibility import STORAGE, local
 from gradstep.backends.update import Update
-from gradstep.program.walks import flat_tiles
+from gradstep.program.walks import FIELDS, flat_tiles
 from gradstep.rule.reductions import facts_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Tensors(Table):
 
     Attributes:
         elements: of a flat program, how many all weights have together.
-        tiles: the same: its tiles' numbers.
+        tiles, tile_count: the same: its tiles' numbers; how many tiles.
+        fixed: those arguments of its pass that are the same in every step.
         strides: of the tensors that opaque functions get, one tuple a weight.
         facts: what a rule may ask of each weight, as numbers.
         buckets: the weights that go through the passes together.
@@ -47,14 +49,16 @@ class Tensors(Table):
         self.kernel = kernel
         self._firsts = None if isinstance(of[0], Row) else [u.first for u in of]  # type: ignore[union-attr]
         weights = list(map(local, weights)) if self.sharded else weights
-        if kernel.program.is_flat:
+        self._is_flat = kernel.program.is_flat
+        if self._is_flat:
             stored = STORAGE[weights[0].dtype][1]
             sizes = [stored * count for count in map(Tensor.numel, weights)]
             self.elements = sum(sizes)
             self.tiles = flat_tiles(sizes)
-            self.tile_count = len(self.tiles) // 3
-            self.tiles_at = self.tiles.buffer_info()[0]
-            self._row_for: Sequence[float] | None = None
+            self.tile_count = len(self.tiles) // len(FIELDS["flat"])
+            tiles_at = self.tiles.buffer_info()[0]
+            self.fixed = (self.count, self.row_width, 0, 0, 0, tiles_at, self.tile_count)
+            self._row_for: Given | None = None
             self._row = array("d")
             return
         if isinstance(of[0], Row):
@@ -77,43 +81,37 @@ class Tensors(Table):
         return [] if self.sharded else [Row(self.kernel, kind, update) for update in updates]
 
     def prepare(self, values: Values) -> FlatRun | PassesRun:
-        numbers_given = values.numbers
         owners, flat, pointers = self.taken()
         firsts, self._firsts = self._firsts, None
         if self._relaid:
             self.relay(flat, pointers)
         kernel, states, n = self.kernel, self.number_states, self.count
-        is_flat = kernel.program.is_flat
-        if states is None and firsts is None and is_flat:
+        numbers = values.numbers
+        if states is None and firsts is None and self._is_flat:
             # Only hyperparameters shape the row; where one changes they are a new tuple.
-            if self._row_for is not numbers_given:
-                self._row = array("d", kernel.row(1.0, False, *numbers_given))
-                self._row_for = numbers_given
+            if self._row_for is not numbers:
+                self._row = array("d", kernel.row(1.0, False, *numbers))
+                self._row_for = numbers
             return FlatRun(self, owners, flat, pointers, self._row, 0)
-        numbers = array("d")
+        own = array("d")
         if states is not None:
-            numbers = states.read(pointers.buffer_info()[0] + 16 * n)
-        width = len(numbers) // n
-        start = numbers[:width]
-        alike = (n == 1 or firsts is None or len(set(firsts)) == 1) and numbers == start * n
-        given: list[Given]
+            own = states.read(pointers.buffer_info()[0] + 16 * n)
+        width = len(own) // n
+        start = own[:width]
+        alike = (n == 1 or firsts is None or len(set(firsts)) == 1) and own == start * n
         if alike:
-            given = [(*self._given(start), float(firsts is not None and firsts[0]), *numbers_given)]
+            given = (*self._given(start), float(firsts is not None and firsts[0]), *numbers)
+            if self._is_flat:
+                return FlatRun(self, owners, flat, pointers, array("d", kernel.row(*given)), 0)
+            heads = [given] * n
         else:
-            given = []
+            heads = []
             for i in range(n):
-                own = self._given(numbers[width * i : width * (i + 1)])
-                given.append((*own, float(firsts is not None and firsts[i]), *numbers_given))
-        if not is_flat:
-            heads = given * n if alike else given
+                each = self._given(own[width * i : width * (i + 1)])
+                heads.append((*each, float(firsts is not None and firsts[i]), *numbers))
+        if not self._is_flat:
             rows = [head + facts for head, facts in zip(heads, self.facts, strict=True)]
             return PassesRun(self, owners, flat, pointers, rows, alike)
-        if alike:
-            return FlatRun(self, owners, flat, pointers, array("d", kernel.row(*given[0])), 0)
-        made: dict[Given, Given] = {}
-        scalars = array("d")
-        for each in given:
-            if each not in made:
-                made[each] = kernel.row(*each)
-            scalars.extend(made[each])
+        made = {head: kernel.row(*head) for head in set(heads)}
+        scalars = array("d", chain.from_iterable([made[head] for head in heads]))
         return FlatRun(self, owners, flat, pointers, scalars, len(scalars) // n)

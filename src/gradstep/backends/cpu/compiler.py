@@ -18,6 +18,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from gradstep.backends.cpu import cache
+from gradstep.program.targets import Target, target_for
 
 _lock = threading.RLock()
 _functions: dict[str, dict[str, Any]] = {}
@@ -42,9 +43,9 @@ def cpu() -> tuple[str, str]:
         return name or llvm.get_host_cpu_name(), features
 
 
-def has_half_instructions() -> bool:
-    """Whether the CPU that kernels are compiled for converts float16 itself."""
-    return "+f16c" in cpu()[1].split(",")
+def target() -> Target:
+    """What is known of the CPU that kernels are compiled for."""
+    return target_for(llvm.get_default_triple(), cpu()[1].split(","))
 
 
 def _sources() -> str:

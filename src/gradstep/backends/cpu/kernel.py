@@ -67,9 +67,10 @@ class Kernel:
         after = [node for _, _, node in contracted.numbers]
         own = [name for name, _, _ in contracted.numbers]
         self.inputs: tuple[str, ...] = (*own, "step", "first", *program.names)
-        half = compiler.has_half_instructions()
+        target = compiler.target()
         specs = [
-            kernel_spec(each, program.inputs, storage, self.places, half) for each in program.passes
+            kernel_spec(each, program.inputs, storage, self.places, target)
+            for each in program.passes
         ]
         if program.is_flat:
             (spec,) = specs

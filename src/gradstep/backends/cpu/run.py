@@ -60,29 +60,17 @@ class FlatRun:
         self._owners = owners
         self._kept = (flat, pointers, scalars)
         at, count = pointers.buffer_info()
-        self._arguments = (
-            at,
-            binding.count,
-            binding.row_width,
-            0,
-            0,
-            0,
-            binding.tiles_at,
-            binding.tile_count,
-            scalars.buffer_info()[0],
-            distance,
-            at + 8 * (count - 1),
-        )
+        counter_at = at + 8 * (count - 1)
+        self._arguments = (at, *binding.fixed, scalars.buffer_info()[0], distance, counter_at)
 
     def __call__(self) -> None:
         """Make the step: weights, states and step counts."""
         binding = self.binding
         self.run_kernel()
         if binding.number_states is not None:
-            at, n, _, _, _, _, _, _, scalars_at, distance, _ = self._arguments
-            binding.number_states.write(
-                at + 16 * n, scalars_at + 8 * binding.kernel.read_by_pass, distance
-            )
+            at, n, *_, scalars_at, distance, _ = self._arguments
+            behind = scalars_at + 8 * binding.kernel.read_by_pass
+            binding.number_states.write(at + 16 * n, behind, distance)
         # Tell autograd that the weights were written, as torch's own operations do.
         _increment_version(self._owners)
 
@@ -90,7 +78,10 @@ class FlatRun:
         """The pass over memory alone."""
         binding = self.binding
         self._kept[1][-1] = 0
-        run_pass(binding.kernel.run, self._arguments, binding.elements, binding.tile_count)
+        if binding.elements < PARALLEL:  # as run_pass does: every call counts here
+            binding.kernel.run(*self._arguments)
+        else:
+            run_pass(binding.kernel.run, self._arguments, binding.elements, binding.tile_count)
 
 
 class PassesRun:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 from torch import Tensor
 
-from gradstep.backends.cpu.compiler import has_half_instructions
+from gradstep.backends.cpu.compiler import target
 from gradstep.backends.cpu.kernel import compiled
 from gradstep.backends.cpu.run import run_pass
 from gradstep.backends.global_sums import exact_sum
@@ -64,8 +64,7 @@ class Sums:
         places = Places()
         for node in nodes:
             places.of(node)
-        half = has_half_instructions()
-        self._run = compiled(kernel_spec(one_pass, inputs, storage, places, half, "float64"))
+        self._run = compiled(kernel_spec(one_pass, inputs, storage, places, target(), "float64"))
         self._cut: _Cut | None = None
 
     def __call__(self, rows: Sequence[Sequence[Tensor]], sizes: list[int]) -> Any:

@@ -18,12 +18,7 @@ from gradstep.backends.llvm.loop import counted, internal
 from gradstep.backends.llvm.prefetch import prefetch
 from gradstep.backends.llvm.sums import LANES, LaneSum
 from gradstep.program.kernel_spec import ITEM_BYTES, KernelSpec
-
-#: How many lines, of a pass that reads one or two columns. More columns are as many pages already.
-TOGETHER = 4
-
-#: How far ahead memory is asked for: with two columns to read, that fits the fastest cache.
-AHEAD_BYTES = 1 << 14
+from gradstep.program.targets import Target
 
 
 def lines_at_once(spec: KernelSpec) -> int:
@@ -33,8 +28,9 @@ def lines_at_once(spec: KernelSpec) -> int:
     written = [spec.columns[column] for _, column in spec.stores]
     if not along or not whole or any(ITEM_BYTES[column.storage] == 2 for column in written):
         return 0
+    # More columns are as many pages already.
     few = len(spec.columns) <= 2 and len(spec.sums) <= 2
-    return TOGETHER if few and not written else 1
+    return spec.target.side_by_side if few and not written else 1
 
 
 def write_side_by_side(module: ir.Module, spec: KernelSpec, together: int) -> ir.Function:
@@ -54,13 +50,13 @@ def write_side_by_side(module: ir.Module, spec: KernelSpec, together: int) -> ir
     elements = [ElementCode(builder, vector.element, LANES) for _ in lines]
     for element in elements:
         given(element, spec, row)
-    memories = [Memory(column.storage, spec.half_instructions) for column in spec.columns]
+    memories = [Memory(column.storage, spec.target.converts_half) for column in spec.columns]
     before = builder.block
     with counted(builder, count, LANES) as index:
         totals = [[LaneSum(builder, node, before) for node, _ in spec.sums] for _ in lines]
         for element, columns, own in zip(elements, lines, totals, strict=True):
             for column, pointer in zip(spec.columns, columns, strict=True):
-                _ask_ahead(builder, pointer, index, ITEM_BYTES[column.storage])
+                _ask_ahead(builder, pointer, index, ITEM_BYTES[column.storage], spec.target)
             for node, number in spec.loads:
                 loaded = memories[number].load(builder, columns[number], index, LANES)
                 element.values[id(node)] = as_type(builder, loaded, vector)
@@ -84,9 +80,10 @@ def write_side_by_side(module: ir.Module, spec: KernelSpec, together: int) -> ir
     return function
 
 
-def _ask_ahead(builder: ir.IRBuilder, pointer: Any, index: Any, item_bytes: int) -> None:
-    for start in range(0, LANES * item_bytes, 64):
-        offset = builder.add(
-            builder.mul(index, ir.Constant(I64, item_bytes)), ir.Constant(I64, AHEAD_BYTES + start)
-        )
+def _ask_ahead(
+    builder: ir.IRBuilder, pointer: Any, index: Any, item_bytes: int, target: Target
+) -> None:
+    for start in range(0, LANES * item_bytes, target.cache_line):
+        ahead = ir.Constant(I64, target.bytes_ahead + start)
+        offset = builder.add(builder.mul(index, ir.Constant(I64, item_bytes)), ahead)
         prefetch(builder, builder.gep(pointer, [offset], source_etype=ir.IntType(8)))

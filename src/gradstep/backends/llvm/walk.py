@@ -36,9 +36,6 @@ from gradstep.backends.llvm.sums import LANES, SumCode, combined, neutral
 from gradstep.program.kernel_spec import ITEM_BYTES, KernelSpec
 from gradstep.program.walks import FIELDS, LINE
 
-#: Cache lines of 64 bytes that are asked for ahead of a line of elements.
-PREFETCH = 32
-
 I8 = ir.IntType(8)
 
 #: The types of the arguments of ``run``.
@@ -283,4 +280,4 @@ class _LineWalk(_Walk):
             if lies_along(self.spec, column):
                 size = ir.Constant(I64, ITEM_BYTES[column.storage])
                 behind = self.b.gep(address, [self.b.mul(count, size)], source_etype=I8)
-                prefetch_lines(self.b, behind, PREFETCH)
+                prefetch_lines(self.b, behind, self.spec.target)
