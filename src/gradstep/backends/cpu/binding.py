@@ -81,7 +81,8 @@ class Tensors(Table):
         return [] if self.sharded else [Row(self.kernel, kind, update) for update in updates]
 
     def prepare(self, values: Values) -> FlatRun | PassesRun:
-        owners, flat, pointers = self.taken()
+        # Once, so that no tensor is held.
+        (owners, flat, pointers), self._accepted = self._accepted, None  # type: ignore[misc]
         firsts, self._firsts = self._firsts, None
         if self._relaid:
             self.relay(flat, pointers)
@@ -100,7 +101,8 @@ class Tensors(Table):
         start = own[:width]
         alike = (n == 1 or firsts is None or len(set(firsts)) == 1) and own == start * n
         if alike:
-            given = (*self._given(start), float(firsts is not None and firsts[0]), *numbers)
+            first = 0.0 if firsts is None else float(firsts[0])
+            given = (*self._given(start), first, *numbers)
             if self._is_flat:
                 return FlatRun(self, owners, flat, pointers, array("d", kernel.row(*given)), 0)
             heads = [given] * n

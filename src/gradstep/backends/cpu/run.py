@@ -60,17 +60,18 @@ class FlatRun:
         self._owners = owners
         self._kept = (flat, pointers, scalars)
         at, count = pointers.buffer_info()
-        counter_at = at + 8 * (count - 1)
-        self._arguments = (at, *binding.fixed, scalars.buffer_info()[0], distance, counter_at)
+        own = (scalars.buffer_info()[0], distance, at + 8 * (count - 1))
+        self._arguments = (at,) + binding.fixed + own  # noqa: RUF005, half as long as unpacking
 
     def __call__(self) -> None:
         """Make the step: weights, states and step counts."""
         binding = self.binding
         self.run_kernel()
         if binding.number_states is not None:
-            at, n, *_, scalars_at, distance, _ = self._arguments
-            behind = scalars_at + 8 * binding.kernel.read_by_pass
-            binding.number_states.write(at + 16 * n, behind, distance)
+            arguments = self._arguments
+            behind = arguments[8] + 8 * binding.kernel.read_by_pass
+            states_at = arguments[0] + 16 * binding.count
+            binding.number_states.write(states_at, behind, arguments[9])
         # Tell autograd that the weights were written, as torch's own operations do.
         _increment_version(self._owners)
 

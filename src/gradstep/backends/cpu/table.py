@@ -107,6 +107,7 @@ class Table(Binding):
         first = of[0]
         self.count = len(of)
         self._names = [each.name for each in of]
+        #: What was accepted last, or checked at the beginning, until it is prepared.
         self._accepted: Accepted | None = None
         self._rows: list[Row] = []
         self._again: list[tuple[int, int]] = []
@@ -174,12 +175,6 @@ class Table(Binding):
             self._guard_all(flat)
             self._rows = []
         return True
-
-    def taken(self) -> Accepted:
-        """What was accepted last, or checked at the beginning; once, so that no tensor is held."""
-        accepted, self._accepted = self._accepted, None
-        assert accepted is not None
-        return accepted
 
     def _flat(
         self,
