@@ -120,11 +120,11 @@ def _load(key: str, write: Callable[[], str], symbols: Iterable[str]) -> Any:
     return library
 
 
-def assembly(code: str) -> str:
-    """The assembly text of a module as compiled for :func:`cpu`."""
+def assembly(code: str, machine: Any = None) -> str:
+    """The assembly text of a module as compiled for :func:`cpu`, or for a machine of LLVM's."""
     with _lock:
-        module, machine = _optimised(code, *cpu())
-        return str(machine.emit_assembly(module))
+        machine = machine or _machine(*cpu())
+        return str(machine.emit_assembly(_optimised(code, machine)))
 
 
 def _machine(cpu_name: str, features: str) -> Any:
@@ -136,8 +136,7 @@ def _machine(cpu_name: str, features: str) -> Any:
     )
 
 
-def _optimised(code: str, cpu_name: str, features: str) -> tuple[Any, Any]:
-    machine = _machine(cpu_name, features)
+def _optimised(code: str, machine: Any) -> Any:
     module = llvm.parse_assembly(code)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
@@ -149,12 +148,12 @@ def _optimised(code: str, cpu_name: str, features: str) -> tuple[Any, Any]:
     llvm.create_pass_builder(machine, options).getModulePassManager().run(
         module, llvm.create_pass_builder(machine, options)
     )
-    return module, machine
+    return module
 
 
 def _compile(code: str, cpu_name: str, features: str) -> bytes:
-    module, machine = _optimised(code, cpu_name, features)
-    return bytes(machine.emit_object(module))
+    machine = _machine(cpu_name, features)
+    return bytes(machine.emit_object(_optimised(code, machine)))
 
 
 def _link(image: bytes, name: str, symbols: Iterable[str]) -> Any:
