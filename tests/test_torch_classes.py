@@ -14,13 +14,10 @@ import torch
 from torch import nn
 
 import gradstep
-from classes import IN_TORCH, ROWS, Row, each
+from classes import IN_TORCH, ROWS, Row, Task, assert_same_bits, each
 from gradstep import torch_optim
 
 ROOT = Path(__file__).parent.parent
-
-#: Arguments that torch's classes have had only since some version.
-LATER = {"LBFGS": {"maximize"}}
 
 
 @each(IN_TORCH)
@@ -95,6 +92,19 @@ def test_classes_are_related_as_torchs() -> None:
     assert all(issubclass(getattr(gradstep, n), torch.optim.Optimizer) for n in torch_optim.__all__)
 
 
+@each(IN_TORCH)
+def test_it_works_in_the_place_of_torchs(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some put classes into torch.optim, so that all code around takes them."""
+    plain, patched = Task(row), Task(row)
+    plain.train(row.make(plain), 2)
+    monkeypatch.setattr(torch.optim, row.name, row.ours)
+    optimizer = getattr(torch.optim, row.name)(list(patched))
+    patched.train(optimizer, 1)
+    assert type(pickle.loads(pickle.dumps(optimizer))) is row.ours
+    patched.train(optimizer, 1)
+    assert_same_bits(plain, patched)
+
+
 def test_a_subclass_with_arguments_of_its_own() -> None:
     class Slow(gradstep.AdamW):
         def __init__(self, params: object, slowness: float, **options: object) -> None:
@@ -113,7 +123,7 @@ USES = [
     ("gradstep.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.99))", None),
     ("gradstep.SGD([weight], 0.1, 0.9, nesterov=True, engine='fused')", None),
     ("gradstep.Muon([weight], adjust_lr_fn='match_rms_adamw')", None),
-    ("gradstep.Adam(model.parameters(), lr=weight).step().hello", None),
+    ("gradstep.Adam(model.parameters(), lr=weight)", None),
     ("gradstep.Adam(model.parameters(), lr='fast')", 'Argument "lr" to "Adam" has incompatible'),
     ("gradstep.AdamW([weight], 1e-3, 0.9)", 'Argument 3 to "AdamW" has incompatible type'),
     ("gradstep.SGD([weight], momentun=0.9)", 'Unexpected keyword argument "momentun" for "SGD"'),

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import LBFGS as TorchLBFGS
 
 from gradstep.checkpoint import check_class, check_outline
 from gradstep.step_hooks import HooksOnce, without_hooks
 
 
-class LBFGS(HooksOnce, torch.optim.LBFGS):
+class LBFGS(HooksOnce, TorchLBFGS):
     """The quasi-Newton method of torch.optim, as it is there.
 
     Its work is matrix products and a line search that calls the closure again and again; there is
@@ -28,8 +29,9 @@ class LBFGS(HooksOnce, torch.optim.LBFGS):
 
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
         """Make a step; see torch.optim.LBFGS."""
-        # Where there has been an optimizer of torch's class, that has hooks around its step.
-        return without_hooks(torch.optim.LBFGS.step)(self, closure)
+        # Where there has been an optimizer of torch's class, that has hooks around its step. (Not
+        # by the name in torch.optim: some put this class there.)
+        return without_hooks(TorchLBFGS.step)(self, closure)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this class or of torch.optim.LBFGS.
@@ -62,6 +64,8 @@ class LBFGS(HooksOnce, torch.optim.LBFGS):
         # torch leaves these out of a copy, which then cannot make a step.
         self._params = self.param_groups[0]["params"]
         self._numel_cache = None
+        if "maximize" in self.defaults:  # the checkpoint of an older torch has none
+            self.param_groups[0].setdefault("maximize", self.defaults["maximize"])
 
 
 def _in_rows(p: Tensor) -> Tensor:
