@@ -145,6 +145,8 @@ def _take_part(
                 world_size=count,
                 timeout=datetime.timedelta(seconds=patience),
             )
+            if torch.__version__.startswith("2.7."):
+                _divide_what_gloo_sums()
             try:
                 end.send(("returned", work(rank, *arguments)))
             finally:
@@ -154,3 +156,13 @@ def _take_part(
         finally:
             faulthandler.cancel_dump_traceback_later()
             faulthandler.disable()
+
+
+def _divide_what_gloo_sums() -> None:
+    """In torch 2.7 FSDP asks for the mean of gradients, and gloo, unasked, gives their sum."""
+    from torch.distributed.fsdp._fully_shard import _fsdp_collectives as collectives
+
+    def divided_after(scattered: Any, reduced: Any, *_: Any) -> tuple[float, float]:
+        return 1.0, float(scattered.size() * (1 if reduced is None else reduced.size()))
+
+    collectives._get_gradient_divide_factors = divided_after  # type: ignore[attr-defined]

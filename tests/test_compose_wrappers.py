@@ -127,6 +127,8 @@ def test_it_resumes_and_is_copied_bit_for_bit(name: str) -> None:
 
 @every_wrapper
 def test_torchs_checkpoints_by_names(name: str) -> None:
+    if name in ("Freeze", "all") and torch.__version__.startswith("2.7."):
+        pytest.skip("torch 2.7 asks for the states of frozen weights, whatever strict is")
     network, other = model(), model()
     optimizer, twin = WRAPPERS[name](network), WRAPPERS[name](other)
     learn(network, optimizer, range(3))  # a whole round of Accumulate
