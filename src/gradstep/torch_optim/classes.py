@@ -67,14 +67,15 @@ class Adam(Optimizer):
     ) -> None: ...  # fmt: skip
 
     def _begin(self, params: Any, rule: Any, defaults: dict[str, Any], engine: str) -> None:
-        super()._begin(params, rule, defaults, engine)
-        if defaults["foreach"] and not defaults["capturable"]:
-            betas = {f"betas[{i}]": beta for i, beta in enumerate(defaults["betas"])}
-            for name, value in {"lr": defaults["lr"], **betas}.items():
+        if defaults["foreach"] and not defaults["capturable"]:  # before all else, as torch does
+            betas = defaults["betas"] if isinstance(defaults["betas"], tuple | list) else ()
+            numbers = {"lr": defaults["lr"], **{f"betas[{i}]": b for i, b in enumerate(betas)}}
+            for name, value in numbers.items():
                 if isinstance(value, Tensor):
                     raise ValueError(
                         f"{name} as a Tensor is not supported for capturable=False and foreach=True"
                     )
+        super()._begin(params, rule, defaults, engine)
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         super().check_group(group)
