@@ -35,7 +35,7 @@ class Tensors(Table):
     Attributes:
         elements: of a flat program, how many all weights have together.
         tiles, tile_count: the same: its tiles' numbers; how many tiles.
-        fixed: those arguments of its pass that are the same in every step.
+        fixed_at: where those numbers lie that its pass gets in every step.
         strides: of the tensors that opaque functions get, one tuple a weight.
         facts: what a rule may ask of each weight, as numbers.
         buckets: the weights that go through the passes together.
@@ -57,7 +57,9 @@ class Tensors(Table):
             self.tiles = flat_tiles(sizes)
             self.tile_count = len(self.tiles) // len(FIELDS["flat"])
             tiles_at = self.tiles.buffer_info()[0]
-            self.fixed = (self.count, self.row_width, 0, 0, 0, tiles_at, self.tile_count)
+            fixed = (self.count, self.row_width, 0, 0, 0, tiles_at, self.tile_count)
+            self._fixed = array("q", fixed)
+            self.fixed_at = self._fixed.buffer_info()[0]
             self._row_for: Given | None = None
             self._row = array("d")
             return

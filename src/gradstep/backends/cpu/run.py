@@ -60,18 +60,18 @@ class FlatRun:
         self._owners = owners
         self._kept = (flat, pointers, scalars)
         at, count = pointers.buffer_info()
-        own = (scalars.buffer_info()[0], distance, at + 8 * (count - 1))
-        self._arguments = (at,) + binding.fixed + own  # noqa: RUF005, half as long as unpacking
+        self._arguments = (
+            at, scalars.buffer_info()[0], distance, at + 8 * (count - 1), binding.fixed_at,
+        )  # fmt: skip
 
     def __call__(self) -> None:
         """Make the step: weights, states and step counts."""
         binding = self.binding
         self.run_kernel()
         if binding.number_states is not None:
-            arguments = self._arguments
-            behind = arguments[8] + 8 * binding.kernel.read_by_pass
-            states_at = arguments[0] + 16 * binding.count
-            binding.number_states.write(states_at, behind, arguments[9])
+            at, scalars_at, distance, _, _ = self._arguments
+            behind = scalars_at + 8 * binding.kernel.read_by_pass
+            binding.number_states.write(at + 16 * binding.count, behind, distance)
         # Tell autograd that the weights were written, as torch's own operations do.
         _increment_version(self._owners)
 
@@ -241,8 +241,7 @@ class PassesRun:
         numbers = array("d", chain.from_iterable(rows))
         tiles, count, elements = bucket.tiles[number]
         counter = array("q", [0])
-        arguments = (
-            self._pointers.buffer_info()[0],
+        fixed = (
             binding.count,
             binding.row_width,
             memory.data_ptr(),
@@ -250,9 +249,14 @@ class PassesRun:
             len(bucket.places) // len(bucket.tensors),
             tiles.buffer_info()[0],
             count,
+        )
+        block = array("q", fixed)
+        arguments = (
+            self._pointers.buffer_info()[0],
             numbers.buffer_info()[0],
             0 if common else stage.row.width,
             counter.buffer_info()[0],
+            block.buffer_info()[0],
         )
         run_pass(stage.run, arguments, elements, count)
 

@@ -90,8 +90,7 @@ class Sums:
             raise ValueError("a tensor has no memory: its storage was resized to nothing")
         table, counter = array("q", pointers), array("q", [0])
         arena = numpy.empty(cut.length, dtype=numpy.float64)
-        arguments = (
-            table.buffer_info()[0],
+        fixed = (
             len(rows),
             self._width - 2,
             arena.ctypes.data,
@@ -99,9 +98,14 @@ class Sums:
             len(self.names),
             cut.tiles.buffer_info()[0],
             cut.count,
+        )
+        block = array("q", fixed)
+        arguments = (
+            table.buffer_info()[0],
             0,
             0,
             counter.buffer_info()[0],
+            block.buffer_info()[0],
         )
         run_pass(self._run, arguments, cut.elements, cut.count)
         if cut.count == len(rows):  # one tile each

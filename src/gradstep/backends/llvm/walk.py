@@ -6,19 +6,15 @@ calls the loop over elements, :mod:`gradstep.backends.llvm.line`; of a flat walk
 one. What is to be summed is summed line by line, :mod:`gradstep.backends.llvm.sums`, or several
 lines at once, :mod:`gradstep.backends.llvm.side_by_side`, to the same bits.
 
-``run`` takes these arguments, all 64 bits wide, pointers where nothing else is said:
+``run`` takes these arguments, all 64 bits wide:
 
-1. table: for each of n tensors its weight; then for each its gradient; then for each a row of its
-   states, and behind them of those that are one number.
-2. n, the number of tensors.
-3. the length of such a row.
-4. arena: where kept values and partial sums lie.
-5. places: for each tensor a row of offsets into the arena, in bytes.
-6. the length of such a row.
-7. tiles, 8. how many: :data:`gradstep.program.walks.FIELDS` numbers each.
-9. scalars: float64, a row a tensor, or one for all.
-10. the distance of two such rows: 0 where there is one for all.
-11. counter: the next tile that nobody has taken.
+1. table, a pointer: for each of n tensors its weight; then for each its gradient; then for each a
+   row of its states, and behind them of those that are one number.
+2. scalars, a pointer: float64, a row a tensor, or one for all.
+3. the distance of two such rows: 0 where there is one for all.
+4. counter, a pointer: the next tile that nobody has taken.
+5. a pointer to what is the same in every step, :data:`FIXED`: each argument costs a call as much
+   as ten elements.
 """
 
 from __future__ import annotations
@@ -39,9 +35,18 @@ from gradstep.program.walks import FIELDS, LINE
 I8 = ir.IntType(8)
 
 #: The types of the arguments of ``run``.
-ARGUMENTS = (
-    POINTER, I64, I64, POINTER, POINTER, I64, POINTER, I64, POINTER, I64, POINTER,
-)  # fmt: skip
+ARGUMENTS = (POINTER, POINTER, I64, POINTER, POINTER)
+
+#: What the last of them points at: 64-bit integers, in this order.
+FIXED = (
+    "tensors",  # n
+    "row_width",  # the length of a row of states
+    "arena",  # a pointer: where kept values and partial sums lie
+    "places",  # a pointer: for each tensor a row of offsets into the arena, in bytes
+    "places_width",  # the length of such a row
+    "tiles",  # a pointer: :data:`gradstep.program.walks.FIELDS` numbers each
+    "tile_count",
+)
 
 
 def write_kernel(spec: KernelSpec) -> str:
@@ -77,6 +82,12 @@ class _Walk:
         self.line = write_line(module, spec)
         self.function = ir.Function(module, ir.FunctionType(VOID, ARGUMENTS), "run")
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
+        fixed = self.function.args[4]
+        self.fixed = {
+            name: self._integer(fixed, ir.Constant(I64, i)) for i, name in enumerate(FIXED)
+        }
+        for name in ("arena", "places", "tiles"):
+            self.fixed[name] = self.b.inttoptr(self.fixed[name], POINTER)
 
     def write(self) -> None:
         """Take tiles, and walk over each."""
@@ -84,9 +95,8 @@ class _Walk:
         b = self.b
         b.branch(take)
         b.position_at_end(take)
-        tile_count, counter = self.function.args[7], self.function.args[10]
-        taken = b.atomic_rmw("add", counter, ir.Constant(I64, 1), "monotonic")
-        b.cbranch(b.icmp_signed("<", taken, tile_count), begin, done)
+        taken = b.atomic_rmw("add", self.function.args[3], ir.Constant(I64, 1), "monotonic")
+        b.cbranch(b.icmp_signed("<", taken, self.fixed["tile_count"]), begin, done)
         b.position_at_end(begin)
         self.walk(self._tile(taken))
         b.branch(take)
@@ -103,8 +113,8 @@ class _Walk:
     def _tile(self, taken: Any) -> _Tile:
         """Read a tile's numbers, and where what it needs lies."""
         b = self.b
-        (table, n, row_width, arena, places, places_width, tiles, _, scalars, distance,
-         _) = self.function.args  # fmt: skip
+        table, scalars, distance, _, _ = self.function.args
+        n, row_width, arena, places, places_width, tiles, _ = self.fixed.values()
         fields = FIELDS[self.spec.walk]
         at = b.mul(taken, ir.Constant(I64, len(fields)))
         f = {
