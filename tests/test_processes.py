@@ -501,6 +501,38 @@ def test_fork_while_another_thread_steps() -> None:
     run("fork_while_another_thread_steps")
 
 
+def scenario_first_step_in_a_child_after_parallel_work() -> None:
+    """States begin without the threads of torch's pool, which a forked child waits for for ever."""
+    torch.set_num_threads(2)
+    torch.ones(LARGE[0]).add_(1)  # torch's pool has begun
+    assert max(torch.Size(shape).numel() for shape in LARGE) > 32768  # in parallel from here on
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("Adam", {}),  # zeros
+        ("Rprop", {}),  # zeros, and another number
+        ("SGD", {"lr": 0.1, "momentum": 0.9}),  # zeros, without a step count
+        ("SGDScheduleFree", {}),  # copies of weights
+    ]
+    for name, options in kinds:
+        expected = stepped(name, LARGE, 2, **options)
+        params = weights(LARGE, 1)
+        optimizer = getattr(gradstep, name)(params, **options)
+
+        def child(
+            optimizer: Any = optimizer, params: Any = params, expected: str = expected
+        ) -> None:
+            optimizer.step()
+            optimizer.step()
+            assert torch.get_num_threads() == 2
+            assert bits(params) == expected
+
+        in_child(child)
+
+
+@forking
+def test_first_step_in_a_child_after_parallel_work() -> None:
+    run("first_step_in_a_child_after_parallel_work")
+
+
 def scenario_fork_while_another_thread_compiles() -> None:
     """LLVM's locks would stay taken in a child that has no such thread."""
     warnings.simplefilter("ignore", DeprecationWarning)

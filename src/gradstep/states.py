@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +27,37 @@ def number_states(rule: Rule, numbers: Mapping[str, Any]) -> list[str]:
     states = rule.states.items()
     own = [n for n, s in states if s.start == "number" and s.exists(numbers)]
     return own + ["step"] * ("step" in rule.inputs)
+
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+@contextmanager
+def _making_states() -> Iterator[None]:
+    """Lets torch make tensors that later steps may write, whatever mode the caller is in.
+
+    A forked child lacks the threads of torch's pool: a fill or copy in several would wait for them
+    for ever. There it is done in one.
+    """
+    threads = torch.get_num_threads() if _forked else 1
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        # In this order: outside of inference mode autograd is on again.
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
 
 
 class Beginnings:
@@ -104,8 +137,7 @@ class Beginnings:
         if not fresh and all(entry.get(n) is not None for n, _ in tensors):
             entry.update(self.shared)
             return fresh
-        # Or later steps may not write them; outside of inference mode autograd is on again.
-        with torch.inference_mode(False), torch.no_grad():
+        with _making_states():
             for name, state in tensors:
                 if entry.get(name) is None:
                     entry[name] = self._tensor(p, state, gradient)
@@ -131,7 +163,7 @@ class Beginnings:
                 entry[name] = self._number(p, name, None)
         if not any(tensors.values()) and not shared:
             return entries
-        with torch.inference_mode(False), torch.no_grad():
+        with _making_states():
             for p, gradient, entry in zip(params, gradients, entries, strict=True):
                 for name, state in tensors[p.dim() > 1]:
                     entry[name] = self._tensor(p, state, gradient)
