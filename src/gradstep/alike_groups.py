@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from operator import is_
 from typing import Any
 
+from gradstep.equal_options import equal_options
 from gradstep.group_run import GroupRun
-
-#: What stands in two groups as the same number or word wherever it is equal and of one type.
-_SETTLED = {int, float, bool, str, type(None)}
 
 #: Options that a step reads only where it begins states.
 _OF_STATES = ("fused", "capturable")
@@ -82,13 +80,6 @@ class AlikeGroups:
             and [type(own[0]) for own in options] == [type(own[0]) for own in self._options]
             and _of_states(groups) == self._of_states
         )
-
-
-def equal_options(options: tuple[Any, ...]) -> Any:
-    """What is equal for equal options of equal types; None for such as may change inside."""
-    parts = [v for option in options for v in (option if type(option) is tuple else (option,))]
-    types = tuple(map(type, parts))
-    return (options, types) if _SETTLED.issuperset(types) else None
 
 
 def _of_states(groups: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gradstep.alike_groups import equal_options
 from gradstep.backends.update import describe, is_dense, is_matrix, laid_out_alike
+from gradstep.equal_options import equal_options
 from gradstep.rule.definition import Rule
 from gradstep.states import common_number, own_dtype
 
