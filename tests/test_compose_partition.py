@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 import pickle
 from functools import partial
 from typing import Any
@@ -299,8 +298,8 @@ def test_a_step_is_all_or_nothing_over_the_parts() -> None:
     optimizer = make(network)
     learn(network, optimizer, range(1))
     before = copy.deepcopy((network.state_dict(), optimizer.state_dict()))
-    optimizer.param_groups[-1]["lr"] = math.nan
-    with pytest.raises(ValueError, match="lr must be a number"):
+    optimizer.param_groups[-1]["lr"] = "fast"
+    with pytest.raises(TypeError, match="lr"):
         optimizer.step()
     optimizer.param_groups[-1]["lr"] = 0.003
     assert str((network.state_dict(), optimizer.state_dict())) == str(before)

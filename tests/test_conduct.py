@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import math
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -616,7 +615,7 @@ def spoils(subject: Subject, w: Tensor, optimizer: Any) -> dict[str, tuple[Any, 
         found[f"{key} as text"] = (put, "1.0", value)
         found[f"{key} of another shape"] = (put, torch.ones(2, 9), value)
         found[f"{key} of another dtype"] = (put, value.bfloat16(), value)
-    for key, value in (("lr", math.nan), ("lr", None), ("lr", "0.1"), ("maximize", "yes")):
+    for key, value in (("lr", None), ("lr", "0.1"), ("lr", [0.1])):
         if key not in group:
             continue
         found[f"{key} {value}"] = (functools.partial(group.__setitem__, key), value, group[key])
