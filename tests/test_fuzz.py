@@ -303,11 +303,9 @@ def number_spoils(group: dict[str, Any]) -> dict[str, Callable[[], Repair]]:
         return repair
 
     return {
-        "lr nan": number("lr", float("nan")),
         "lr text": number("lr", "0.1"),
         "lr None": number("lr", None),
         "a parameter twice": twice,
-        **({"maximize text": number("maximize", "yes")} if "maximize" in group else {}),
     }
 
 

@@ -241,18 +241,22 @@ class Plan:
             kind = (backend, id(program), backend.kind(update, program))
             by_kind.setdefault(kind, []).append(i)
         runs: list[Run] = []
+        # Kept when all is bound: where the second refuses, the first alone is no plan.
         self._bound, self.rows = [], {}
+        bound: list[tuple[list[int], Binding]] = []
+        rows: dict[int, Any] = {}
         order = {backend: place for place, backend in enumerate(_engines[self.engine])}
         for kind in sorted(by_kind, key=lambda kind: order[kind[0]]):
             positions, backend = by_kind[kind], kind[0]
             own = [updates[i] for i in positions]
             binding = backend.bind(self._program_of(own[0]), own)
             runs.append(binding.prepare(values))
-            self._bound.append((positions, binding))
+            bound.append((positions, binding))
             if by_row:
-                self.rows.update(zip(positions, binding.rows(kind, own), strict=False))
-        if not all(binding.lasts for _, binding in self._bound):
-            self._bound = []  # some need a look with care at every step
+                rows.update(zip(positions, binding.rows(kind, own), strict=False))
+        self.rows = rows
+        if all(binding.lasts for _, binding in bound):  # else some need care at every step
+            self._bound = bound
         for i, reason in refusals.items():
             if reason not in said:
                 said.add(reason)

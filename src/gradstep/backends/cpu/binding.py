@@ -49,7 +49,7 @@ class Tensors(Table):
         self.kernel = kernel
         self._firsts = None if isinstance(of[0], Row) else [u.first for u in of]  # type: ignore[union-attr]
         weights = list(map(local, weights)) if self.sharded else weights
-        self._is_flat = kernel.program.is_flat
+        self._is_flat = kernel.is_flat
         if self._is_flat:
             stored = STORAGE[weights[0].dtype][1]
             sizes = [stored * count for count in map(Tensor.numel, weights)]

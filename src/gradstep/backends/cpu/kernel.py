@@ -49,6 +49,7 @@ class Kernel:
     """The machine code of a program's passes for one storage type.
 
     Attributes:
+        is_flat, needs_matrix: of the program: one pass of single elements; rows and columns.
         stages: the passes.
         inputs: the names of the numbers that scalars are made of.
         after: works out what the states of one number become.
@@ -58,7 +59,8 @@ class Kernel:
 
     def __init__(self, program: Program, storage: str) -> None:
         contracted = program.contracted
-        self.program = program
+        # Not the program itself, which keeps this kernel: together they would be a cycle.
+        self.is_flat, self.needs_matrix = program.is_flat, contracted.needs_matrix
         self.storage = storage
         self.working = working_type(storage)
         self.places = Places()
@@ -106,7 +108,7 @@ class Kernel:
 
     def geometry(self, weight: Tensor, domain: str) -> Geometry:
         """How a tensor, or what is kept of it, is cut."""
-        if not self.program.contracted.needs_matrix:
+        if not self.needs_matrix:
             return flat(weight.numel())
         rows, columns = weight.shape[-2:]
         return of_matrices(weight.numel() // max(1, rows * columns), rows, columns, domain)
