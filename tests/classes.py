@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
-from gradstep import rule_classes, torch_optim
+from gradstep import torch_optim
+from gradstep.classes import rule_classes
 from reference import REFERENCES
 from torchs_table import optim_db
 

@@ -93,7 +93,8 @@ def test_every_command_without_docstrings(ways: str, tmp_path: Path) -> None:
 
 CLASSES = """
 import torch, gradstep
-from gradstep import rules, rule_classes, torch_optim
+from gradstep import rules, torch_optim
+from gradstep.classes import rule_classes
 
 for name, cls in sorted(rule_classes.load().items()):
     assert getattr(gradstep, name) is cls

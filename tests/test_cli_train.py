@@ -13,7 +13,8 @@ import torch
 
 import forked
 import gradstep.cli
-from gradstep import rule_classes, rules
+from gradstep import rules
+from gradstep.classes import rule_classes
 from gradstep.lab.errors import RunError
 from gradstep.lab.lenet import LeNet
 from gradstep.lab.optimizers import CHOICES, TRAINABLE

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 import gradstep
 import gradstep.torch_optim
-from gradstep import rule_classes
+from gradstep.classes import rule_classes
 from gradstep.lab.errors import UnknownOptimizer
 from gradstep.lab.optimizers import (
     CHOICES,

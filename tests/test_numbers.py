@@ -234,7 +234,8 @@ TORCH_CONFIGURATIONS = [
 
 def test_the_table_covers_every_rule_and_class() -> None:
     import gradstep
-    from gradstep import rule_classes, rules, torch_optim
+    from gradstep import rules, torch_optim
+    from gradstep.classes import rule_classes
     from gradstep.sight.catalogue import is_stage
 
     elsewhere = {"LBFGS", "SparseAdam"}  # no rule, and one that takes only sparse gradients

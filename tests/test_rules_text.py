@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import gradstep
-from gradstep import rule_classes, rules
+from gradstep import rules
+from gradstep.classes import rule_classes
 from gradstep.sight.catalogue import is_stage
 
 RULES: dict[str, gradstep.Rule] = rules.load()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gradstep.checkpoint import tell_apart
+from gradstep.optimizer.checkpoint import tell_apart
 from gradstep.rule import (
     Decay,
     Interval,
@@ -69,6 +69,7 @@ from gradstep.rule import (
 from gradstep.rule.operations import functions
 
 if TYPE_CHECKING:
+    from gradstep.classes.hessian import HessianOptimizer
     from gradstep.compose import schedule
     from gradstep.compose.accumulate import Accumulate
     from gradstep.compose.average import EMA, AveragedWeights
@@ -78,8 +79,7 @@ if TYPE_CHECKING:
     from gradstep.compose.nonfinite import SkipNonFinite
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.sharpness import ASAM, SAM
-    from gradstep.hessian import HessianOptimizer
-    from gradstep.optimizer import Optimizer
+    from gradstep.optimizer.optimizer import Optimizer
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
@@ -206,7 +206,7 @@ __all__ = [
 
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
-    "Optimizer": "gradstep.optimizer",
+    "Optimizer": "gradstep.optimizer.optimizer",
     "schedule": "gradstep.compose",
     "Accumulate": "gradstep.compose.accumulate",
     "EMA": "gradstep.compose.average",
@@ -214,7 +214,7 @@ _LATER = {
     "Freeze": "gradstep.compose.freeze",
     "hutchinson": "gradstep.compose.hessian",
     "sampled_loss": "gradstep.compose.hessian",
-    "HessianOptimizer": "gradstep.hessian",
+    "HessianOptimizer": "gradstep.classes.hessian",
     "GradientNoise": "gradstep.compose.noise",
     "SkipNonFinite": "gradstep.compose.nonfinite",
     "ASAM": "gradstep.compose.sharpness",
@@ -239,14 +239,14 @@ _LATER = {
 _LATER |= dict.fromkeys({*__all__} - {*globals(), *_LATER}, "gradstep.torch_optim")
 
 #: The rules, and a class for each that torch.optim has not, are found when one is first asked for.
-_OF_RULES = ("gradstep.rules", "gradstep.rule_classes")
+_OF_RULES = ("gradstep.rules", "gradstep.classes.rule_classes")
 
 
 def _classes() -> list[type[Optimizer]]:
     """Those of torch.optim first: a checkpoint that fits several is said to be the first one's."""
     torch_optim = import_module("gradstep.torch_optim")
     of_torch = [getattr(torch_optim, name) for name in torch_optim.__all__]
-    return [*of_torch, *import_module("gradstep.rule_classes").load().values()]
+    return [*of_torch, *import_module("gradstep.classes.rule_classes").load().values()]
 
 
 tell_apart(_classes)

@@ -103,7 +103,7 @@ class Backend(ABC):
         """
 
     def takes_plain(self, program: Program) -> bool:
-        """Whether it takes every weight of which :func:`gradstep.plain.are_plain` holds.
+        """Whether it takes every weight of which :func:`gradstep.optimizer.plain.are_plain` holds.
 
         These then come to :meth:`bind` without :meth:`refusal`. Default: no.
         """

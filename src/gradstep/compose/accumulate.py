@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.checkpoint import ACCUMULATED_GRADIENT, ACCUMULATED_SUM
 from gradstep.compose.wrapper import Wrapper, without
+from gradstep.optimizer.checkpoint import ACCUMULATED_GRADIENT, ACCUMULATED_SUM
 
 
 class Accumulate(Wrapper):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradstep.checkpoint import TRAINING_WEIGHT
 from gradstep.compose.set_aside import SetAside
 from gradstep.compose.wrapper import Wrapper, rules_inside, without
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.checkpoint import TRAINING_WEIGHT
+from gradstep.optimizer.optimizer import Optimizer
 from gradstep.rules.transforms.average import average_weights
 
 

@@ -11,9 +11,6 @@ import torch
 from torch import nn
 
 from gradstep.backends.update import has_shape
-from gradstep.beginning import only_begins_states
-from gradstep.checkpoint import check_outline, checked_state
-from gradstep.checkpoint_names import keep_names
 from gradstep.compose.members import (
     READY,
     Member,
@@ -22,11 +19,14 @@ from gradstep.compose.members import (
     matches,
     members,
 )
-from gradstep.cut_short import accounted
-from gradstep.cycled_momentum import OffersMomentum
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.beginning import only_begins_states
+from gradstep.optimizer.checkpoint import check_outline, checked_state
+from gradstep.optimizer.checkpoint_names import keep_names
+from gradstep.optimizer.cut_short import accounted
+from gradstep.optimizer.cycled_momentum import OffersMomentum
+from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.step_hooks import HooksOnce
 from gradstep.rule.definition import Rule
-from gradstep.step_hooks import HooksOnce
 
 #: What a part may be given as: a rule, or what makes an optimizer of parameters.
 Maker = Rule | Callable[..., Optimizer]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.beginning import only_begins_states
 from gradstep.compose.partition import Partition
-from gradstep.optimizer import Optimizer
-from gradstep.step_hooks import HooksOnce
+from gradstep.optimizer.beginning import only_begins_states
+from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.step_hooks import HooksOnce
 
 
 class Wrapper(HooksOnce):

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from gradstep.linalg.low_rank import (
+    average,
+    average_square,
+    moment_shape,
+    randomly_projected,
+    scaled_as_adam,
+)
 from gradstep.rule import (
     Decay,
     Interval,
@@ -19,13 +26,6 @@ from gradstep.rule import (
     sqrt,
     where,
     zeros,
-)
-from gradstep.rules.low_rank import (
-    average,
-    average_square,
-    moment_shape,
-    randomly_projected,
-    scaled_as_adam,
 )
 
 

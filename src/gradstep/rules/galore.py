@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from gradstep.linalg.low_rank import (
+    average,
+    average_square,
+    moment_shape,
+    projected,
+    projector_shape,
+    subspace,
+    taken_back,
+)
 from gradstep.rule import (
     Decay,
     Interval,
@@ -15,15 +24,6 @@ from gradstep.rule import (
     shaped,
     sqrt,
     zeros,
-)
-from gradstep.rules.low_rank import (
-    average,
-    average_square,
-    moment_shape,
-    projected,
-    projector_shape,
-    subspace,
-    taken_back,
 )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gradstep.linalg.batches import each, product
+from gradstep.linalg.kronecker import as_rows
 from gradstep.rule import (
     Decay,
     NonNegative,
@@ -24,7 +25,6 @@ from gradstep.rule import (
     shaped,
     where,
 )
-from gradstep.rules.kronecker import as_rows
 from gradstep.rules.random_numbers import generator, normal
 
 

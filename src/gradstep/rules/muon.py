@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from gradstep.linalg.newton_schulz import newton_schulz
 from gradstep.rule import (
     Interval,
     NonNegative,
@@ -14,7 +15,6 @@ from gradstep.rule import (
     size,
     sqrt,
 )
-from gradstep.rules.newton_schulz import newton_schulz
 
 
 @rule

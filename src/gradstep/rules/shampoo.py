@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gradstep.linalg.batches import each
+from gradstep.linalg.kronecker import along, gram, pack, packed_length, unpack
 from gradstep.rule import NonNegative, Positive, Share, nonzero, opaque, rule, shaped, zeros
-from gradstep.rules.kronecker import along, gram, pack, packed_length, unpack
 
 
 @opaque(returns=("g", "sums", "roots"))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gradstep.linalg.bases import rounding_as_inf, singular_basis, turned
 from gradstep.linalg.batches import each
+from gradstep.linalg.kronecker import along, as_rows, gram, pack, packed_length, unpack
 from gradstep.rule import (
     Decay,
     NonNegative,
@@ -20,7 +21,6 @@ from gradstep.rule import (
     sqrt,
     where,
 )
-from gradstep.rules.kronecker import along, as_rows, gram, pack, packed_length, unpack
 
 
 @opaque

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 import torch
 
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer
 from gradstep.rule.graph import Node
 from gradstep.rule.latex import latex_number
 from gradstep.sight.digits import Equation, equation, shortest_text

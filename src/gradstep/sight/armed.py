@@ -19,7 +19,7 @@ from gradstep.backends import global_sums
 from gradstep.backends.eligibility import is_sharded
 from gradstep.compose.partition import Partition
 from gradstep.compose.wrapper import Wrapper
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer
 from gradstep.sight.account import Account, class_name
 from gradstep.sight.element import Element, element_of, group_of, sparse_entries
 from gradstep.sight.page import Page

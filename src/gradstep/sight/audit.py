@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep import rule_classes
-from gradstep.optimizer import Optimizer
+from gradstep.classes import rule_classes
+from gradstep.optimizer.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 from gradstep.sight.optax_optimizer import OptaxOptimizer, is_optax
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import is_matrix
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.states import common_number
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.reductions import facts_of
 from gradstep.rule.trace import trace
-from gradstep.states import common_number
 
 
 @dataclass(frozen=True)

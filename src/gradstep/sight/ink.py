@@ -97,14 +97,14 @@ def plain_letters() -> Iterator[None]:
 
     For what is printed by others, such as argparse. Afterwards they are as they were.
     """
-    codecs.register_error("gradstep.plain", _instead)
+    codecs.register_error("gradstep.optimizer.plain", _instead)
     changed = [
         (stream, stream.errors)
         for stream in (sys.stdout, sys.stderr)
         if isinstance(stream, io.TextIOWrapper)
     ]
     for stream, _ in changed:
-        stream.reconfigure(errors="gradstep.plain")
+        stream.reconfigure(errors="gradstep.optimizer.plain")
     try:
         yield
     finally:

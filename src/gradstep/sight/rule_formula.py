@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gradstep.compose.partition import Partition
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 from gradstep.rule.formula import formula as formula_of
 from gradstep.rule.hyperparameter import is_number

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.backends.update import Update
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.states import Beginnings, shared_states, unlike_weight
 from gradstep.rule.graph import Graph, Node
-from gradstep.states import Beginnings, shared_states, unlike_weight
 
 
 def live_update(

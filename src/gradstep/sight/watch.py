@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling as _is_compiling
 
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer
 from gradstep.sight.histograms import histogram
 from gradstep.sight.records import Record, frame
 from gradstep.sight.sinks import JsonLines, Memory, open_sinks

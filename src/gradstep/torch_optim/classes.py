@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.backends.update import has_shape
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer
 from gradstep.rules.adadelta import adadelta
 from gradstep.rules.adafactor import adafactor
 from gradstep.rules.adagrad import adagrad

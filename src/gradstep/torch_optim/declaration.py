@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from gradstep.class_parts import ClassParts
-from gradstep.optimizer import Optimizer
+from gradstep.classes.class_parts import ClassParts
+from gradstep.optimizer.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 
 _Declared = TypeVar("_Declared", bound=type[Optimizer])

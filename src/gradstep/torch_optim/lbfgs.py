@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS as TorchLBFGS
 
-from gradstep.checkpoint import check_class, check_outline
-from gradstep.step_hooks import HooksOnce, without_hooks
+from gradstep.optimizer.checkpoint import check_class, check_outline
+from gradstep.optimizer.step_hooks import HooksOnce, without_hooks
 
 
 class LBFGS(HooksOnce, TorchLBFGS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from gradstep.linalg.newton_schulz import newton_schulz
 from gradstep.rule import (
     Interval,
     NonNegative,
@@ -17,7 +18,6 @@ from gradstep.rule import (
     sum,
     where,
 )
-from gradstep.rules.newton_schulz import newton_schulz
 from gradstep.rules.units import unit_mean
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import describe, is_dense, is_matrix, laid_out_alike
-from gradstep.equal_options import equal_options
+from gradstep.optimizer.equal_options import equal_options
+from gradstep.optimizer.states import common_number, own_dtype
 from gradstep.rule.definition import Rule
-from gradstep.states import common_number, own_dtype
 
 
 class Defaults(Protocol):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import describe, in_pairs
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.states import Beginnings, shared_states
 from gradstep.rule.hyperparameter import Interval, check_number
-from gradstep.states import Beginnings, shared_states
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gradstep.backends.base import Values
 from gradstep.backends.dispatch import Plan
 from gradstep.backends.eligibility import sharing
 from gradstep.backends.update import has_shape, is_matrix
-from gradstep.parameter_groups import Groups
+from gradstep.optimizer.parameter_groups import Groups
 from gradstep.program.program import Program
 from gradstep.rule.definition import Rule
 from gradstep.rule.free_variables import FreeVariables

@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.alike_groups import AlikeGroups, AlikeRun
 from gradstep.backends.base import Run
 from gradstep.backends.desync import check_desync, mean_over
 from gradstep.backends.dispatch import Plan, takes_plain
 from gradstep.backends.eligibility import is_sharded
 from gradstep.backends.update import has_shape
-from gradstep.beginning import Begun
-from gradstep.group_run import GroupRun, Planned, Traces
-from gradstep.plain import are_apart
-from gradstep.preparing import Preparing
-from gradstep.states import (
+from gradstep.optimizer.alike_groups import AlikeGroups, AlikeRun
+from gradstep.optimizer.beginning import Begun
+from gradstep.optimizer.group_run import GroupRun, Planned, Traces
+from gradstep.optimizer.plain import are_apart
+from gradstep.optimizer.preparing import Preparing
+from gradstep.optimizer.states import (
     Beginnings,
     shared_states,
 )

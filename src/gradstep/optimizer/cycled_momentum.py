@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+from gradstep.optimizer.schedules import Place
 from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import is_number
-from gradstep.schedules import Place
 
 
 class OffersMomentum(dict[str, Any]):

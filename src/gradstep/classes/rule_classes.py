@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradstep import rules
-from gradstep.class_parts import ClassParts
-from gradstep.hessian import HessianOptimizer
-from gradstep.optimizer import Optimizer
+from gradstep.classes.class_parts import ClassParts
+from gradstep.classes.hessian import HessianOptimizer
+from gradstep.classes.schedule_free import ScheduleFreeOptimizer
+from gradstep.optimizer.optimizer import Optimizer
 from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import is_number
-from gradstep.schedule_free import ScheduleFreeOptimizer
 
 #: What torch.optim's classes take behind their hyperparameters, and so do these.
 _FLAGS: dict[str, Any] = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.planning import Planning
+from gradstep.optimizer.planning import Planning
 
 
 @contextlib.contextmanager

@@ -12,8 +12,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gradstep.backends.update import describe, has_shape
-from gradstep.cycled_momentum import OffersMomentum, momentum_places, put_momentum
-from gradstep.parameter_names import ParameterNames
+from gradstep.optimizer.cycled_momentum import OffersMomentum, momentum_places, put_momentum
+from gradstep.optimizer.parameter_names import ParameterNames
+from gradstep.optimizer.schedules import Schedules
+from gradstep.optimizer.states import Beginnings
+from gradstep.optimizer.step_hooks import HooksOnce
 from gradstep.rule.combine import chain
 from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import (
@@ -26,9 +29,6 @@ from gradstep.rule.hyperparameter import (
 )
 from gradstep.rule.schedule import as_schedule, at_start
 from gradstep.rule.trace import trace
-from gradstep.schedules import Schedules
-from gradstep.states import Beginnings
-from gradstep.step_hooks import HooksOnce
 
 #: Where a rule's hyperparameter stands in a parameter group: under its own name, unless said
 #: otherwise here, as ``{"beta1": ("betas", 0)}``.

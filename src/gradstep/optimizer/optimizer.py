@@ -17,18 +17,18 @@ from gradstep.backends import global_sums
 from gradstep.backends.base import Run
 from gradstep.backends.dispatch import check_dimensions, check_engine
 from gradstep.backends.update import has_shape, is_matrix
-from gradstep.beginning import only_begins_states
-from gradstep.checkpoint import check_outline, checked_state
-from gradstep.checkpoint_names import keep_names
-from gradstep.cut_short import accounted
-from gradstep.cycled_momentum import with_momentum
-from gradstep.group_run import as_float
-from gradstep.parameter_groups import Places as Places
-from gradstep.parameter_names import ParameterNames
-from gradstep.planning import Planning
+from gradstep.optimizer.beginning import only_begins_states
+from gradstep.optimizer.checkpoint import check_outline, checked_state
+from gradstep.optimizer.checkpoint_names import keep_names
+from gradstep.optimizer.cut_short import accounted
+from gradstep.optimizer.cycled_momentum import with_momentum
+from gradstep.optimizer.group_run import as_float
+from gradstep.optimizer.parameter_groups import Places as Places
+from gradstep.optimizer.parameter_names import ParameterNames
+from gradstep.optimizer.planning import Planning
+from gradstep.optimizer.schedules import Schedules
 from gradstep.rule.definition import Rule
 from gradstep.rule.schedule import as_schedule, at_start
-from gradstep.schedules import Schedules
 
 
 class Optimizer(Planning):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-from gradstep.parameter_groups import Places
+from gradstep.optimizer.parameter_groups import Places
 from gradstep.rule.definition import Rule
 
 #: What is said of the arguments that no rule has.

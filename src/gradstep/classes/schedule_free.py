@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gradstep.backends.base import Run
-from gradstep.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer
 
 
 class ScheduleFreeOptimizer(Optimizer):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from operator import is_
 from typing import Any
 
-from gradstep.equal_options import equal_options
-from gradstep.group_run import GroupRun
+from gradstep.optimizer.equal_options import equal_options
+from gradstep.optimizer.group_run import GroupRun
 
 #: Options that a step reads only where it begins states.
 _OF_STATES = ("fused", "capturable")

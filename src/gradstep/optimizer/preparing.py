@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import Update, layout
-from gradstep.group_run import GroupRun
-from gradstep.parameter_groups import Groups
-from gradstep.plain import are_plain
-from gradstep.states import Beginnings, Entry, follow_layout, unlike_weight
+from gradstep.optimizer.group_run import GroupRun
+from gradstep.optimizer.parameter_groups import Groups
+from gradstep.optimizer.plain import are_plain
+from gradstep.optimizer.states import Beginnings, Entry, follow_layout, unlike_weight
 
 
 class Preparing(Groups):

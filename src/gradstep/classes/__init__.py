@@ -1,0 +1,1 @@
+"""Classes that are made from declarations and rules."""
