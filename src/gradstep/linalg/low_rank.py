@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradstep.linalg.bases import rounding_as_inf, signed, singular_basis
 from gradstep.linalg.batches import each, product
+from gradstep.linalg.random_numbers import generator, normal
 from gradstep.rule import opaque
-from gradstep.rules.random_numbers import generator, normal
 
 
 def sides(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradstep.linalg.batches import each, product
 from gradstep.linalg.kronecker import as_rows
+from gradstep.linalg.random_numbers import generator, normal
 from gradstep.rule import (
     Decay,
     NonNegative,
@@ -25,7 +26,6 @@ from gradstep.rule import (
     shaped,
     where,
 )
-from gradstep.rules.random_numbers import generator, normal
 
 
 def merged(shape: tuple[int, ...]) -> tuple[int, ...]:
