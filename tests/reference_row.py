@@ -43,6 +43,7 @@ class Reference:
         oracle: another library's optimizer for the same parameters and arguments, as
             ``(parameters, options) -> optimizer``, which imports its library by itself; for a rule
             that torch.optim has not. ``integration/test_oracles.py`` runs it.
+        oracle_shapes: the weights that it is compared in, where not all can be.
     """
 
     ours: Callable[..., gradstep.Optimizer]
@@ -61,6 +62,7 @@ class Reference:
     ill_conditioned: Sequence[str] = ()
     bound: float = 8.0
     oracle: Callable[[Any, dict[str, Any]], torch.optim.Optimizer] | None = None
+    oracle_shapes: Sequence[tuple[int, ...]] = ()
 
     @property
     def name(self) -> str:

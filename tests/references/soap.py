@@ -139,5 +139,8 @@ REFERENCES = [
         longest=40,
         bound=64.0,
         oracle=library_soap,
+        # Of others GGᵀ has a null space at first, where the oracle takes LAPACK's axes, which hang
+        # on rounding.
+        oracle_shapes=[(6, 6), (8, 8)],
     ),
 ]
