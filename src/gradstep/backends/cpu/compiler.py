@@ -45,7 +45,8 @@ def cpu() -> tuple[str, str]:
 
 def target() -> Target:
     """What is known of the CPU that kernels are compiled for."""
-    return target_for(llvm.get_default_triple(), cpu()[1].split(","))
+    with _lock:
+        return target_for(llvm.get_default_triple(), cpu()[1].split(","))
 
 
 def _sources() -> str:
