@@ -10,12 +10,12 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import resource
 import runpy
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 
 from ranks import FORKS
@@ -24,8 +24,8 @@ from ranks import FORKS
 def run(
     *arguments: str,
     cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
     stdout: str | None = None,
+    file_limit: int | None = None,
     timeout: float = 300.0,
 ) -> subprocess.CompletedProcess[str]:
     """What ``python *arguments`` does and prints, in UTF-8.
@@ -33,8 +33,8 @@ def run(
     Args:
         arguments: ``-m`` and a module, ``-c`` and code, or a script; then what it is given.
         cwd: the folder to be in.
-        env: what the environment has besides, or in another way.
         stdout: a file or device to print to, if what is printed is not wanted.
+        file_limit: bytes past which no file may grow.
         timeout: seconds.
 
     Raises:
@@ -44,7 +44,7 @@ def run(
         streams = [Path(folder, "out"), Path(folder, "err")]
         here = str(cwd or Path.cwd())
         paths = [stdout or str(streams[0]), str(streams[1])]
-        what = (arguments, here, {**os.environ, **(env or {})}, paths)
+        what = (arguments, here, dict(os.environ), paths, file_limit)
         process = FORKS.Process(target=_be_python, args=what)
         process.start()
         process.join(timeout)
@@ -61,7 +61,11 @@ def _text(path: Path) -> str:
 
 
 def _be_python(
-    arguments: tuple[str, ...], folder: str, environment: dict[str, str], streams: list[str]
+    arguments: tuple[str, ...],
+    folder: str,
+    environment: dict[str, str],
+    streams: list[str],
+    file_limit: int | None,
 ) -> None:
     for number, path in enumerate([os.devnull, *streams]):
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -76,6 +80,8 @@ def _be_python(
         )
         for n in (1, 2)
     )
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -7,21 +7,19 @@ done, so that one costs a second and not four; some are started from scratch.
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import forked
 import gradstep.cli
 from gradstep.lab.checkpoint import find_checkpoints
 from gradstep.lab.training import TIMES
@@ -37,37 +35,12 @@ def train_from_scratch(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "gradstep", "train", *map(str, arguments)]
 
 
-@dataclass
-class Result:
-    returncode: int | None
-    stdout: str
-    stderr: str
-
-
-def train(*arguments: str | Path, file_limit: int | None = None) -> Result:
+def train(
+    *arguments: str | Path, file_limit: int | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command to its end in a forked process; no file may grow past ``file_limit``."""
-    with tempfile.TemporaryDirectory() as folder:
-        output, errors = Path(folder, "output"), Path(folder, "errors")
-        words = ["train", *map(str, arguments)]
-        process = FORKS.Process(
-            target=main_with_output_to, args=(output, errors, file_limit, words)
-        )
-        process.start()
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-            pytest.fail(f"still running after two minutes: {words}")
-        return Result(process.exitcode, output.read_text(), errors.read_text())
-
-
-def main_with_output_to(
-    output: Path, errors: Path, file_limit: int | None, words: list[str]
-) -> None:
-    os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
-    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
-    if file_limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    sys.exit(gradstep.cli.main(words))
+    words = ("-m", "gradstep", "train", *map(str, arguments))
+    return forked.run(*words, file_limit=file_limit, timeout=120)
 
 
 def same(first: Any, second: Any) -> bool:
