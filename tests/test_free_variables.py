@@ -21,7 +21,9 @@ import torch
 
 import gradstep
 from gradstep import rules
+from gradstep.optimizer import group_run
 from gradstep.rule.free_variables import FreeVariables
+from gradstep.rule.trace import trace
 
 scale = 2.0
 config = types.SimpleNamespace(inner=types.SimpleNamespace(scale=2.0), on=True)
@@ -445,6 +447,43 @@ def test_the_same_again_traces_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(config.inner, "scale", float("2.0"))
     optimizer.step()
     assert optimizer._runs[0].graphs is graphs
+
+
+def one_step(rule: gradstep.Rule) -> list[float]:
+    w = torch.nn.Parameter(torch.zeros(3))
+    w.grad = torch.ones(3)
+    gradstep.Optimizer([w], rule, lr=1.0).step()
+    return w.tolist()
+
+
+def test_the_next_optimizer_of_a_rule_traces_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced: list[object] = []
+
+    def traces(*arguments: Any, **keywords: Any) -> Any:
+        traced.append(arguments)
+        return trace(*arguments, **keywords)
+
+    monkeypatch.setattr(group_run, "trace", traces)
+    rule = gradstep.rule(reads_global()[0])
+    assert one_step(rule) == one_step(rule) == [-2.0] * 3
+    assert len(traced) == 1
+    monkeypatch.setattr(sys.modules[__name__], "scale", 10.0)
+    assert one_step(rule) == [-10.0] * 3
+
+
+def test_a_reloaded_function_is_traced_anew() -> None:
+    """As a notebook's autoreload does it: new code in the function that is already there."""
+
+    def before(g):
+        return g * 2
+
+    def after(g):
+        return g * 3
+
+    rule = gradstep.rule(before)
+    assert one_step(rule) == [-2.0] * 3
+    before.__code__ = after.__code__
+    assert one_step(rule) == [-3.0] * 3
 
 
 @pytest.mark.parametrize("name", sorted(rules.load()))

@@ -45,7 +45,8 @@ class Traced:
     """The graphs of a rule with its flags set.
 
     Attributes:
-        flags: all that the tracing depends on, beside whether numbers are 0.
+        flags: all that the tracing depends on, the functions' code included, beside whether numbers
+            are 0.
         graphs: whether a parameter has rows and columns -> its graph.
         free: what the rule read beside its arguments; None if nothing.
         programs: the same, with what backends make of them; one for both if nothing differs.
@@ -72,6 +73,12 @@ class Traces:
     def __init__(self) -> None:
         self._known: list[Traced] = []
 
+    @staticmethod
+    def of(rule: Rule) -> Traces:
+        """Those that earlier optimizers of this very rule have left: a first step in a third."""
+        traces: Traces = rule.kept.setdefault("traces", Traces())
+        return traces
+
     def get(
         self,
         rule: Rule,
@@ -85,6 +92,8 @@ class Traces:
 
         And ``program`` makes a graph a program.
         """
+        # A notebook that reloads modules puts new code into functions that are already there.
+        flags = [*flags, *(function.__code__ for function in rule.functions())]
         for known in reversed(self._known):
             if known.holds_for(flags, kinds, numbers):
                 return known

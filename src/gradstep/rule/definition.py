@@ -58,6 +58,7 @@ class Rule:
         made_by: what made it of them, and does it again.
         join: makes one direction of those of the stages, which then each get the gradient; None
             for a chain, where each gets the direction of the one before.
+        kept: what optimizers keep with it for the next one, by keys of their own.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Rule:
     stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
     made_by: Callable[..., Rule] | None = field(default=None, repr=False)
     join: Callable[..., Any] | None = field(default=None, repr=False)
+    kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def stage_names(self) -> tuple[str, ...]:
         """The names of a chain's rules, numbered where one stands twice; none for a single rule.

@@ -31,7 +31,7 @@ def reduced(rule: Any, over: Callable[..., Any]) -> Any:
         return by_name, (*place, dict(rule.hyperparameters))
     content: dict[str, Any] = {
         "kind": type(rule),
-        "values": {f.name: getattr(rule, f.name) for f in fields(rule)},
+        "values": {f.name: getattr(rule, f.name) for f in fields(rule) if f.init},
     }
     content["over"] = over
     carrier = _Carrier(f"the rule {rule.name}", (), {"content": content, "place": place})
