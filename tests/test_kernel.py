@@ -26,9 +26,9 @@ import gradstep
 from configurations import fullest, variants
 from gradstep.backends.cpu import compiler, threads
 from gradstep.backends.cpu import run as runs
-from gradstep.backends.llvm import low_precision
 from gradstep.backends.llvm.element import ElementCode
 from gradstep.backends.llvm.walk import write_kernel
+from gradstep.program import low_precision
 from gradstep.program.kernel_spec import Places, kernel_spec
 from gradstep.program.program import Program
 from gradstep.program.targets import PLAIN, Target
@@ -331,7 +331,7 @@ def test_kernels_have_every_operation_of_the_language() -> None:
 
 
 def convert(conversion: Callable[..., Any], source: numpy.ndarray, result: Any) -> numpy.ndarray:
-    """A conversion of gradstep.backends.llvm.low_precision, compiled, over an array."""
+    """A conversion of gradstep.program.low_precision, compiled, over an array."""
     kinds = {"uint16": ir.IntType(16), "float32": ir.FloatType()}
     pointer, i64 = ir.PointerType(), ir.IntType(64)
     module = ir.Module(name="conversion")

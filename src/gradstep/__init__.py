@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.optimizer.optimizer import Optimizer
+    from gradstep.program.formats import stored_as
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
@@ -198,6 +199,7 @@ __all__ = [
     "size",
     "sqrt",
     "stored",
+    "stored_as",
     "sum",
     "watch",
     "where",
@@ -206,6 +208,7 @@ __all__ = [
 
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
+    "stored_as": "gradstep.program.formats",
     "Optimizer": "gradstep.optimizer.optimizer",
     "schedule": "gradstep.compose",
     "Accumulate": "gradstep.compose.accumulate",

@@ -19,7 +19,14 @@ from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.eager_rounds import EagerRounds
 from gradstep.backends.eligibility import is_recorded, is_sharded
 from gradstep.backends.unusual import copy_of, is_usual, naming
-from gradstep.backends.update import Update, in_pairs, is_matrix
+from gradstep.backends.update import (
+    Update,
+    decoded,
+    encoded,
+    in_pairs,
+    is_matrix,
+    working_dtype,
+)
 from gradstep.program.program import Program
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node, in_order
@@ -53,6 +60,8 @@ class _Bound(Binding):
         self._way: str | None = None
         if update.gradient.is_sparse:
             self._way = sparse_way(program.rule, program.graph, update)
+            if self._way == "rows":
+                _check_rows(update)
 
     def prepare(self, values: Values) -> Run:
         self._try_out(values)
@@ -119,6 +128,17 @@ def sparse_way(rule: Rule, graph: Graph, update: Update) -> str:
             "SGD or Adagrad, or build the module with sparse=False."
         )
     return "dense" if decays or update.states else "sparse"
+
+
+def _check_rows(update: Update) -> None:
+    """Raise where the states of some rows alone cannot be written."""
+    for state, format in update.formats.items():
+        if len(format.suffixes) > 1:
+            raise RuntimeError(
+                f"{update.name()} has a sparse gradient, which asks for some rows of its states, "
+                f"and {state} is stored as {format.name}, of which rows cannot be written alone. "
+                "Leave that format out, or build the module with sparse=False."
+            )
 
 
 def is_linear(graph: Graph) -> bool:
@@ -221,7 +241,7 @@ def _work_out(
     after = _numbers_after(update, new_states)
     if not weight.numel():  # of nothing, a mean is not a number: the kernels leave the states too
         return _Outcome(None, {}, after)
-    converted = {n: new_states[n].to(s.dtype) for n, s in real_states.items()}
+    converted = encoded(new_states, real_states, update.formats)
     return _Outcome(new_weight.to(in_pairs(weight).dtype), converted, after, rows)
 
 
@@ -249,10 +269,8 @@ def run_differentiable(
     new_weight, new_states = _evaluate(
         rule, weight, in_pairs(update.gradient), states, update, numbers, maximize
     )
-    made: dict[str, Tensor] = {}
-    for name, old in update.states.items():
-        real_dtype = old.real.dtype if old.is_complex() else old.dtype
-        made[name] = _like(new_states[name].to(real_dtype), old)
+    new = encoded(new_states, states, update.formats)
+    made = {name: _like(new[name], old) for name, old in update.states.items()}
     followed = [n for n, old in update.numbers.items() if is_followed(old, new_states.get(n))]
     for name in followed:
         old = update.numbers[name]
@@ -275,10 +293,8 @@ def _evaluate(
     numbers: Mapping[str, Any],
     maximize: bool,
 ) -> tuple[Tensor, dict[str, Any]]:
-    narrow = weight.dtype in (torch.bfloat16, torch.float16)
-    if narrow:  # worked out in float32, as the kernels do
-        weight = weight.float()
-        states = {n: s.float() for n, s in states.items()}
+    weight = weight.to(working_dtype(weight))
+    states = decoded(states, update.formats, weight.dtype)
     gradient = gradient.to(weight.dtype)
     # Python refuses 1/0 between numbers, and makes a complex one of (-1) ** 0.5. NumPy's float64
     # answers as IEEE says, as the kernels' numbers do; torch.compile, though, cannot follow it.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradstep.backends import global_sums
 from gradstep.backends.unusual import naming
-from gradstep.backends.update import Update
+from gradstep.backends.update import Update, decoded, encoded, working_dtype
 from gradstep.program.passes import passes
 from gradstep.rule.contraction import contracted
 from gradstep.rule.graph import REDUCTIONS, Graph, Node
@@ -70,7 +70,8 @@ class EagerRounds:
         weight, *states = [self.value(node, known) for node in graph.outputs()]
         numbers = {n: float(self.value(node, known)) for n, _, node in self._after}
         if update.weight.numel():
-            for (name, _, _), value in zip(graph.states, states, strict=True):
+            new = {n: v for (n, _, _), v in zip(graph.states, states, strict=True)}
+            for name, value in encoded(new, update.states, update.formats).items():
                 update.states[name].copy_(value)
             update.weight.copy_(weight)
         for name, number in update.numbers.items():
@@ -79,10 +80,12 @@ class EagerRounds:
     def given(self, graph: Graph) -> dict[int, Any]:
         """What the step starts from, by the nodes of a contracted graph."""
         update = self._update
-        known: dict[int, Any] = {id(graph.weight): _wide(update.weight)}
-        known[id(graph.gradient)] = update.gradient.to(known[id(graph.weight)].dtype)
+        dtype = working_dtype(update.weight)
+        known: dict[int, Any] = {id(graph.weight): update.weight.to(dtype)}
+        known[id(graph.gradient)] = update.gradient.to(dtype)
+        states = decoded(update.states, update.formats, dtype)
         for name, before, _ in graph.states:
-            known[id(before)] = _wide(update.states[name])
+            known[id(before)] = states[name]
         return known
 
     def value(self, node: Node, known: dict[int, Any]) -> Any:
@@ -117,8 +120,3 @@ def _apply(node: Node, arguments: list[Any]) -> Any:
     if not any(isinstance(a, Tensor) for a in arguments):
         return operation.number(*arguments)
     return operation.tensor(*arguments)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """Narrow types are worked out in float32, as the kernels do."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

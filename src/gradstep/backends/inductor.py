@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.unusual import naming
-from gradstep.backends.update import Update
+from gradstep.backends.update import Update, decoded, encoded, working_dtype
+from gradstep.program.formats import state_formats
 from gradstep.program.program import Program
 from gradstep.program.scalars import TotalsAsInputs, row_scalars, scalar_function
 from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node, in_order
@@ -137,6 +138,11 @@ class Compiled:
         self._rule_name = graph.rule_name
         self._own_names = [name for name, _, _ in graph.numbers]
         function = graph_function(graph, nodes, totals)
+        own_states = [name for name, _, _ in graph.states]
+        formats = state_formats(program.rule, own_states)
+        #: The tensors of a weight's states, in the order in which a step takes them.
+        tensors = [t for n in own_states for t in (formats[n].names(n) if n in formats else (n,))]
+        self._tensors = tensors
 
         def update_all(
             weights: list[Tensor],
@@ -146,15 +152,17 @@ class Compiled:
         ) -> list[list[Tensor]]:
             found = []
             for weight, gradient, own, row in zip(weights, gradients, states, rows, strict=True):
-                narrow = weight.dtype in (torch.bfloat16, torch.float16)
-                given = [weight, gradient, *own]
-                if narrow:
-                    given = [t.float() for t in given]
-                new_weight, *rest = function(*given, *row)
-                for old, new in zip(own, rest[: len(own)], strict=True):
-                    old.copy_(new)
+                dtype = working_dtype(weight)
+                stored = dict(zip(tensors, own, strict=True))
+                given = decoded(stored, formats, dtype)
+                new_weight, *rest = function(
+                    weight.to(dtype), gradient.to(dtype), *[given[n] for n in own_states], *row
+                )
+                new = encoded(dict(zip(own_states, rest, strict=False)), stored, formats)
+                for name, old in stored.items():
+                    old.copy_(new[name])
                 weight.copy_(new_weight)
-                found.append(rest[len(own) :])
+                found.append(rest[len(own_states) :])
             return found
 
         self._update_all = torch.compile(update_all)
@@ -179,7 +187,7 @@ class Compiled:
                     totals = self._update_all(
                         [_real(u.weight) for u in updates],
                         [_real(u.gradient) for u in updates],
-                        [[_real(s) for s in u.states.values()] for u in updates],
+                        [[_real(u.states[n]) for n in self._tensors] for u in updates],
                         rows,
                     )
                 for u, key, own in zip(updates, keys, totals, strict=True):

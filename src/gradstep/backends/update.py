@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.program.formats import Format
+
 #: The types whose memory is where they say.
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -20,9 +22,10 @@ class Update:
     Attributes:
         weight: the parameter, which is written.
         gradient: read only.
-        states: name -> tensor, which are written.
-        shapes: name -> shape, for the states that have not the weight's.
-        dtypes: name -> dtype, for the states that have not the weight's.
+        states: name -> tensor, which are written; a state whose format asks for it is several.
+        shapes: name -> shape, for the tensors of states that have not the weight's.
+        dtypes: name -> dtype, for the tensors of states that have not the weight's.
+        formats: state -> its format, for those that are not stored as the weight.
         numbers: name -> tensor of one element, float32 or float64, which are written: states that
             are one number, and ``"step"``, which counts the weight's steps, if the rule counts.
         first: whether the states are new.
@@ -39,8 +42,55 @@ class Update:
     name: Callable[[], str]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    formats: Mapping[str, Format] = field(default_factory=dict)
     begun: bool = False
     entry: dict[str, Any] = field(default_factory=dict)
+
+
+def working_dtype(weight: Tensor) -> torch.dtype:
+    """What a step is worked out in: float32 for weights of 16 bits, as kernels do."""
+    narrow = weight.dtype in (torch.bfloat16, torch.float16)
+    return torch.float32 if narrow else weight.dtype
+
+
+def decoded(
+    stored: Mapping[str, Tensor], formats: Mapping[str, Format], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """State -> its numbers, as a step works with them.
+
+    Args:
+        stored: the tensors of all states, by their names.
+        formats: state -> its format, for those that are not stored as their weight.
+        dtype: what the step works in.
+    """
+    if not formats:
+        return {n: t.float() if dtype == torch.float32 else t for n, t in stored.items()}
+    found: dict[str, Tensor] = {}
+    gone: set[str] = set()
+    for state, format in formats.items():
+        names = format.names(state)
+        found[state] = format.decode([stored[n] for n in names], dtype)
+        gone.update(names)
+    rest = {n: t for n, t in stored.items() if n not in gone}
+    return found | decoded(rest, {}, dtype)
+
+
+def encoded(
+    new: Mapping[str, Tensor], stored: Mapping[str, Tensor], formats: Mapping[str, Format]
+) -> dict[str, Tensor]:
+    """The tensors of new states, by their names.
+
+    Args:
+        new: state -> its numbers, as the step has made them.
+        stored: the tensors of the old ones, which the new are like.
+        formats: state -> its format, for those that are not stored as their weight.
+    """
+    found: dict[str, Tensor] = {}
+    for state, format in formats.items():
+        names = format.names(state)
+        found.update(zip(names, format.encode(new[state]), strict=True))
+    found.update({n: new[n].to(t.dtype) for n, t in stored.items() if n not in found})
+    return found
 
 
 def is_matrix(tensor: Tensor) -> bool:

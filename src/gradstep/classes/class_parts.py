@@ -11,6 +11,7 @@ from functools import cache, partial
 from typing import Any
 
 from gradstep.optimizer.parameter_groups import Places
+from gradstep.program.formats import with_state_dtype
 from gradstep.rule.definition import Rule
 
 #: What is said of the arguments that no rule has.
@@ -20,6 +21,9 @@ _MEANINGS = {
     "maximize": "climb instead of descend.",
     "differentiable": "let autograd record the step.",
     "engine": '``"auto"``, ``"fused"``, ``"eager"`` or ``"compile"``.',
+    "state_dtype": '``"bfloat16"``, ``"float16"`` or ``"float32"`` for all states of the weight\'s '
+    "shape, or state -> one of these, as :func:`gradstep.stored_as` has it; None, the default, for "
+    "what the weight is stored as.",
 }
 #: Flags of torch's that choose among its implementations; all that a class has are one row.
 _KEPT = ("foreach", "fused", "capturable")
@@ -27,7 +31,7 @@ _FUSED = (
     " With ``fused``, a step under GradScaler unscales in its own pass, and only reads ``.grad``: "
     "that stays scaled, where torch's fused step writes the unscaled gradient into it."
 )
-_NO_DEFAULT = ("params", "engine")
+_NO_DEFAULT = ("params", "engine", "state_dtype")
 _ROW = re.compile(r"^    (\w[\w, ]*): ((?:.|\n        )+)$", re.M)
 
 
@@ -38,8 +42,8 @@ class ClassParts:
     Attributes:
         name: the class's, for messages.
         rule: what the class runs.
-        signature: ``self``, ``params``, the options of a group, and ``engine``; without that, the
-            engine is the eager one.
+        signature: ``self``, ``params``, the options of a group, ``engine`` and ``state_dtype``;
+            without ``engine``, it is the eager one.
         places: where in the options hyperparameters stand that are no arguments of their own.
         fixed: options of a group that are no arguments.
         order: of the options in a group, if it is not that of the signature.
@@ -66,7 +70,8 @@ class ClassParts:
             group = {**bound.arguments, **fixed}
             del group["self"]
             params, engine = group.pop("params"), group.pop("engine", "eager")
-            self._begin(params, rule, {n: group[n] for n in order or group}, engine)
+            own = with_state_dtype(rule, group.pop("state_dtype"))
+            self._begin(params, own, {n: group[n] for n in order or group}, engine)
             _check_flags(group)
 
         return __init__

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradstep.backends.update import describe, in_pairs
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.state_spec import state_specs
 from gradstep.optimizer.states import Beginnings, shared_states
 from gradstep.rule.hyperparameter import Interval, check_number
 
@@ -72,7 +73,7 @@ class HessianOptimizer(Optimizer):
         chosen = self._squares(batch_size) if estimates is None else self._by_parameter(estimates)
         entries = [self._entry(each) for each in chosen]
         for each, entry in zip(chosen, entries, strict=True):
-            self._check_average(each.parameter, entry[state], state)
+            self._check_average(each, entry, state)
             finite = torch.isfinite(each.found()).all()
             if not bool(getattr(finite, "full_tensor", lambda finite=finite: finite)()):
                 raise ValueError(
@@ -82,13 +83,17 @@ class HessianOptimizer(Optimizer):
                 )
         for each, entry in zip(chosen, entries, strict=True):
             share = 1 - float(self.hyperparameter(each.group, beta))
-            before, found = in_pairs(entry[state]), each.found()
-            after = torch.lerp(before.to(found.dtype), found, share).to(before.dtype)
+            spec, found = state_specs(self.rule)[state], each.found()
+            is_complex = each.parameter.is_complex()
+            held = spec.read(entry, each.parameter.dtype if is_complex else found.dtype)
+            after = torch.lerp(in_pairs(held).to(found.dtype), found, share)
+            whole = torch.view_as_complex(after) if is_complex else after
+            new = spec.encoded(whole, each.parameter)
             if each.group.get("differentiable"):  # a graph may hold the average as it was
-                whole = torch.view_as_complex(after) if entry[state].is_complex() else after
-                entry[state] = whole
+                entry.update(new)
             else:
-                before.copy_(after)
+                for name, tensor in new.items():
+                    entry[name].copy_(tensor)
             if self.state.get(each.parameter):
                 self.state[each.parameter].update(entry)
             else:
@@ -177,13 +182,19 @@ class HessianOptimizer(Optimizer):
         if value.dtype != p.dtype and value.dtype != _wide(p.dtype):
             raise TypeError(f"the {what} for {self.name_of(p)} is {describe(value)}. {expected}")
 
-    def _check_average(self, p: Tensor, average: Any, state: str) -> None:
-        if not isinstance(average, Tensor) or average.shape != p.shape or average.dtype != p.dtype:
-            found = describe(average) if isinstance(average, Tensor) else repr(average)
-            raise ValueError(
-                f"state {state!r} of {self.name_of(p)} is {found}. Expected {describe(p)}. Load a "
-                "checkpoint, or delete the parameter's entry in optimizer.state to start it anew"
-            )
+    def _check_average(self, each: Estimate, entry: Mapping[str, Any], state: str) -> None:
+        p = each.parameter
+        for part in state_specs(self.rule)[state].parts(p, {}):
+            held = entry[part.name]
+            fits = isinstance(held, Tensor) and held.shape == part.shape
+            if not fits or held.dtype != part.dtype:
+                found = describe(held) if isinstance(held, Tensor) else repr(held)
+                wanted = describe(torch.empty(part.shape, dtype=part.dtype, device="meta"))
+                raise ValueError(
+                    f"state {part.name!r} of {self.name_of(p)} is {found}. Expected "
+                    f"{wanted.removesuffix('meta')}{p.device}. Load a checkpoint, or delete the "
+                    "parameter's entry in optimizer.state to start it anew"
+                )
 
     def _entry(self, estimate: Estimate) -> dict[str, Any]:
         """The states of a parameter, begun where they are not there; nothing is changed yet."""

@@ -35,7 +35,8 @@ def class_of(rule: Rule) -> type[Optimizer]:
 
     Its arguments are ``params``, ``lr``, then the rule's hyperparameters in their order, with
     ``beta1``, ``beta2`` and so on as one tuple ``betas``, where torch.optim has it; the rule's
-    flags, ``maximize``, ``foreach``, ``capturable``, ``differentiable`` and ``engine`` by name.
+    flags, ``maximize``, ``foreach``, ``capturable``, ``differentiable``, ``engine`` and
+    ``state_dtype`` by name.
     """
     name = str(rule.class_name)
     options, places = _options(rule)
@@ -80,7 +81,7 @@ def _signature(options: Mapping[str, Any]) -> inspect.Signature:
     for name, default in options.items():
         if name not in flags:
             parameters.append(inspect.Parameter(name, plain, default=default))
-    for name, default in {**flags, **_FLAGS, "engine": "auto"}.items():
+    for name, default in {**flags, **_FLAGS, "engine": "auto", "state_dtype": None}.items():
         parameters.append(inspect.Parameter(name, by_name, default=default))
     return inspect.Signature(parameters)
 

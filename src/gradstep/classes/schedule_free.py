@@ -42,7 +42,11 @@ class ScheduleFreeOptimizer(Optimizer):
             beta = float(self.hyperparameter(group, name))
             for p in group["params"]:
                 if "z" in self.state.get(p, {}):
-                    p.lerp_(self.state[p]["z"], 1 - beta if train else 1 - 1 / beta)
+                    # Where z is kept in more digits, the point between them is rounded but once.
+                    z = self.state[p]["z"]
+                    wide = torch.promote_types(p.dtype, z.dtype)
+                    share = 1 - beta if train else 1 - 1 / beta
+                    p.copy_(p.to(wide).lerp(z.to(wide), share))
             group["train_mode"] = train
 
     def prepare(self, loss: Any) -> list[Run]:

@@ -58,7 +58,11 @@ class SetAside:
         return not torch.equal(_bits(self.parameter), _bits(average))
 
     def _average(self) -> Tensor:
-        return self.source if self.share is None else self.weight.lerp(self.source, self.share)
+        if self.share is None:
+            return self.source
+        # The two may be stored otherwise: the average is as exact as the better one.
+        wide = torch.promote_types(self.weight.dtype, self.source.dtype)
+        return self.weight.to(wide).lerp(self.source.to(wide), self.share)
 
 
 def _version(p: Tensor) -> int | None:

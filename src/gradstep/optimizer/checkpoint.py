@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Protocol
@@ -10,9 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gradstep.backends.update import describe, is_dense, is_matrix, laid_out_alike
+from gradstep.backends.update import is_matrix
 from gradstep.optimizer.equal_options import equal_options
-from gradstep.optimizer.states import common_number, own_dtype
+from gradstep.optimizer.state_spec import StateSpec, coded_as, names_in_files, state_specs
+from gradstep.optimizer.states import common_number
 from gradstep.rule.definition import Rule
 
 
@@ -40,6 +42,8 @@ class Holder(Defaults, Protocol):
     def name_of(self, p: Tensor) -> str:
         """The name of a parameter, for messages."""
 
+
+_log = logging.getLogger("gradstep")
 
 #: Keys of a group that belong to nobody's rule.
 _BOOKKEEPING = {
@@ -187,18 +191,20 @@ def checked_state(
             Options that an older checkpoint lacks are added to its groups with this optimizer's
             defaults.
         given: the checkpoint itself. torch converts every state but the step count to its
-            parameter's dtype, which rounds numbers, and matrices for a weight of few bits: those
-            are taken from here. And what needs no change torch takes as it is; that is copied, or
-            the optimizer that the checkpoint comes from would train these states as well.
+            parameter's dtype, which rounds numbers, matrices for a weight of few bits, and states
+            with a format of their own: those are taken from here. And what needs no change torch
+            takes as it is; that is copied, or the optimizer that the checkpoint comes from would
+            train these states as well.
 
     Raises:
         TypeError, ValueError: a checkpoint of another model or rule, or an incomplete one.
     """
     rule = optimizer.rule
     state: defaultdict[Any, Any] = defaultdict(dict, loaded["state"])
-    known = {*rule.states, "step"}
+    specs, known = state_specs(rule), {*names_in_files(rule), "step"}
+    rounded: dict[str, str] = {}
     begun = any(isinstance(e, Mapping) and known & set(e) for e in state.values())
-    own_numbers = {} if given is None else _numbers_as_given(optimizer.rule, loaded, given)
+    as_given = {} if given is None else _as_given(rule, loaded, given)
     entries = () if given is None else given["state"].values()
     others = {id(v) for e in entries if isinstance(e, Mapping) for v in e.values()}
     checked: dict[Any, tuple[set[str], dict[str, Any], dict[bool, list[str]]]] = {}
@@ -218,7 +224,7 @@ def checked_state(
         if not state:
             continue
         for p in group["params"]:
-            entry = {**state.get(p, {}), **own_numbers.get(p, {})}
+            entry = {**state.get(p, {}), **as_given.get(p, {})}
             # Wrappers of other packages keep what is theirs here, as timm's Lookahead does.
             foreign_entry = {n: v for n, v in entry.items() if n not in known}
             entry = {n: v for n, v in entry.items() if n in known and v is not None}
@@ -233,12 +239,22 @@ def checked_state(
             needed = {n for n in expected if rule.states[n].when is None}
             if not needed | ({"step"} & rule.inputs) <= set(entry):
                 raise _misfit(optimizer, p, [*entry, *foreign_entry], expected, options)
-            entry = _checked_entry(optimizer, p, entry, values)
+            for name in expected:
+                lost = specs[name].loses(entry) if name in specs else ""
+                if lost:
+                    rounded[name] = f"{name} from {lost} to {rule.formats[name]}"
+            entry = _checked_entry(optimizer, p, entry, values, specs)
             entry.update(foreign_entry)
             state[p] = {
                 n: v.clone() if id(v) in others and isinstance(v, Tensor) else v
                 for n, v in entry.items()
             }
+    if rounded:
+        _log.warning(
+            "the checkpoint's states are rounded as they are loaded, since the optimizer was made "
+            "so: %s",
+            ", ".join(rounded.values()),
+        )
     for name in (n for n, s in rule.states.items() if s.shared):
         held = common_number(name, state.values())
         if held is not None:
@@ -280,18 +296,26 @@ def _checked_group(
     return options, values, wanted
 
 
-def _numbers_as_given(
+def _as_given(
     rule: Rule, loaded: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[Any, dict[str, Any]]:
     """Parameter -> the states that have a dtype of their own, as the checkpoint has it; copies."""
-    names = [n for n, s in rule.states.items() if s.start == "number" or s.shape == "own"]
+    specs = state_specs(rule)
+    names = {n for n, s in rule.states.items() if s.start == "number" or s.shape == "own"}
+    names |= {n for each in specs.values() if each.format is not None for n in each.names}
     found: dict[Any, dict[str, Any]] = {}
-    if not names:
+    others = names_in_files(rule) - {*rule.states}
+    if not names and not others:
         return found
     for group, given_group in zip(loaded["param_groups"], given["param_groups"], strict=True):
         for p, key in zip(group["params"], given_group["params"], strict=True):
             entry, ready = given["state"].get(key, {}), loaded["state"].get(p, {})
-            for name in names:
+            own = names
+            if not others.isdisjoint(entry):  # codes, which are no numbers to be converted
+                shape = tuple(p.shape)
+                coded = {n: coded_as(n, shape, entry) for n in specs}
+                own = names.union(*(f.names(n) for n, f in coded.items() if f is not None))
+            for name in own:
                 value = entry.get(name)
                 if isinstance(value, Tensor):
                     place = ready[name].device if isinstance(ready.get(name), Tensor) else None
@@ -330,32 +354,22 @@ def _misfit(
 
 
 def _checked_entry(
-    optimizer: Holder, p: Tensor, entry: dict[str, Any], values: Mapping[str, Any]
+    optimizer: Holder,
+    p: Tensor,
+    entry: dict[str, Any],
+    values: Mapping[str, Any],
+    specs: Mapping[str, StateSpec],
 ) -> dict[str, Any]:
-    states = optimizer.rule.states
     checked: dict[str, Any] = {}
+
+    def name_of() -> str:
+        return optimizer.name_of(p)
+
     for key, value in entry.items():
-        if key == "step" or states[key].start == "number":
+        if key == "step" or (key in optimizer.rule.states and key not in specs):
             checked[key] = _number(value, key, optimizer, p)
-            continue
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"the checkpoint's {key} of {optimizer.name_of(p)} is a {type(value).__name__}, "
-                "not a tensor"
-            )
-        if tuple(value.shape) != states[key].shape_for(tuple(p.shape), values):
-            raise ValueError(
-                f"the checkpoint is of another model: its {key} of {optimizer.name_of(p)} is "
-                f"{describe(value)}; the parameter is {describe(p)}"
-            )
-        plain = type(p) in (Tensor, torch.nn.Parameter) and type(value) is Tensor
-        if states[key].shape == "own":
-            value = value.to(own_dtype(p.dtype)).contiguous()
-        elif states[key].shape != "weight":
-            value = value.contiguous()
-        elif plain and not laid_out_alike(value, p) and is_dense(p):
-            value = torch.empty_like(p, dtype=value.dtype).copy_(value).detach()
-        checked[key] = value
+        elif key in specs:
+            checked.update(specs[key].loaded(p, values, entry, name_of))
     return checked
 
 

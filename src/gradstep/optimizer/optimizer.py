@@ -27,6 +27,7 @@ from gradstep.optimizer.parameter_groups import Places as Places
 from gradstep.optimizer.parameter_names import ParameterNames
 from gradstep.optimizer.planning import Planning
 from gradstep.optimizer.schedules import Schedules
+from gradstep.program.formats import StateDType, with_state_dtype
 from gradstep.rule.definition import Rule
 from gradstep.rule.schedule import as_schedule, at_start
 
@@ -53,12 +54,16 @@ class Optimizer(Planning):
             torch.compile elsewhere. What an engine cannot do is done eagerly, and logged once.
         maximize: climb instead of descend. Default: False.
         differentiable: let autograd record the step. Default: False.
+        state_dtype: what states are stored as: ``"bfloat16"``, ``"float16"`` or ``"float32"``, or
+            the dtype of torch, for all of the weight's shape; or state -> one of these; see
+            :func:`gradstep.stored_as`. Default: what their weight is stored as.
         hyperparameters: other values than the rule's defaults, by name.
 
     Raises:
-        TypeError: no rule, no tensors, an unknown hyperparameter, or one of the wrong type.
+        TypeError: no rule, no tensors, an unknown hyperparameter or state, or one of the wrong
+            type; a ``state_dtype`` for complex parameters.
         ValueError: no parameters, one parameter in two groups, a hyperparameter out of range, an
-            unknown engine.
+            unknown engine, or an unknown format of states.
         RuleError: a rule that cannot be traced, with its line and what to write instead.
 
     Example::
@@ -80,6 +85,7 @@ class Optimizer(Planning):
         engine: str = "auto",
         maximize: bool = False,
         differentiable: bool = False,
+        state_dtype: StateDType = None,
         **hyperparameters: Any,
     ) -> None:
         if not isinstance(rule, Rule):
@@ -87,6 +93,7 @@ class Optimizer(Planning):
             raise TypeError(
                 f"Optimizer takes a rule; got {found}. Put @gradstep.rule above the function."
             )
+        rule = with_state_dtype(rule, state_dtype)
         if hyperparameters:
             rule = rule(**hyperparameters)
         for taken in ("params", "lr", "maximize", "differentiable", "param_names"):

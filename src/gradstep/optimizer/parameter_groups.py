@@ -199,7 +199,8 @@ class Groups(HooksOnce):
             param_group: a dict with ``"params"`` and any options that differ from the defaults.
 
         Raises:
-            TypeError: integer parameters, or an option of the wrong type.
+            TypeError: integer parameters, complex ones where states have a format of their own,
+                or an option of the wrong type.
             ValueError: a parameter in two groups, or an option out of range. The optimizer is as
                 it was.
         """
@@ -225,6 +226,11 @@ class Groups(HooksOnce):
                     raise TypeError(
                         f"{self.name_of(p)} holds {describe(p)}; only floating-point and complex "
                         "tensors can be optimized. Leave it out."
+                    )
+                for state, name in self.rule.formats.items() if p.is_complex() else ():
+                    raise TypeError(
+                        f"{self.name_of(p)} holds {describe(p)}, and {state} would be stored as "
+                        f"{name}, of real numbers. Give it to an optimizer without state_dtype."
                     )
             self.check_group(group)
         except Exception:

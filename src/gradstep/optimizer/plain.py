@@ -6,7 +6,7 @@ which has words for whatever does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, ge
 from typing import Any
@@ -29,17 +29,21 @@ def are_plain(
     gradients: Sequence[Tensor],
     states: Sequence[Sequence[Any]] = (),
     numbers: Sequence[Any] = (),
+    dtypes: Mapping[bool, Sequence[torch.dtype | None]] | None = None,
 ) -> bool:
     """Whether kernels can have all of these together, as far as the tensors themselves tell.
 
-    Dense real tensors in the memory of the CPU, each gradient and each state of the dtype, shape
-    and layout of its weight, none sharing memory with another. False also means: look with care.
+    Dense real tensors in the memory of the CPU, each gradient of the dtype, shape and layout of its
+    weight, and so each state but for a dtype of its own, none sharing memory with another. False
+    also means: look with care.
 
     Args:
         weights: the parameters.
         gradients: one a weight.
         states: of each weight those that have its shape; none where they have just been begun.
         numbers: all states of one number.
+        dtypes: where states have dtypes of their own: whether a weight has rows and columns -> the
+            dtypes of its states, None for the weight's.
     """
     flat: list[Any] = [*gradients, *chain.from_iterable(states)]
     if not (_WEIGHTS.issuperset(map(type, weights)) and _only(Tensor, map(type, flat))):
@@ -47,12 +51,17 @@ def are_plain(
     owners: list[Tensor] = [*weights]
     if states:
         owners += [p for p, own in zip(weights, states, strict=True) for _ in own]
-    dtypes, shapes = list(map(_dtype, owners)), list(map(_shape, owners))
+    wanted, shapes = list(map(_dtype, owners)), list(map(_shape, owners))
+    if dtypes and states:
+        pairs = zip(weights, states, strict=True)
+        own = [dtype for p, held in pairs if held for dtype in dtypes[p.dim() > 1]]
+        n = len(weights)
+        wanted[n:] = [dtype or other for dtype, other in zip(own, wanted[n:], strict=True)]
     written = [*weights, *flat[len(gradients) :]]
     everything = [*weights, *flat]
     return (
-        _DTYPES.issuperset(dtypes)
-        and list(map(_dtype, flat)) == dtypes
+        _DTYPES.issuperset(wanted)
+        and list(map(_dtype, flat)) == wanted
         and list(map(_shape, flat)) == shapes
         and _only(torch.strided, map(_layout, everything))
         and all(map(_is_cpu, everything))

@@ -13,7 +13,9 @@ from gradstep.backends.update import Update, layout
 from gradstep.optimizer.group_run import GroupRun
 from gradstep.optimizer.parameter_groups import Groups
 from gradstep.optimizer.plain import are_plain
-from gradstep.optimizer.states import Beginnings, Entry, follow_layout, unlike_weight
+from gradstep.optimizer.state_spec import StateSpec, state_specs
+from gradstep.optimizer.states import Beginnings, Entry, unlike_weight
+from gradstep.program.formats import DType
 
 
 class Preparing(Groups):
@@ -49,28 +51,37 @@ class Preparing(Groups):
             entries: the states of each, complete.
             begun: whether they have just been begun.
         """
-        rule, all_alike = self.rule, self._are_alike(names)
+        rule, specs = self.rule, self._unlike(names)
         firsts = begun
         if "first" in rule.inputs:  # states may have been saved before the first step
             pairs = zip(begun, entries, strict=True)
             firsts = [new or ("step" in e and not float(e["step"])) for new, e in pairs]
-        unlike: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        tensors = {kind: self._tensor_names(own) for kind, own in names.items()}
+        unlike: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
         updates: list[Update] = []
         for p, gradient, entry, new, first in zip(
             params, gradients, entries, begun, firsts, strict=True
         ):
-            own = names[p.dim() > 1]
+            own = tensors[p.dim() > 1]
             states = {n: entry[n] for n in own} if own else {}
             counts = {n: entry[n] for n in numbers} if numbers else {}
-            if not all_alike:
-                unlike = unlike_weight(rule, p, own, run.numbers)
+            if specs[p.dim() > 1]:
+                unlike = unlike_weight(specs[p.dim() > 1], p, run.numbers)
             name = self._namer(p)
             updates.append(Update(p, gradient, states, counts, first, name, *unlike, new, entry))
         return updates
 
-    def _are_alike(self, names: Mapping[bool, Sequence[str]]) -> bool:
-        """Whether states of these names have their weight's shape and dtype."""
-        return all(self.rule.states[n].shape == "weight" for own in names.values() for n in own)
+    def _unlike(self, names: Mapping[bool, Sequence[str]]) -> dict[bool, list[StateSpec]]:
+        """Of these states those that have not always their weight's shape and dtype."""
+        specs = state_specs(self.rule)
+        return {
+            k: [specs[n] for n in own if not specs[n].is_like_weight] for k, own in names.items()
+        }
+
+    def _tensor_names(self, names: Sequence[str]) -> list[str]:
+        """Of the tensors of these states, in their order."""
+        specs = state_specs(self.rule)
+        return [name for n in names for name in specs[n].names]
 
     def _plain_entries(
         self,
@@ -92,9 +103,15 @@ class Preparing(Groups):
         counts: list[Any] = []
         if not {dict, NoneType}.issuperset(map(type, held)):
             return None
+        dtypes: dict[bool, list[Any]] = {}
         if any(held):
-            if beginnings.shared or not self._are_alike(names):
+            unlike = [spec for own in self._unlike(names).values() for spec in own]
+            # Of one tensor of the weight's shape it is enough to know the dtype.
+            formats = {s.name: s.format.dtype for s in unlike if isinstance(s.format, DType)}
+            if beginnings.shared or len(formats) < len({spec.name for spec in unlike}):
                 return None
+            if formats:
+                dtypes = {kind: [formats.get(n) for n in own] for kind, own in names.items()}
             try:
                 states = [
                     [entry[n] for n in names[p.dim() > 1]] if entry else []
@@ -103,7 +120,7 @@ class Preparing(Groups):
                 counts = [entry[n] for entry in held if entry for n in beginnings.numbers]
             except KeyError:
                 return None
-        if not are_plain(params, gradients, states, counts):
+        if not are_plain(params, gradients, states, counts, dtypes):
             return None
         if all(held):
             return held, [False] * len(held)
@@ -130,7 +147,7 @@ class Preparing(Groups):
             entry = dict(held)
             new = beginnings.begin(p, entry, gradient, self._namer(p))
             if not new:
-                follow_layout(self.rule, p, entry, self._layouts.get(id(p)))
+                beginnings.follow_layout(p, entry, self._layouts.get(id(p)))
             entries.append(entry)
             begun.append(new)
         return entries, begun

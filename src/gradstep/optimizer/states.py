@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import describe, is_dense, is_matrix, layout
+from gradstep.optimizer.state_spec import PLAIN, StateSpec, state_specs
+from gradstep.program.formats import Format
 from gradstep.rule.definition import Rule
 from gradstep.rule.operations import is_followed
-from gradstep.rule.state import State
 
 #: A parameter's states by name.
 Entry = dict[str, Any]
-
-#: The types whose states torch's own functions make as they should be.
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def number_states(rule: Rule, numbers: Mapping[str, Any]) -> list[str]:
@@ -91,18 +89,17 @@ class Beginnings:
         double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
         self._number_dtype = torch.float64 if double else torch.float32
         self._differentiable = bool(group.get("differentiable"))
-        self._of_kind: dict[bool, tuple[list[str], list[str], list[tuple[str, State]]]] = {}
+        self._of_kind: dict[bool, tuple[list[str], list[str], list[StateSpec]]] = {}
 
-    def _of(self, matrix: bool) -> tuple[list[str], list[str], list[tuple[str, State]]]:
+    def _of(self, matrix: bool) -> tuple[list[str], list[str], list[StateSpec]]:
         """Names that begin together, all names that are the parameter's own, and its tensors."""
         if matrix not in self._of_kind:
             states, numbers = self._rule.states, self._values
-            there = [(n, s) for n, s in states.items() if s.exists(numbers, matrix)]
-            tensors = [(n, s) for n, s in there if s.start != "number"]
+            specs = state_specs(self._rule).values()
+            tensors = [each for each in specs if each.state.exists(numbers, matrix)]
             together = [n for n in self._own_numbers if n == "step" or not states[n].when]
-            together += [n for n, s in tensors if s.when is None]
-            kept = [n for n, _ in there if n not in self.shared]
-            kept += ["step"] * ("step" in self.numbers)
+            together += [n for each in tensors if each.state.when is None for n in each.names]
+            kept = [n for each in tensors for n in each.names] + self._own_numbers
             self._of_kind[matrix] = together, kept, tensors
         return self._of_kind[matrix]
 
@@ -134,15 +131,28 @@ class Beginnings:
             # A plain number: as torch's SparseAdam has it.
             if number is None or (isinstance(number, int) and self._rule.sparse == "only"):
                 entry[name] = self._number(p, name, number)
-        if not fresh and all(entry.get(n) is not None for n, _ in tensors):
+        lacking = [each for each in tensors if any(entry.get(n) is None for n in each.names)]
+        if not lacking:
             entry.update(self.shared)
             return fresh
         with _making_states():
-            for name, state in tensors:
-                if entry.get(name) is None:
-                    entry[name] = self._tensor(p, state, gradient)
+            for each in lacking:
+                each.begin(p, self._values, gradient, entry)
         entry.update(self.shared)
         return fresh
+
+    def follow_layout(self, p: Tensor, entry: dict[str, Any], before: Any) -> None:
+        """Lay states out like their weight, if it was the weight that changed.
+
+        Args:
+            p: the parameter.
+            entry: its states by name; those that were laid out anew are replaced.
+            before: the weight's layout at the last step, None if that is not known.
+        """
+        if type(p) not in PLAIN or before == layout(p) or not is_dense(p):
+            return
+        for each in self._of(is_matrix(p))[2]:
+            each.lay_out_anew(p, self._values, entry)
 
     def makes_any(self, matrix: bool) -> bool:
         """Whether a parameter with rows and columns, or without, has states of its own."""
@@ -165,8 +175,8 @@ class Beginnings:
             return entries
         with _making_states():
             for p, gradient, entry in zip(params, gradients, entries, strict=True):
-                for name, state in tensors[p.dim() > 1]:
-                    entry[name] = self._tensor(p, state, gradient)
+                for each in tensors[p.dim() > 1]:
+                    each.begin(p, self._values, gradient, entry)
                 if shared:
                     entry.update(shared)
         return entries
@@ -186,38 +196,6 @@ class Beginnings:
         if number == 0 and type(number) is float and str(number) == "0.0":
             return torch.zeros((), dtype=dtype, device=device)  # in a fifth of the time
         return torch.tensor(float(number), dtype=dtype, device=device)
-
-    def _tensor(self, p: Tensor, state: State, gradient: Tensor | None) -> Tensor:
-        plain = type(p) in _PLAIN
-        if state.shape == "own":
-            shape = state.shape_for(tuple(p.shape), self._values)
-            return torch.zeros(shape, dtype=own_dtype(p.dtype), device=p.device)
-        if state.shape != "weight":
-            return _zeros_along(p, -1 if state.shape == "row" else -2)
-        if state.start == "zeros" and plain:
-            return torch.zeros_like(p)
-        if state.start == "weight":
-            return p.detach().clone(memory_format=torch.preserve_format)
-        if state.start == "gradient" and gradient is not None:
-            if plain and type(gradient) is Tensor and _is_like(gradient, p):
-                return gradient.clone()
-            return torch.empty_like(p).copy_(gradient).detach()
-        value = self._values[state.value] if isinstance(state.value, str) else state.value
-        value = float(value)
-        start = complex(value, value) if p.is_complex() else value
-        return torch.full_like(p, start, requires_grad=False, memory_format=torch.preserve_format)
-
-
-def _is_like(gradient: Tensor, p: Tensor) -> bool:
-    """Whether a clone has dtype, device and layout of the weight."""
-    return (
-        gradient.dtype == p.dtype
-        and gradient.device == p.device
-        and gradient.layout is torch.strided
-        and gradient.is_contiguous()
-        and p.is_contiguous()
-        and not (gradient.is_conj() or gradient.is_neg())
-    )
 
 
 def shared_states(
@@ -277,68 +255,35 @@ def common_number(name: str, entries: Iterable[Any]) -> Tensor | None:
     return first
 
 
-def own_dtype(weight: torch.dtype) -> torch.dtype:
-    """What states of a shape of their own are stored as: opaque functions need the precision."""
-    return torch.float64 if weight == torch.float64 else torch.float32
-
-
-def unlike_weight(
-    rule: Rule, p: Tensor, names: Iterable[str], numbers: Mapping[str, Any]
-) -> tuple[dict[str, tuple[int, ...]], dict[str, torch.dtype]]:
-    """Shapes, and dtypes, of the states whose shape or dtype is not their weight's; by name.
-
-    Args:
-        rule: names the states.
-        p: the weight.
-        names: the states to look at.
-        numbers: every hyperparameter, by name.
-    """
-    states = {n: rule.states[n] for n in names if rule.states[n].shape != "weight"}
-    if not states:
-        return {}, {}
-    shapes = {n: s.shape_for(tuple(p.shape), numbers) for n, s in states.items()}
-    return shapes, {n: own_dtype(p.dtype) for n, s in states.items() if s.shape == "own"}
-
-
 def _bits(number: Tensor) -> Tensor:
     """Of which nan is equal to itself."""
     return number.detach().double().reshape(1).cpu().view(torch.int64)
 
 
-def _zeros_along(p: Tensor, gone: int) -> Tensor:
-    """Zeros of a parameter's shape, but for one dimension of one element."""
-    with torch.no_grad(), torch.inference_mode(False):
-        if type(p) in _PLAIN:
-            shape = list(p.shape)
-            shape[gone] = 1
-            return torch.zeros(shape, dtype=p.dtype, device=p.device)
-        # A subclass knows best: a DTensor's is split as far as it itself is split along the rest.
-        return torch.zeros_like(p).sum(dim=gone, keepdim=True).detach()
-
-
-def follow_layout(rule: Rule, p: Tensor, entry: dict[str, Any], before: Any) -> None:
-    """Lay states out like their weight, if it was the weight that changed.
+def unlike_weight(
+    specs: Iterable[StateSpec], p: Tensor, numbers: Mapping[str, Any]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, torch.dtype], dict[str, Format]]:
+    """What of the tensors of states is not as their weight is.
 
     Args:
-        rule: names the states.
-        p: the parameter.
-        entry: its states by name; those that were laid out anew are replaced.
-        before: the weight's layout at the last step, None if that is not known.
+        specs: of the states to look at.
+        p: the weight.
+        numbers: every hyperparameter, by name.
+
+    Returns:
+        shapes and dtypes by the names of tensors, and formats by those of states.
     """
-    if type(p) not in _PLAIN:
-        return
-    now = layout(p)
-    if before == now or not is_dense(p):
-        return
-    for name, begun in rule.states.items():
-        state = entry.get(name)
-        if (
-            type(state) is Tensor
-            and begun.shape == "weight"
-            and state.shape == p.shape
-            and state.dtype == p.dtype
-            and state.device == p.device
-            and layout(state) != now
-        ):
-            with torch.no_grad(), torch.inference_mode(False):
-                entry[name] = torch.empty_like(p).copy_(state).detach()
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    found: dict[str, Format] = {}
+    for each in specs:
+        if each.is_like_weight:
+            continue
+        for part in each.parts(p, numbers):
+            if each.state.shape != "weight" or part.shape != p.shape:
+                shapes[part.name] = part.shape
+            if part.dtype != p.dtype:
+                dtypes[part.name] = part.dtype
+        if each.format is not None:
+            found[each.name] = each.format
+    return shapes, dtypes, found

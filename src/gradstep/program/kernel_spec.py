@@ -7,7 +7,7 @@ all: for CAME's twelve passes that is 50 of 150 ms of the first step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradstep.program.passes import Pass
@@ -53,14 +53,14 @@ class Column:
     """One thing in memory that a pass reads, writes, or both.
 
     Attributes:
-        storage: how its elements are stored.
+        format: how its elements are stored, the name of a format.
         extent: what it has elements for.
         table: its place in the table of tensors: 0 is the weight, 1 the gradient, then the states;
             None where it lies in the arena.
         place: its place in a row of the arena's offsets, where it is not in the table.
     """
 
-    storage: str
+    format: str
     extent: str
     table: int | None
     place: int = -1
@@ -99,7 +99,7 @@ class KernelSpec:
         title = f"{self.walk} {self.domain} {self.working} {self.target}"
         listing = _Listing(title, self.working == "float64")
         for column in self.columns:
-            listing.say(column.storage, column.extent, str(column.table), str(column.place))
+            listing.say(column.format, column.extent, str(column.table), str(column.place))
         listing.scalars(self.scalars)
         for node, number in self.loads:
             listing.add(node, f"column {number}")
@@ -119,6 +119,7 @@ def kernel_spec(
     places: Places,
     target: Target = PLAIN,
     working: str | None = None,
+    formats: Mapping[str, str] | None = None,
 ) -> KernelSpec:
     """The spec of one pass.
 
@@ -130,8 +131,9 @@ def kernel_spec(
         target: the processors that it is for.
         working: what elements are worked out in, ``"float32"`` or ``"float64"``; None for what a
             step takes.
+        formats: of the inputs that are stored otherwise: their names -> the names of formats.
     """
-    working = working or working_type(storage)
+    working, formats = working or working_type(storage), formats or {}
     columns: list[Column] = []
     table = {id(node): number for number, node in enumerate(inputs)}
 
@@ -140,6 +142,10 @@ def kernel_spec(
             columns.append(column)
         return columns.index(column)
 
+    def of_table(before: Node) -> int:
+        kept = formats.get(str(before.value), storage)
+        return number_of(Column(kept, before.extent, table[id(before)]))
+
     def in_arena(value: Node, owner: Node) -> int:
         kept = kept_storage(owner, working)
         return number_of(Column(kept, value.extent, None, places.of(owner)))
@@ -147,14 +153,11 @@ def kernel_spec(
     loads = []
     for node in each.loads:
         if node.operation == "input":
-            number = number_of(Column(storage, node.extent, table[id(node)]))
+            number = of_table(node)
         else:
             number = in_arena(node, node)
         loads.append((node, number))
-    stores = [
-        (node, number_of(Column(storage, node.extent, table[id(before)])))
-        for before, node in each.writes
-    ]
+    stores = [(node, of_table(before)) for before, node in each.writes]
     stores += [(node, in_arena(node, owner)) for node, owner in each.keeps]
     return KernelSpec(
         each.walk,

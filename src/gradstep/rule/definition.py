@@ -84,6 +84,16 @@ class Rule:
         return names if self.join is None else (*names, self.join.__name__)
 
     @property
+    def formats(self) -> dict[str, str]:
+        """State -> the name of its format, for those that are not stored as their weight."""
+        return {n: s.format for n, s in self.states.items() if s.format is not None}
+
+    def with_formats(self, formats: Mapping[str, str | None]) -> Rule:
+        """The same rule with these formats of states; unchecked, see ``gradstep.stored_as``."""
+        changed = {n: replace(self.states[n], format=name) for n, name in formats.items()}
+        return replace(self, states={**self.states, **changed})
+
+    @property
     def tells_vectors_apart(self) -> bool:
         """Whether weights with fewer than two dimensions have other states or steps than others."""
         apart = any(s.shape != "weight" or s.only is not None for s in self.states.values())
@@ -242,10 +252,12 @@ class Rule:
         return inside if self.join is None else [*inside, self.join]
 
     def parts(self) -> tuple[Rule, ...]:
-        """The rules that it is made of, each with the defaults that it has in it."""
-        values = self.hyperparameters
+        """The rules that it is made of, each with the defaults and formats that it has in it."""
+        values, states = self.hyperparameters, self.states
         return tuple(
-            replace(stage, hyperparameters={n: values[names[n]] for n in stage.hyperparameters})
+            replace(
+                stage, hyperparameters={n: values[names[n]] for n in stage.hyperparameters}
+            ).with_formats({n: states[names[n]].format for n in stage.states})
             for stage, names in self.stages
         )
 
@@ -255,7 +267,12 @@ class Rule:
         Raises:
             pickle.PicklingError: when pickle saves a rule that no name leads to.
         """
-        return (self.made_by, self.parts()) if self.function is None else reduced(self, _rule_over)
+        if self.function is None:
+            return self.made_by, self.parts()
+        if self.formats:
+            plain = self.with_formats(dict.fromkeys(self.formats))
+            return Rule.with_formats, (plain, self.formats)
+        return reduced(self, _rule_over)
 
     def __copy__(self) -> Rule:
         return self

@@ -26,6 +26,8 @@ class State:
         shared: whether it is one number for all parameters of the optimizer together.
         own_shape: gives the shape of an ``"own"`` one, from the weight's and from the values of
             the hyperparameters that are named in ``of``.
+        format: what it is stored as, the name of a :class:`gradstep.program.formats.Format`; None
+            for what the weight is stored as.
     """
 
     start: str = "zeros"
@@ -36,6 +38,7 @@ class State:
     shared: bool = False
     own_shape: Callable[..., tuple[int, ...]] | None = None
     of: tuple[str, ...] = ()
+    format: str | None = None
 
     def exists(self, values: Mapping[str, Any], matrix: bool = True) -> bool:
         """Whether the state exists with these hyperparameters, for a weight of two dimensions."""
@@ -75,6 +78,8 @@ class State:
             start += ", in a shape of its own"
         elif self.shape != "weight":
             start += f", one number a {self.shape}"
+        if self.format is not None:
+            start += f", stored as {self.format}"
         if self.only is not None:
             start += f"; only for weights with{'out' * (self.only == 'vector')} rows and columns"
         return start if self.when is None else f"{start}; kept only with {self.when}"

@@ -83,6 +83,7 @@ class Account:
         numbers = {name for name, _, _ in element.graph.numbers}
         for name, value in element.states.items():
             kind = numpy.float64 if name in numbers else real
+            kind = numpy.float32 if name in element.rule.formats else kind
             given.append(Given("state", name, shortest_text(kind(value))))
         moved = _difference(element.weight, found.weight, real)
         parts = [part for part in (moved.numbers, moved.paper) if part]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy
 import torch
 
+from gradstep.optimizer.state_spec import StateSpec
 from gradstep.program.scalars import scalar_function
 from gradstep.rule.contraction import contracted
 from gradstep.rule.graph import Graph, Node, in_order
@@ -49,17 +50,21 @@ class Arithmetic:
     Args:
         graph: from :func:`gradstep.rule.trace.trace`, not contracted.
         dtype: how weight, gradient and states are stored: float32, float64, bfloat16 or float16.
+        specs: the states that are stored otherwise, by name.
 
     Raises:
         ValueError: another dtype.
     """
 
-    def __init__(self, graph: Graph, dtype: torch.dtype) -> None:
+    def __init__(
+        self, graph: Graph, dtype: torch.dtype, specs: Mapping[str, StateSpec] | None = None
+    ) -> None:
         if dtype not in _WORKING:
             known = ", ".join(str(d).removeprefix("torch.") for d in _WORKING)
             raise ValueError(f"cannot work out a step in {dtype}; choose one of {known}")
         self.graph = graph
         self.dtype = dtype
+        self._specs = specs or {}
         self._operations = _Operations(_WORKING[dtype])
         self._contracted, self._twins = _contracted_with_twins(graph)
         self._own = graph.nodes
@@ -136,9 +141,13 @@ class Arithmetic:
         return Evaluation(
             values=values,
             weight=stored(rounded[id(settled.new_weight)], self.dtype),
-            states={n: stored(rounded[id(after)], self.dtype) for n, _, after in held},
+            states={n: self._state(n, rounded[id(after)]) for n, _, after in held},
             numbers={name: known[id(node)] for name, _, node in self.graph.numbers},
         )
+
+    def _state(self, name: str, value: Any) -> float:
+        spec = self._specs.get(name)
+        return stored(value, self.dtype) if spec is None else spec.rounded(value, self.dtype)
 
     def _values(
         self, contracted_values: Mapping[int, Value], rounded: Mapping[int, Value]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradstep.backends.update import is_matrix
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.state_spec import StateSpec, state_specs
 from gradstep.optimizer.states import common_number
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
@@ -25,7 +26,7 @@ class Element:
 
     Attributes:
         rule: the rule that will update it.
-        dtype: how weight, gradient and states are stored.
+        dtype: how weight and gradient are stored, and states that have no format of their own.
         weight, gradient: the stored numbers.
         states: name -> stored number, or what it will start as: of a state with one number a row,
             column or parameter, the one that goes with this weight.
@@ -55,6 +56,11 @@ class Element:
     facts: Mapping[str, float] = field(default_factory=dict)
     outcomes: tuple[float, ...] = ()
     everything: tuple[int, int] = (0, 0)
+
+    def unlike_weight(self) -> dict[str, StateSpec]:
+        """The states that are stored otherwise than the weight, by name."""
+        found = state_specs(self.rule)
+        return {name: found[name] for name in self.rule.formats}
 
     def numbers(self) -> dict[str, float]:
         """``step``, ``first``, ``lr``, the numeric hyperparameters and the facts."""
@@ -110,6 +116,7 @@ def element_of(
     existing = {n: s for n, s in rule.states.items() if s.exists(settings, is_matrix(parameter))}
     began = [n for n, s in existing.items() if not s.shared] + ["step"] * ("step" in rule.inputs)
     states: dict[str, float] = {}
+    specs = state_specs(rule)
     for name, state in existing.items():
         if state.shape == "own":
             continue
@@ -121,13 +128,11 @@ def element_of(
             kept = held.get(name)
             states[name] = float(torch.tensor(value, device="cpu") if kept is None else kept)
         elif held.get(name) is not None:
-            kept = held[name]
-            own = tuple(min(i, n - 1) for i, n in zip(place, kept.shape, strict=True))
-            states[name] = float(kept[own].item())
-        elif state.start in ("weight", "gradient"):
-            states[name] = weight if state.start == "weight" else gradient
+            states[name] = specs[name].at(place, held)
         else:
-            states[name] = float(torch.tensor(float(value), dtype=parameter.dtype, device="cpu"))
+            begun = {"weight": weight, "gradient": gradient}.get(state.start)
+            spec = specs[name]
+            states[name] = spec.rounded(value if begun is None else begun, parameter.dtype)
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         settings["grad_scale"] = float(scale)

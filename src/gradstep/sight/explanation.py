@@ -37,6 +37,7 @@ class ExplainedLine:
         stored: the result as it is stored, where the storage type is narrower and changes it.
         stage: of a chain, the name of the rule that the line is of; else empty.
         latex: ``formula`` as LaTeX.
+        format: what the state is stored as, if that is not what the weight is; else empty.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ExplainedLine:
     stored: float | None = None
     stage: str = ""
     latex: str = ""
+    format: str = ""
 
     def row(self, dtype: torch.dtype) -> Row:
         """The line as it is to be printed.
@@ -64,7 +66,8 @@ class ExplainedLine:
             parts[-1] += f", rounded to {found.kept}"
             latex[-1] += rf" \approx {latex_number(found.kept)}"
         if self.stored is not None:
-            kept, kind = _unlike(self.stored, self.value), str(dtype).removeprefix("torch.")
+            kept = _unlike(self.stored, self.value)
+            kind = self.format or str(dtype).removeprefix("torch.")
             parts[-1] += f", stored as {kind}: {kept}"
             latex[-1] += text(f", stored as {kind}: ") + latex_number(kept)
         return Row(
@@ -114,7 +117,7 @@ def explain_element(element: Element) -> Explanation:
         ValueError: a dtype that no kernel has.
     """
     graph = element.graph
-    evaluation = Arithmetic(graph, element.dtype).evaluate(
+    evaluation = Arithmetic(graph, element.dtype, element.unlike_weight()).evaluate(
         element.weight, element.gradient, element.states, element.numbers(), element.outcomes
     )
     whole = formula(graph)
@@ -168,6 +171,7 @@ def _explained(
         stored=kept if changed else None,
         stage=line.stage,
         latex=line.latex,
+        format=element.rule.formats.get(line.name, "") if line.name != "w" else "",
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradstep.backends.update import Update
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.state_spec import state_specs
 from gradstep.optimizer.states import Beginnings, shared_states, unlike_weight
 from gradstep.rule.graph import Graph, Node
 
@@ -35,15 +36,15 @@ def live_update(
     shared = shared_states(rule, optimizer.state.values(), settings, optimizer._shared)
     beginnings = Beginnings(rule, group, settings, shared)
     first = beginnings.begin(parameter, entry, parameter.grad, name_of)
-    unlike = unlike_weight(rule, parameter, [name for name, _, _ in graph.states], settings)
+    specs = [state_specs(rule)[name] for name, _, _ in graph.states]
     return Update(
         parameter.detach(),
         parameter.grad,
-        {name: entry[name] for name, _, _ in graph.states},
+        {name: entry[name] for each in specs for name in each.names},
         {name: entry[name] for name in beginnings.numbers},
         first,
         name_of,
-        *unlike,
+        *unlike_weight(specs, parameter, settings),
     )
 
 

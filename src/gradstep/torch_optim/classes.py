@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradstep.backends.update import has_shape
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.program.formats import StateDType
 from gradstep.rules.adadelta import adadelta
 from gradstep.rules.adafactor import adafactor
 from gradstep.rules.adagrad import adagrad
@@ -39,6 +40,7 @@ class SGD(Optimizer):
         weight_decay: float | Tensor = 0, nesterov: bool = False, *, maximize: bool = False,
         foreach: bool | None = None, differentiable: bool = False, fused: bool | None = None,
         engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
     def check_group(self, group: Mapping[str, Any]) -> None:
@@ -64,6 +66,7 @@ class Adam(Optimizer):
         weight_decay: float = 0, amsgrad: bool = False, *, foreach: bool | None = None,
         maximize: bool = False, capturable: bool = False, differentiable: bool = False,
         fused: bool | None = None, decoupled_weight_decay: bool = False, engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
     def _begin(self, params: Any, rule: Any, defaults: dict[str, Any], engine: str) -> None:
@@ -100,6 +103,7 @@ class AdamW(Adam):
         weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
         foreach: bool | None = None, capturable: bool = False, differentiable: bool = False,
         fused: bool | None = None, engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -125,6 +129,7 @@ class NAdam(Optimizer):
         decoupled_weight_decay: bool = False, *, foreach: bool | None = None,
         maximize: bool = False, capturable: bool = False, differentiable: bool = False,
         engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
 
@@ -144,6 +149,7 @@ class RAdam(Optimizer):
         eps: float = 1e-8, weight_decay: float = 0, decoupled_weight_decay: bool = False, *,
         foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
         differentiable: bool = False, engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
 
@@ -159,6 +165,7 @@ class Adamax(Optimizer):
         eps: float = 1e-8, weight_decay: float = 0, foreach: bool | None = None, *,
         maximize: bool = False, differentiable: bool = False, capturable: bool = False,
         engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
 
@@ -180,7 +187,7 @@ class SparseAdam(Optimizer):
 
     def __init__(
         self, params: Any, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, maximize: bool = False,
+        eps: float = 1e-8, maximize: bool = False, *, state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
     def _begin(self, params: Any, rule: Any, defaults: dict[str, Any], engine: str) -> None:
@@ -241,6 +248,7 @@ class RMSprop(Optimizer):
         weight_decay: float = 0, momentum: float = 0, centered: bool = False,
         capturable: bool = False, foreach: bool | None = None, maximize: bool = False,
         differentiable: bool = False, *, engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
 
@@ -263,6 +271,7 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float = 0, eps: float = 1e-10, foreach: bool | None = None, *,
         maximize: bool = False, differentiable: bool = False, fused: bool | None = None,
         engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
     def share_memory(self) -> None:
@@ -283,6 +292,7 @@ class Adadelta(Optimizer):
         self, params: Any, lr: float | Tensor = 1.0, rho: float = 0.9, eps: float = 1e-6,
         weight_decay: float = 0, foreach: bool | None = None, *, capturable: bool = False,
         maximize: bool = False, differentiable: bool = False, engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
 
@@ -303,6 +313,7 @@ class Rprop(Optimizer):
         step_sizes: tuple[float, float] = (1e-6, 50), *, capturable: bool = False,
         foreach: bool | None = None, maximize: bool = False, differentiable: bool = False,
         engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
     def check_group(self, group: Mapping[str, Any]) -> None:
@@ -330,6 +341,7 @@ class ASGD(Optimizer):
         t0: float = 1e6, weight_decay: float = 0, foreach: bool | None = None,
         maximize: bool = False, differentiable: bool = False, capturable: bool = False, *,
         engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
 
@@ -351,6 +363,7 @@ class Adafactor(Optimizer):
         self, params: Any, lr: float | Tensor = 1e-2, beta2_decay: float = -0.8,
         eps: tuple[float | None, float] = (None, 1e-3), d: float = 1.0, weight_decay: float = 0.0,
         *, foreach: bool | None = None, maximize: bool = False, engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
     def check_group(self, group: Mapping[str, Any]) -> None:
@@ -393,6 +406,7 @@ class Muon(Optimizer):
         ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
         eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None, *,
         engine: str = "auto",
+        state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
     def check_group(self, group: Mapping[str, Any]) -> None:

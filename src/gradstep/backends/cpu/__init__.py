@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 from gradstep.backends.base import Backend, Binding
 from gradstep.backends.eligibility import ineligible, ineligible_as_whole, is_sharded
 from gradstep.backends.update import Update
+from gradstep.program.formats import format_of
 from gradstep.program.program import Program
 
 # A fork waits while another thread imports the compiler: else the child would find that module's
@@ -22,6 +23,14 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+def _unknown_format(program: Program) -> str | None:
+    """Why kernels cannot read its states; None if they can."""
+    for state, name in program.rule.formats.items():
+        if not format_of(name).in_kernels():
+            return f"its {state} is stored as {name}, of which kernels know nothing"
+    return None
+
+
 class Cpu(Backend):
     """One generated kernel a group, for dense tensors on the CPU."""
 
@@ -32,11 +41,12 @@ class Cpu(Backend):
         reason = ineligible(update)
         if reason is None and not program.is_flat:
             reason = ineligible_as_whole(update, program.graph)
-        return reason
+        return _unknown_format(program) if reason is None else reason
 
     def takes_plain(self, program: Program) -> bool:
         alone = program.is_flat and not program.graph.shared
-        return alone and not program.differentiable and program.rule.sparse != "only"
+        usual = not program.differentiable and program.rule.sparse != "only"
+        return alone and usual and _unknown_format(program) is None
 
     def kind(self, update: Update, program: Program) -> Hashable:
         dtypes = tuple([number.dtype for number in update.numbers.values()])

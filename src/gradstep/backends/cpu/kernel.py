@@ -1,4 +1,4 @@
-"""A program as machine code for one storage type, with what works out its scalars."""
+"""A program as machine code for weights of one storage type, with what works out its scalars."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Stage:
 
 
 class Kernel:
-    """The machine code of a program's passes for one storage type.
+    """The machine code of a program's passes for weights of one storage type.
 
     Attributes:
         is_flat, needs_matrix: of the program: one pass of single elements; rows and columns.
@@ -71,7 +71,9 @@ class Kernel:
         self.inputs: tuple[str, ...] = (*own, "step", "first", *program.names)
         target = compiler.target()
         specs = [
-            kernel_spec(each, program.inputs, storage, self.places, target)
+            kernel_spec(
+                each, program.inputs, storage, self.places, target, formats=program.rule.formats
+            )
             for each in program.passes
         ]
         if program.is_flat:

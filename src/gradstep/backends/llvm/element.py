@@ -11,8 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.backends.llvm.low_precision import conversions
-from gradstep.program.kernel_spec import ITEM_BYTES
+from gradstep.program.formats import format_of
 from gradstep.rule.graph import Node
 from gradstep.rule.operations import expanded
 
@@ -23,13 +22,15 @@ VOID = ir.VoidType()
 
 
 class Memory:
-    """Reads and writes elements as they are stored."""
+    """Reads and writes the elements of a column as its format has them."""
 
-    def __init__(self, storage: str, half_instructions: bool) -> None:
-        self.real = F64 if storage == "float64" else F32
-        self._conversions = conversions(storage, half_instructions)
-        self._stored = self.real if self._conversions is None else ir.IntType(16)
-        self._item_bytes = ITEM_BYTES[storage]
+    def __init__(self, name: str, converts_half: bool) -> None:
+        format = format_of(name)
+        self.real = F64 if name == "float64" else F32
+        self._conversions = format.code(converts_half)
+        self._item_bytes = format.item_bytes
+        bits = ir.IntType(8 * self._item_bytes)
+        self._stored = self.real if self._conversions is None else bits
 
     def load(self, builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int = 0) -> Any:
         """The element at an index, in the type that the kernel works in; or a vector from there."""
@@ -39,7 +40,7 @@ class Memory:
         return value if self._conversions is None else self._conversions[0](builder, value)
 
     def store(self, builder: ir.IRBuilder, value: Any, pointer: Any, index: Any) -> None:
-        """Put an element at an index, rounded to its storage type; a vector if none is 16-bit."""
+        """Put an element at an index, encoded; a vector where it is worked in as it is stored."""
         if self._conversions is not None:
             value = self._conversions[1](builder, value)
         address = builder.gep(pointer, [index], source_etype=self._stored)

@@ -48,7 +48,7 @@ def write_line(module: ir.Module, spec: KernelSpec) -> ir.Function:
     element = ElementCode(builder, real_type(spec))
     given(element, spec, row)
     columns, buffers = pointers[: len(spec.columns)], pointers[len(spec.columns) :]
-    memories = [Memory(c.storage, spec.target.converts_half) for c in spec.columns]
+    memories = [Memory(c.format, spec.target.converts_half) for c in spec.columns]
     along = [lies_along(spec, column) for column in spec.columns]
     values = element.values
 

@@ -17,7 +17,8 @@ from gradstep.backends.llvm.line import given, lies_along, real_type
 from gradstep.backends.llvm.loop import counted, internal
 from gradstep.backends.llvm.prefetch import prefetch
 from gradstep.backends.llvm.sums import LANES, LaneSum
-from gradstep.program.kernel_spec import ITEM_BYTES, KernelSpec
+from gradstep.program.formats import format_of
+from gradstep.program.kernel_spec import KernelSpec
 from gradstep.program.targets import Target
 
 
@@ -26,7 +27,8 @@ def lines_at_once(spec: KernelSpec) -> int:
     along = all(lies_along(spec, column) for column in spec.columns)
     whole = bool(spec.sums) and all(node.extent == "tensor" for node, _ in spec.sums)
     written = [spec.columns[column] for _, column in spec.stores]
-    if not along or not whole or any(ITEM_BYTES[column.storage] == 2 for column in written):
+    encoded = any(format_of(c.format).code(spec.target.converts_half) for c in written)
+    if not along or not whole or encoded:
         return 0
     # More columns are as many pages already.
     few = len(spec.columns) <= 2 and len(spec.sums) <= 2
@@ -50,13 +52,14 @@ def write_side_by_side(module: ir.Module, spec: KernelSpec, together: int) -> ir
     elements = [ElementCode(builder, vector.element, LANES) for _ in lines]
     for element in elements:
         given(element, spec, row)
-    memories = [Memory(column.storage, spec.target.converts_half) for column in spec.columns]
+    memories = [Memory(column.format, spec.target.converts_half) for column in spec.columns]
     before = builder.block
     with counted(builder, count, LANES) as index:
         totals = [[LaneSum(builder, node, before) for node, _ in spec.sums] for _ in lines]
         for element, columns, own in zip(elements, lines, totals, strict=True):
             for column, pointer in zip(spec.columns, columns, strict=True):
-                _ask_ahead(builder, pointer, index, ITEM_BYTES[column.storage], spec.target)
+                item_bytes = format_of(column.format).item_bytes
+                _ask_ahead(builder, pointer, index, item_bytes, spec.target)
             for node, number in spec.loads:
                 loaded = memories[number].load(builder, columns[number], index, LANES)
                 element.values[id(node)] = as_type(builder, loaded, vector)

@@ -29,7 +29,8 @@ from gradstep.backends.llvm.line import lies_along, real_type, write_line
 from gradstep.backends.llvm.prefetch import prefetch_lines
 from gradstep.backends.llvm.side_by_side import lines_at_once, write_side_by_side
 from gradstep.backends.llvm.sums import LANES, SumCode, combined, neutral
-from gradstep.program.kernel_spec import ITEM_BYTES, KernelSpec
+from gradstep.program.formats import format_of
+from gradstep.program.kernel_spec import KernelSpec
 from gradstep.program.walks import FIELDS, LINE
 
 I8 = ir.IntType(8)
@@ -147,7 +148,7 @@ class _Walk:
         """Where each column's share of a line begins, given the first index of each extent."""
         found = []
         for column, start in zip(self.spec.columns, tile.starts, strict=True):
-            size = ir.Constant(I64, ITEM_BYTES[column.storage])
+            size = ir.Constant(I64, format_of(column.format).item_bytes)
             address = self.b.add(start, self.b.mul(index_of[column.extent], size))
             found.append(self.b.inttoptr(address, POINTER))
         return found
@@ -288,6 +289,6 @@ class _LineWalk(_Walk):
         """Ask for the start of the next line while this one's values are summed."""
         for column, address in zip(self.spec.columns, addresses, strict=True):
             if lies_along(self.spec, column):
-                size = ir.Constant(I64, ITEM_BYTES[column.storage])
+                size = ir.Constant(I64, format_of(column.format).item_bytes)
                 behind = self.b.gep(address, [self.b.mul(count, size)], source_etype=I8)
                 prefetch_lines(self.b, behind, self.spec.target)

@@ -1,0 +1,314 @@
+"""What tensors a state of a weight is: which there are, how they begin, and whether they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.backends.eligibility import local
+from gradstep.backends.update import describe, is_dense, laid_out_alike, layout, working_dtype
+from gradstep.program.formats import DType, Format, Part, format_of, formats
+from gradstep.rule.definition import Rule
+from gradstep.rule.state import State
+
+#: The types whose states torch's own functions make as they should be.
+PLAIN = (Tensor, torch.nn.Parameter)
+
+#: Hyperparameters by name, with ``"lr"``.
+Options = Mapping[str, Any]
+
+
+def own_dtype(weight: torch.dtype) -> torch.dtype:
+    """What states of a shape of their own are stored as: opaque functions need the precision."""
+    return torch.float64 if weight == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """A state of a rule, as the tensors that it is for a weight.
+
+    :meth:`parts` alone says which those are; all else goes by it.
+
+    Attributes:
+        name: of the state.
+        state: how it is declared; one that is no number.
+    """
+
+    name: str
+    state: State
+
+    @cached_property
+    def format(self) -> Format | None:
+        """What it is stored as; None for what its weight is."""
+        return None if self.state.format is None else format_of(self.state.format)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of its tensors."""
+        return (self.name,) if self.format is None else self.format.names(self.name)
+
+    @property
+    def is_like_weight(self) -> bool:
+        """Whether it is one tensor of its weight's shape and dtype, for every weight."""
+        return self.state.shape == "weight" and self.format is None
+
+    def parts(self, weight: Tensor, options: Options) -> tuple[Part, ...]:
+        """The tensors that it is: names, shapes and dtypes. (How they start: :meth:`begin`.)
+
+        Args:
+            weight: whose state it is.
+            options: every hyperparameter, of which shapes may depend.
+        """
+        shape = self.state.shape_for(tuple(weight.shape), options)
+        if self.format is not None:
+            return self.format.parts(self.name, shape)
+        own = self.state.shape == "own"
+        return (Part(self.name, shape, own_dtype(weight.dtype) if own else weight.dtype),)
+
+    def bytes(self, weight: Tensor, options: Options) -> int:
+        """What it takes of memory."""
+        return sum(part.bytes() for part in self.parts(weight, options))
+
+    # Beginning.
+
+    def begin(
+        self, p: Tensor, options: Options, gradient: Tensor | None, entry: dict[str, Any]
+    ) -> None:
+        """Put its tensors, as they start, among a parameter's states.
+
+        Args:
+            p: the parameter.
+            options: every hyperparameter, by name.
+            gradient: the first one; None before there is one.
+            entry: the parameter's states by name; added to.
+        """
+        if self.format is None or isinstance(self.format, DType):
+            dtype = None if self.format is None else self.format.dtype
+            entry[self.name] = self._start(p, options, gradient, dtype)
+            return
+        started = self._start(p, options, gradient, working_dtype(p))
+        entry.update(zip(self.names, self.format.encode(started), strict=True))
+
+    def _start(
+        self, p: Tensor, options: Options, gradient: Tensor | None, dtype: torch.dtype | None
+    ) -> Tensor:
+        """One tensor as the state starts; ``dtype`` in the place of the weight's, if it has one."""
+        state, plain = self.state, type(p) in PLAIN
+        if state.shape == "own":
+            shape = state.shape_for(tuple(p.shape), options)
+            return torch.zeros(shape, dtype=own_dtype(p.dtype), device=p.device)
+        if state.shape != "weight":
+            return _zeros_along(p, -1 if state.shape == "row" else -2)
+        if state.start == "zeros" and plain:
+            return torch.zeros_like(p) if dtype is None else torch.zeros_like(p, dtype=dtype)
+        if state.start == "weight":
+            if dtype is None or dtype == p.dtype:
+                return p.detach().clone(memory_format=torch.preserve_format)
+            return p.detach().to(dtype, memory_format=torch.preserve_format)
+        if state.start == "gradient" and gradient is not None:
+            if dtype is None and plain and type(gradient) is Tensor and _is_like(gradient, p):
+                return gradient.clone()
+            return torch.empty_like(p, dtype=dtype).copy_(gradient).detach()
+        value = options[state.value] if isinstance(state.value, str) else state.value
+        value = float(value)
+        start = complex(value, value) if p.is_complex() else value
+        return torch.full_like(
+            p, start, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format
+        )
+
+    # What is there already.
+
+    def read(self, entry: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
+        """Its numbers in a dtype, from a parameter's states."""
+        if self.format is None:
+            held: Tensor = entry[self.name]
+            return held.to(dtype)
+        return self.format.decode([entry[name] for name in self.names], dtype)
+
+    def at(self, place: Sequence[int], entry: Mapping[str, Any]) -> float:
+        """Its number at a weight's place; of one a row or column, the one that goes with it."""
+        whole = self.format is None or isinstance(self.format, DType)
+        held: Tensor = entry[self.name] if whole else self.read(entry, torch.float64)
+        own = tuple(min(i, n - 1) for i, n in zip(place, held.shape, strict=True))
+        return float(held[own].item())
+
+    def encoded(self, value: Tensor, p: Tensor) -> dict[str, Tensor]:
+        """Its tensors for these numbers."""
+        if self.format is None:
+            return {self.name: value.to(p.dtype)}
+        return dict(zip(self.names, self.format.encode(value), strict=True))
+
+    def rounded(self, value: float, dtype: torch.dtype) -> float:
+        """A number as it comes back when it was stored for a weight of this dtype."""
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        number = torch.tensor([value], dtype=wide, device="cpu")
+        if self.format is None:
+            return float(number.to(dtype).item())
+        return float(self.format.decode(self.format.encode(number), wide).item())
+
+    def lay_out_anew(self, p: Tensor, options: Options, entry: dict[str, Any]) -> None:
+        """Lay its tensors out as their weight is by now, in entry, those that are of its shape."""
+        if self.state.shape != "weight":
+            return
+        now = layout(p)
+        for part in self.parts(p, options):
+            held = entry.get(part.name)
+            if (
+                type(held) is Tensor
+                and held.shape == p.shape == part.shape
+                and held.dtype == part.dtype
+                and held.device == p.device
+                and layout(held) != now
+            ):
+                with torch.no_grad(), torch.inference_mode(False):
+                    entry[part.name] = torch.empty_like(p, dtype=held.dtype).copy_(held).detach()
+
+    # What a checkpoint holds.
+
+    def loaded(
+        self, p: Tensor, options: Options, entry: Mapping[str, Any], name_of: Callable[[], str]
+    ) -> dict[str, Tensor]:
+        """Its tensors for a parameter, made of a checkpoint's, in whatever format those are.
+
+        Args:
+            p: the parameter.
+            options: every hyperparameter, by name.
+            entry: what the checkpoint has for the parameter, by name.
+            name_of: gives the parameter's name, for messages.
+
+        Raises:
+            TypeError: what is no tensor.
+            ValueError: of another shape, incomplete, or of numbers that the format cannot hold.
+        """
+        shape = self.state.shape_for(tuple(p.shape), options)
+        coded = coded_as(self.name, shape, entry)
+        if coded is not None and coded is self.format:
+            found = {name: entry[name] for name in self.names}
+        elif coded is not None:
+            numbers = coded.decode([entry[n] for n in coded.names(self.name)], working_dtype(p))
+            found = self._stored(numbers, p, name_of)
+        else:
+            numbers = self._checked(entry[self.name], shape, p, name_of)
+            as_given = self.format is None and self.state.shape != "own"  # torch has cast it
+            found = {self.name: numbers} if as_given else self._stored(numbers, p, name_of)
+        return {name: self._laid_out(tensor, p) for name, tensor in found.items()}
+
+    def loses(self, entry: Mapping[str, Any]) -> str:
+        """The dtype of a checkpoint's state that is rounded as it is loaded; empty for none."""
+        value = entry.get(self.name)
+        if self.format is None or not isinstance(value, Tensor):
+            return ""
+        shape = tuple(value.shape)
+        if coded_as(self.name, shape, entry) is not None:
+            return ""
+        if isinstance(self.format, DType):
+            wider = torch.promote_types(value.dtype, self.format.dtype)
+            if wider == self.format.dtype:
+                return ""
+        return str(value.dtype).removeprefix("torch.")
+
+    def _checked(
+        self, value: Any, shape: tuple[int, ...], p: Tensor, name_of: Callable[[], str]
+    ) -> Tensor:
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"the checkpoint's {self.name} of {name_of()} is a {type(value).__name__}, "
+                "not a tensor"
+            )
+        if tuple(value.shape) != shape:
+            raise ValueError(
+                f"the checkpoint is of another model: its {self.name} of {name_of()} is "
+                f"{describe(value)}; the parameter is {describe(p)}"
+            )
+        if not (value.is_floating_point() or value.is_complex()):
+            raise ValueError(
+                f"the checkpoint's {self.name} of {name_of()} is {describe(value)}, which is no "
+                f"number and no format that is known ({', '.join(formats())}). Was the checkpoint "
+                "cut, or saved with a format of your own that is not registered here?"
+            )
+        return value
+
+    def _stored(self, numbers: Tensor, p: Tensor, name_of: Callable[[], str]) -> dict[str, Tensor]:
+        if self.state.shape == "own":
+            return {self.name: numbers.to(own_dtype(p.dtype))}
+        if self.format is None:
+            return {self.name: numbers.to(p.dtype)}
+        if isinstance(self.format, DType) and numbers.dtype == self.format.dtype:
+            return {self.name: numbers}
+        numbers = numbers.to(working_dtype(p))
+        encoded = self.format.encode(numbers)
+        back = local(self.format.decode(encoded, numbers.dtype))
+        if not bool((torch.isfinite(back) | ~torch.isfinite(local(numbers))).all()):
+            largest = float(local(numbers).abs().max())
+            raise ValueError(
+                f"the checkpoint's {self.name} of {name_of()} has numbers up to {largest:g}, which "
+                f"{self.format.name} cannot hold. Load it into an optimizer with another "
+                f"state_dtype for {self.name}, such as bfloat16."
+            )
+        return dict(zip(self.names, encoded, strict=True))
+
+    def _laid_out(self, tensor: Tensor, p: Tensor) -> Tensor:
+        if self.state.shape != "weight":
+            return tensor.contiguous()
+        plain = type(p) in PLAIN and type(tensor) is Tensor
+        alike = not plain or tensor.shape != p.shape or laid_out_alike(tensor, p)
+        if alike or not is_dense(p):
+            return tensor
+        return torch.empty_like(p, dtype=tensor.dtype).copy_(tensor).detach()
+
+
+def state_specs(rule: Rule) -> dict[str, StateSpec]:
+    """The states of a rule that are tensors, by name."""
+    return {n: StateSpec(n, s) for n, s in rule.states.items() if s.start != "number"}
+
+
+def names_in_files(rule: Rule) -> set[str]:
+    """All names that the rule's states may have in a checkpoint, in whatever format."""
+    kinds = [format_of(name) for name in formats()]
+    found = {n for state in state_specs(rule) for kind in kinds for n in kind.names(state)}
+    return {*rule.states, *found}
+
+
+def coded_as(name: str, shape: tuple[int, ...], entry: Mapping[str, Any]) -> Format | None:
+    """The format in which a state was saved; None where it is one tensor of plain numbers."""
+    for kind in map(format_of, formats()):
+        if isinstance(kind, DType):
+            continue
+        parts = kind.parts(name, shape)
+        held = [entry.get(part.name) for part in parts]
+        if all(
+            isinstance(tensor, Tensor)
+            and tensor.dtype == part.dtype
+            and tuple(tensor.shape) == part.shape
+            for part, tensor in zip(parts, held, strict=True)
+        ):
+            return kind
+    return None
+
+
+def _is_like(gradient: Tensor, p: Tensor) -> bool:
+    """Whether a clone has dtype, device and layout of the weight."""
+    return (
+        gradient.dtype == p.dtype
+        and gradient.device == p.device
+        and gradient.layout is torch.strided
+        and gradient.is_contiguous()
+        and p.is_contiguous()
+        and not (gradient.is_conj() or gradient.is_neg())
+    )
+
+
+def _zeros_along(p: Tensor, gone: int) -> Tensor:
+    """Zeros of a parameter's shape, but for one dimension of one element."""
+    with torch.no_grad(), torch.inference_mode(False):
+        if type(p) in PLAIN:
+            shape = list(p.shape)
+            shape[gone] = 1
+            return torch.zeros(shape, dtype=p.dtype, device=p.device)
+        # A subclass knows best: a DTensor's is split as far as it itself is split along the rest.
+        return torch.zeros_like(p).sum(dim=gone, keepdim=True).detach()

@@ -1,0 +1,292 @@
+"""Formats: how a column of a kernel lies in memory, and how states are stored in one.
+
+A format is one object: which tensors a state is, how torch reads and writes them, and how a kernel
+does. A new one is one file, with a class and a :func:`register`; whoever begins, checks, loads,
+counts or explains states asks the format.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.rule.definition import Rule
+from gradstep.rule.state import State
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the tensors that a state is.
+
+    Attributes:
+        name: under which it stands in ``optimizer.state``.
+        shape: the tensor's.
+        dtype: the tensor's.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def bytes(self) -> int:
+        """Of its elements."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+#: Reads or writes one element, given llvmlite's builder: from the bits of an element to the
+#: float32 that they stand for, or back. What reads takes vectors as well.
+Code = Callable[[Any, Any], Any]
+
+
+class Format(ABC):
+    """How numbers lie in memory.
+
+    Attributes:
+        name: as :func:`stored_as` takes it, and as kernels and explanations call it. What changes
+            the bits that a format writes changes its name: kernels are kept on disk by it.
+        suffixes: of the names of a state's tensors, behind the state's own.
+    """
+
+    name: str
+    suffixes: tuple[str, ...] = ("",)
+
+    def names(self, state: str) -> tuple[str, ...]:
+        """Of the tensors of a state."""
+        return tuple([state + suffix for suffix in self.suffixes])
+
+    @abstractmethod
+    def parts(self, state: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
+        """The tensors of a state of such a shape, in the order of :attr:`suffixes`."""
+
+    @abstractmethod
+    def decode(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """The numbers that the tensors of a state stand for, in the type that a step works in."""
+
+    @abstractmethod
+    def encode(self, value: Tensor) -> tuple[Tensor, ...]:
+        """Tensors for numbers of the type that a step works in, each rounded to the nearest.
+
+        With torch's operations alone, which torch.compile can follow and autograd.
+        """
+
+    @property
+    def item_bytes(self) -> int:
+        """Of a format that kernels read: how many bytes an element has."""
+        raise NotImplementedError
+
+    def code(self, converts_half: bool) -> tuple[Code, Code] | None:
+        """Of a format of one tensor: how a kernel reads and writes its elements.
+
+        None where they are worked in as they are stored.
+
+        Args:
+            converts_half: whether the processor has instructions for float16.
+
+        Raises:
+            NotImplementedError: kernels know nothing of it, and :meth:`in_kernels` is False.
+        """
+        raise NotImplementedError
+
+    def in_kernels(self) -> bool:
+        """Whether kernels read and write it; else rules are run as they are written."""
+        return type(self).code is not Format.code
+
+
+class DType(Format):
+    """The numbers in another type of torch's: rounded to the nearest, ties to even.
+
+    What is worked out in float64 is rounded to float32 first, as torch does it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dtype: torch.dtype = getattr(torch, name)
+
+    def parts(self, state: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
+        return (Part(state, shape, self.dtype),)
+
+    def decode(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        return parts[0].to(dtype)
+
+    def encode(self, value: Tensor) -> tuple[Tensor, ...]:
+        return (value.to(self.dtype),)
+
+    @property
+    def item_bytes(self) -> int:
+        return self.dtype.itemsize
+
+    def code(self, converts_half: bool) -> tuple[Code, Code] | None:
+        if self.name in ("float32", "float64"):
+            return None
+        # Only who writes a kernel needs the compiler.
+        from gradstep.program.low_precision import conversions
+
+        return conversions(self.name, converts_half)
+
+
+#: Formats of columns: weights and gradients have those of their dtype.
+_COLUMNS: dict[str, Format] = {
+    name: DType(name) for name in ("float32", "float64", "bfloat16", "float16")
+}
+#: Those that a state may have. In float64 it would hold no more than what the step works in.
+_STATES: dict[str, Format] = {name: _COLUMNS[name] for name in ("float32", "bfloat16", "float16")}
+_OURS = tuple(_COLUMNS)
+
+
+def format_of(name: str) -> Format:
+    """The format of a column, by its name."""
+    return _COLUMNS[name]
+
+
+def formats() -> tuple[str, ...]:
+    """The names that :func:`stored_as` takes."""
+    return tuple(_STATES)
+
+
+def register(format: Format) -> None:
+    """Let :func:`stored_as` take a format from outside the package.
+
+    Registered again, the new one takes the place of the one of that name.
+
+    Raises:
+        TypeError: no :class:`Format`.
+        ValueError: a name that is taken, or none.
+    """
+    if not isinstance(format, Format):
+        raise TypeError(
+            f"register takes a format; got {format!r}. Derive its class from "
+            "gradstep.program.formats.Format, and give an instance."
+        )
+    name = getattr(format, "name", None)
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"{type(format).__name__}.name is {name!r}. Expected the text that stored_as() takes."
+        )
+    if name in _OURS:
+        raise ValueError(
+            f"{type(format).__name__}.name is {name!r}, which is a format of gradstep's own "
+            f"({', '.join(_OURS)}). Choose another."
+        )
+    _COLUMNS[name] = _STATES[name] = format
+
+
+def state_formats(rule: Rule, names: Iterable[str]) -> dict[str, Format]:
+    """State -> its format, of those states that are not stored as their weight."""
+    held = ((n, rule.states[n].format) for n in names)
+    return {n: _COLUMNS[name] for n, name in held if name is not None}
+
+
+#: What names a format: its name, or the dtype of torch's; None for what the weight is stored as.
+Named = str | torch.dtype | None
+#: What ``state_dtype=`` takes: one for all states of the weight's shape, or state -> one.
+StateDType = Named | Mapping[str, Named]
+
+
+def stored_as(rule: Rule, **formats: Named) -> Rule:
+    """The same rule, with states that are stored otherwise than the weight.
+
+    ::
+
+        rule = gradstep.stored_as(gradstep.adam(), exp_avg="bfloat16", exp_avg_sq="bfloat16")
+
+    A step reads a state, works in float32 (in float64 for weights of float64), and rounds the new
+    state to the nearest when it writes it; the direction is made with the state before that
+    rounding. ``"bfloat16"`` and ``"float16"`` halve the states of float32 weights;  ``"float32"``
+    keeps the states of weights in 16 bits exact. The largest float16 is 65,504, and the smallest
+    6e-8: squares of gradients leave that range, those of bfloat16 do not.
+
+    Only states of the weight's shape have a format. Those with one number a row or column, and
+    those of a shape of their own, stay as they are, and so does what is one number a parameter.
+
+    Args:
+        rule: a rule or chain.
+        formats: state -> format: ``"float32"``, ``"bfloat16"``, ``"float16"``, the dtype of torch
+            of that name, or None for what the weight is stored as. Of a chain, the states have the
+            names that they have in it.
+
+    Returns:
+        a rule, to be given to an optimizer or a chain.
+
+    Raises:
+        TypeError: no rule, or a state that the rule has not.
+        ValueError: a format that is not there, or a state that can have none.
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(
+            f"stored_as() takes a rule; got {rule!r}. Call it as stored_as(gradstep.adam(), "
+            'exp_avg="bfloat16"); a class takes state_dtype="bfloat16"'
+        )
+    found: dict[str, str | None] = {}
+    for name, given in formats.items():
+        if name not in rule.states:
+            raise TypeError(
+                f"{rule.name} has no state {name!r} to be stored as {_spoken(given)}; it has: "
+                + (", ".join(rule.states) or "none")
+            )
+        if given is not None and not _can_have_format(rule.states[name]):
+            able = ", ".join(n for n, s in rule.states.items() if _can_have_format(s)) or "none"
+            raise ValueError(
+                f"state {name!r} of {rule.name} cannot be stored as {_spoken(given)}: it has not "
+                f"the weight's shape. Leave it out; those that can: {able}"
+            )
+        found[name] = _name_of(given, f"state {name!r} of {rule.name}")
+    return rule.with_formats(found)
+
+
+def with_state_dtype(rule: Rule, state_dtype: StateDType) -> Rule:
+    """The rule with the formats that the ``state_dtype=`` of a class says.
+
+    Args:
+        rule: the class's rule.
+        state_dtype: one format for all states of the weight's shape; or state -> format; or None
+            for what the weight is stored as.
+
+    Raises:
+        TypeError: what is none of these, or a state that the rule has not.
+        ValueError: a format that is not there, or a state that can have none.
+    """
+    if state_dtype is None:
+        return rule
+    if isinstance(state_dtype, Mapping):
+        odd = [name for name in state_dtype if not isinstance(name, str)]
+        if odd:
+            raise TypeError(f"state_dtype names the state {odd[0]!r}. Expected its name, a text")
+        return stored_as(rule, **state_dtype)
+    name = _name_of(state_dtype, "state_dtype")
+    return rule.with_formats({n: name for n, s in rule.states.items() if _can_have_format(s)})
+
+
+def _can_have_format(state: State) -> bool:
+    return state.start != "number" and state.shape == "weight"
+
+
+def _name_of(given: Any, what: str) -> str | None:
+    """The name of a format that a user named.
+
+    Raises:
+        TypeError: what is neither a name nor a dtype.
+        ValueError: there is no such format.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str | torch.dtype):
+        raise TypeError(
+            f"{what} got {given!r} as its format. Expected one of {_known()}, or a dtype of torch"
+        )
+    name = _spoken(given)
+    if name not in _STATES:
+        raise ValueError(f"{what} cannot be stored as {name}. Choose one of {_known()}")
+    return name
+
+
+def _known() -> str:
+    return ", ".join(_STATES)
+
+
+def _spoken(given: Any) -> str:
+    return str(given).removeprefix("torch.")
