@@ -124,7 +124,7 @@ def give_gradients(model: nn.Module, step: int) -> None:
 
 
 def whole(weights: Iterable[Tensor]) -> list[Any]:
-    """Each weight, put together from its parts, as a NumPy array."""
-    return [
-        (w.full_tensor() if isinstance(w, DTensor) else w).detach().numpy().copy() for w in weights
-    ]
+    """Each weight, put together from its parts, as a NumPy array; of bfloat16 its bits."""
+    tensors = [(w.full_tensor() if isinstance(w, DTensor) else w).detach() for w in weights]
+    bits = (t.view(torch.int16) if t.dtype == torch.bfloat16 else t for t in tensors)
+    return [each.numpy().copy() for each in bits]

@@ -22,15 +22,16 @@ ROOT = Path(__file__).parent.parent
 
 @each(IN_TORCH)
 def test_the_signature_is_torchs_to_the_letter(row: Row) -> None:
-    """Names, order, kinds and defaults; only the engine is ours, by name, at the end."""
+    """Names, order, kinds and defaults; engine and state_dtype are ours, by name, at the end."""
     ours, theirs = (
         [(n, p.kind, p.default) for n, p in inspect.signature(kind).parameters.items()]
         for kind in (row.ours, row.theirs)
     )
     added = ours[len(theirs) :]
     assert ours[: len(theirs)] == theirs
-    has_engine = row.name not in ("SparseAdam", "LBFGS")
-    assert added == [("engine", inspect.Parameter.KEYWORD_ONLY, "auto")] * has_engine
+    has_engine, by_name = row.name not in ("SparseAdam", "LBFGS"), inspect.Parameter.KEYWORD_ONLY
+    expected = [("engine", by_name, "auto")] * has_engine
+    assert added == [*expected, *[("state_dtype", by_name, None)] * (row.name != "LBFGS")]
 
 
 @each(IN_TORCH)

@@ -250,6 +250,10 @@ def _check_memory(update: Update, what: str, tensor: Tensor) -> None:
         )
 
 
+def _spoken(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _compare(
     update: Update,
     name: str,
@@ -284,5 +288,6 @@ def _compare(
     raise ValueError(
         f"{what} of {update.name()} is {describe(tensor)}; its weight is {describe(weight)}. "
         + ("" if shape is None else f"Expected the shape {tuple(shape)}. ")
+        + ("" if same_dtype or dtype is None else f"Expected {_spoken(dtype)}. ")
         + remedy
     )

@@ -22,8 +22,8 @@ _MEANINGS = {
     "differentiable": "let autograd record the step.",
     "engine": '``"auto"``, ``"fused"``, ``"eager"`` or ``"compile"``.',
     "state_dtype": '``"bfloat16"``, ``"float16"`` or ``"float32"`` for all states of the weight\'s '
-    "shape, or state -> one of these, as :func:`gradstep.stored_as` has it; None, the default, for "
-    "what the weight is stored as.",
+    "shape, or state -> one of these, as :func:`gradstep.stored_as` has it; or None for what the "
+    "weight is stored as.",
 }
 #: Flags of torch's that choose among its implementations; all that a class has are one row.
 _KEPT = ("foreach", "fused", "capturable")
@@ -31,7 +31,7 @@ _FUSED = (
     " With ``fused``, a step under GradScaler unscales in its own pass, and only reads ``.grad``: "
     "that stays scaled, where torch's fused step writes the unscaled gradient into it."
 )
-_NO_DEFAULT = ("params", "engine", "state_dtype")
+_NO_DEFAULT = ("params", "engine")
 _ROW = re.compile(r"^    (\w[\w, ]*): ((?:.|\n        )+)$", re.M)
 
 

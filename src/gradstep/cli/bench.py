@@ -32,6 +32,7 @@ examples:
   gradstep bench --rules nadam,radam,rprop          these
   gradstep bench --rules all --peers optax,timm     beside libraries that you have installed
   gradstep bench --rules chains --sizes large       what stages cost beside AdamW alone
+  gradstep bench --rules formats --sizes large      states in 16 bits beside AdamW alone
   gradstep bench --diagnose                         what gradstep.diagnose costs a training
   gradstep bench --many 2000                        so many small weights, and missing gradients
 """
@@ -51,8 +52,9 @@ def add_parser(subparsers: Any) -> None:
         default="usual",
         help="names, with commas; or all; or usual, the default: a rule of each kind, which is "
         "sgd, momentum, adam, adamw, adagrad, rmsprop, rmsprop-centered-momentum and lion; or "
-        "torch (torch.optim's classes and flags), beyond (rules that torch has not) or chains "
-        "(beside the rule that they are built on), which have all others",
+        "torch (torch.optim's classes and flags), beyond (rules that torch has not), chains "
+        "(beside the rule that they are built on) or formats (states in 16 bits beside the rule "
+        "without), which have all others",
     )
     parser.add_argument(
         "--sizes",

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradstep.backends.update import describe
 from gradstep.compose.set_aside import SetAside
 from gradstep.compose.wrapper import Wrapper, rules_inside, without
 from gradstep.optimizer.checkpoint import TRAINING_WEIGHT
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.program.formats import Named, with_state_dtype
 from gradstep.rules.transforms.average import average_weights
 
 
@@ -171,23 +173,49 @@ class EMA(AveragedWeights):
             then ends in :func:`gradstep.average_weights`.
         decay: how much of the average is kept at each step; a group's is its ``average_decay``.
             Default: 0.999.
+        dtype: what the averages are stored as: ``"float32"``, ``"bfloat16"``, ``"float16"``, or the
+            dtype of torch. Default: float32 for weights in 16 bits, in which an average hardly
+            moves, as the thousandth part of a change is less than their last bit; and what the
+            weight is stored as where an optimizer (or a part) holds others.
 
     Raises:
-        TypeError: an optimizer of torch's.
-        ValueError: one that has made steps already, or that keeps an average.
+        TypeError: an optimizer of torch's, or one of complex weights where a ``dtype`` is given.
+        ValueError: one that has made steps already, or that keeps an average; or a dtype that no
+            state can have. The optimizer is as it was.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, decay: float = 0.999) -> None:
-        stage = average_weights(average_decay=decay)
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, decay: float = 0.999, *, dtype: Named = None
+    ) -> None:
+        stage = with_state_dtype(average_weights(average_decay=decay), dtype)
         for each in rules_inside(optimizer):
+            _check_real(each, dtype)
             if _average_of(each) is not None:
                 raise ValueError(
                     f"{each.rule.name} keeps an average of the weights already. Take "
                     "gradstep.AveragedWeights(optimizer) to look at it"
                 )
         for each in rules_inside(optimizer):
-            each.extend(stage)
+            in_16_bits = dtype is None and all(map(_has_16_bits, _weights(each)))
+            each.extend(with_state_dtype(stage, "float32") if in_16_bits else stage)
         super().__init__(optimizer)
+
+
+def _weights(optimizer: Optimizer) -> Iterator[Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def _has_16_bits(p: Tensor) -> bool:
+    return p.dtype in (torch.bfloat16, torch.float16)
+
+
+def _check_real(optimizer: Optimizer, dtype: Named) -> None:
+    for p in _weights(optimizer) if dtype is not None else ():
+        if p.is_complex():
+            raise TypeError(
+                f"EMA got dtype={dtype!r}, of real numbers, and {optimizer.name_of(p)} holds "
+                f"{describe(p)}. Leave dtype out."
+            )
 
 
 def _one_aside(p: Tensor, before: SetAside | None, source: Tensor, share: float | None) -> SetAside:

@@ -82,13 +82,27 @@ TORCH = (
     ),
 )
 
-CASES = {case.name: case for case in (*TORCH, *BEYOND, *CHAINS)}
+#: States in another format, beside the same rule without: 20 bytes a weight in place of 28.
+FORMATS = tuple(
+    Case(
+        f"adamw-{name}-states",
+        gradstep.AdamW,
+        None,
+        {"state_dtype": name},
+        own_aims={"large": 1.25},
+        beside=("adamw", gradstep.AdamW),
+    )
+    for name in ("bfloat16", "float16")
+)
+
+CASES = {case.name: case for case in (*TORCH, *BEYOND, *CHAINS, *FORMATS)}
 
 #: Names for several cases.
 GROUPS = {
     "torch": tuple(case.name for case in TORCH),
     "beyond": tuple(case.name for case in BEYOND),
     "chains": tuple(case.name for case in CHAINS),
+    "formats": tuple(case.name for case in FORMATS),
 }
 
 #: What is timed if nothing is asked for: a rule of each kind, in about a minute and a half.

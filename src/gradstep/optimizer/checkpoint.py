@@ -15,6 +15,7 @@ from gradstep.backends.update import is_matrix
 from gradstep.optimizer.equal_options import equal_options
 from gradstep.optimizer.state_spec import StateSpec, coded_as, names_in_files, state_specs
 from gradstep.optimizer.states import common_number
+from gradstep.program.formats import coded_formats
 from gradstep.rule.definition import Rule
 
 
@@ -304,17 +305,17 @@ def _as_given(
     names = {n for n, s in rule.states.items() if s.start == "number" or s.shape == "own"}
     names |= {n for each in specs.values() if each.format is not None for n in each.names}
     found: dict[Any, dict[str, Any]] = {}
-    others = names_in_files(rule) - {*rule.states}
-    if not names and not others:
+    codes = coded_formats()
+    if not names and not codes:
         return found
     for group, given_group in zip(loaded["param_groups"], given["param_groups"], strict=True):
         for p, key in zip(group["params"], given_group["params"], strict=True):
             entry, ready = given["state"].get(key, {}), loaded["state"].get(p, {})
             own = names
-            if not others.isdisjoint(entry):  # codes, which are no numbers to be converted
-                shape = tuple(p.shape)
-                coded = {n: coded_as(n, shape, entry) for n in specs}
-                own = names.union(*(f.names(n) for n, f in coded.items() if f is not None))
+            if codes:  # which are no numbers to be converted
+                coded = ((n, coded_as(n, tuple(p.shape), entry)) for n in specs)
+                own = names.union(*(f.names(n) for n, f in coded if f is not None))
+                own |= {n for n in specs if _is_integer(entry.get(n))}
             for name in own:
                 value = entry.get(name)
                 if isinstance(value, Tensor):
@@ -323,6 +324,10 @@ def _as_given(
                 if value is not None:
                     found.setdefault(p, {})[name] = value
     return found
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
 
 
 def _check_foreign(optimizer: Holder, p: Tensor, foreign: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradstep.backends.eligibility import local
 from gradstep.backends.update import describe, is_dense, laid_out_alike, layout, working_dtype
-from gradstep.program.formats import DType, Format, Part, format_of, formats
+from gradstep.program.formats import DType, Format, Part, coded_formats, format_of, formats
 from gradstep.rule.definition import Rule
 from gradstep.rule.state import State
 
@@ -276,9 +276,7 @@ def names_in_files(rule: Rule) -> set[str]:
 
 def coded_as(name: str, shape: tuple[int, ...], entry: Mapping[str, Any]) -> Format | None:
     """The format in which a state was saved; None where it is one tensor of plain numbers."""
-    for kind in map(format_of, formats()):
-        if isinstance(kind, DType):
-            continue
+    for kind in coded_formats():
         parts = kind.parts(name, shape)
         held = [entry.get(part.name) for part in parts]
         if all(

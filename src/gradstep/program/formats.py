@@ -148,6 +148,11 @@ def formats() -> tuple[str, ...]:
     return tuple(_STATES)
 
 
+def coded_formats() -> list[Format]:
+    """The formats of states whose tensors hold codes, not numbers of another dtype."""
+    return [format for format in _STATES.values() if not isinstance(format, DType)]
+
+
 def register(format: Format) -> None:
     """Let :func:`stored_as` take a format from outside the package.
 

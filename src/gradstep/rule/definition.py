@@ -90,8 +90,14 @@ class Rule:
 
     def with_formats(self, formats: Mapping[str, str | None]) -> Rule:
         """The same rule with these formats of states; unchecked, see ``gradstep.stored_as``."""
-        changed = {n: replace(self.states[n], format=name) for n, name in formats.items()}
-        return replace(self, states={**self.states, **changed})
+        changed = {n: f for n, f in formats.items() if f != self.states[n].format}
+        if not changed:
+            return self
+        states = {n: replace(self.states[n], format=name) for n, name in changed.items()}
+        made: Rule = self.kept.setdefault(  # one object, so that its optimizers share what it keeps
+            f"with formats {changed}", replace(self, states={**self.states, **states})
+        )
+        return made
 
     @property
     def tells_vectors_apart(self) -> bool:
