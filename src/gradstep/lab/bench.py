@@ -158,8 +158,8 @@ def measure(
         for run in runs if alone else ():
             run.run_kernel()
         kernels.append((time.perf_counter() - start) * alone)
-    state_tensors = sum(
-        value.numel()
+    state_bytes = sum(
+        value.nbytes
         for entry in optimizers["gradstep"].state.values()
         for value in entry.values()
         if value.dim() or value.numel() > 1
@@ -172,7 +172,7 @@ def measure(
         size.name,
         {name: statistics.median(record[3:]) for name, record in times.items()},
         statistics.median(kernels[3:]),
-        item * (3 * size.elements() + 2 * state_tensors),
+        3 * item * size.elements() + 2 * state_bytes,
         (statistics.median(multiplications[3:]), 2 * item * size.elements()),
         aim=case.aim(size.name) if dtype is torch.float32 else None,
         temporary=temporary,
