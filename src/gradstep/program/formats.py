@@ -47,8 +47,7 @@ class Format(ABC):
     """How numbers lie in memory.
 
     Attributes:
-        name: as :func:`stored_as` takes it, and as kernels and explanations call it. What changes
-            the bits that a format writes changes its name: kernels are kept on disk by it.
+        name: as :func:`stored_as` takes it, and as kernels and explanations call it.
         suffixes: of the names of a state's tensors, behind the state's own.
     """
 
@@ -141,6 +140,11 @@ _OURS = tuple(_COLUMNS)
 def format_of(name: str) -> Format:
     """The format of a column, by its name."""
     return _COLUMNS[name]
+
+
+def is_ours(name: str) -> bool:
+    """Whether a format is one of the package, whose kernels are known by its name."""
+    return name in _OURS
 
 
 def formats() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from gradstep.backends.cpu import compiler
 from gradstep.backends.eligibility import STORAGE
 from gradstep.backends.llvm.walk import ARGUMENTS, write_kernel
+from gradstep.program.formats import is_ours
 from gradstep.program.kernel_spec import KernelSpec, Places, kernel_spec, working_type
 from gradstep.program.passes import Pass
 from gradstep.program.program import Program
@@ -25,7 +26,10 @@ STEP = Node("input", value="step")
 def compiled(spec: KernelSpec) -> Any:
     """A pass's machine code: a function of the integers that :mod:`.llvm.walk` lists."""
     signatures = {"run": (len(ARGUMENTS), False)}
-    return compiler.functions(spec.text(), lambda: write_kernel(spec), signatures)["run"]
+    text = spec.text()
+    if not all(is_ours(column.format) for column in spec.columns):
+        text = write_kernel(spec)  # whose code for a format may be another tomorrow
+    return compiler.functions(text, lambda: write_kernel(spec), signatures)["run"]
 
 
 @dataclass
