@@ -230,7 +230,8 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
             ``settings`` stands for an optimizer with these, and so does whatever has ``options``
             and the name of a class of gradstep.
         every_rule: whether the test asks each rule for what is its own. Then only other types than
-            float64, and other engines than the fused one, are left to the representatives.
+            float64, other engines than the fused one, and weights in ``all_layouts`` are left to
+            the representatives.
     """
     subjects = [{name: _subject(value, item) for name, value in item.items()} for item in items]
     looked_at: dict[str, set[Hashable]] = {}
@@ -247,7 +248,11 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
         return others
     return [
         other
-        and (item.get("dtype", SHARPEST) != SHARPEST or item.get("engine", "fused") != "fused")
+        and (
+            item.get("dtype", SHARPEST) != SHARPEST
+            or item.get("engine", "fused") != "fused"
+            or item.get("all_layouts", False)
+        )
         for other, item in zip(others, items, strict=True)
     ]
 

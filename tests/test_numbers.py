@@ -96,6 +96,22 @@ CASES = (
     Case("at times without gradient", (40,), contiguous, contiguous, at_times),
 )
 
+#: Weights and gradients that lie in memory as they mostly do, the one with most elements last.
+SHAPES = tuple(
+    sorted(
+        (
+            case
+            for case in CASES
+            if case.weight is case.gradient is contiguous and case.shape != (3, 0)
+        ),
+        key=lambda case: math.prod(case.shape),
+    )
+)
+
+#: Where a tensor's elements lie is the engine's affair: the quick run asks of all layouts only for
+#: the representatives, see :func:`representatives.deep`.
+in_all_layouts = pytest.mark.parametrize("all_layouts", [False, True], ids=["shapes", "layouts"])
+
 
 def one_by_one(reference: Reference) -> dict[str, Any]:
     """The flag for torch's plain loop, where it has another."""
@@ -298,9 +314,14 @@ def largest_error(weights: Sequence[Tensor], truth: Sequence[Any]) -> float:
 
 
 @pytest.mark.every_rule
+@in_all_layouts
 @pytest.mark.parametrize(("reference", "options", "dtype", "engine"), TORCH_CONFIGURATIONS)
 def test_same_as_torch_and_as_exact(
-    reference: Reference, options: dict[str, Any], dtype: torch.dtype, engine: str
+    reference: Reference,
+    options: dict[str, Any],
+    dtype: torch.dtype,
+    engine: str,
+    all_layouts: bool,
 ) -> None:
     """Within the bound of torch, and no further from the formula than torch by more than half.
 
@@ -310,7 +331,7 @@ def test_same_as_torch_and_as_exact(
     assert reference.theirs is not None
     # torch works out step sizes in the type of a learning rate that is a tensor.
     options = {n: v.double() if isinstance(v, Tensor) else v for n, v in options.items()}
-    given = problem(dtype, suited(reference))
+    given = problem(dtype, suited(reference, CASES if all_layouts else SHAPES))
     truth = exact(reference, given, options)
     theirs, in_torch = run(reference.theirs, given, {**options, **one_by_one(reference)})
     allowed = 1.5 * largest_error(theirs, truth)
@@ -334,38 +355,52 @@ FORMULA_CONFIGURATIONS = pytest.mark.parametrize(
 )
 
 
-def but_for_the_largest(reference: Reference, dtype: torch.dtype) -> Problem:
+def but_for_the_largest(reference: Reference, dtype: torch.dtype, all_layouts: bool) -> Problem:
     """What a rule is given, without the weight of several chunks.
 
     Of 33,000 elements one may have an average so near 0 that its sign, all that Lion takes of it,
     is a matter of rounding.
     """
-    return problem(dtype, tuple(c for c in suited(reference) if c.name != "several chunks"))
+    cases = suited(reference, CASES if all_layouts else SHAPES)
+    return problem(dtype, tuple(c for c in cases if c.name != "several chunks"))
 
 
 @pytest.mark.every_rule
+@in_all_layouts
 @pytest.mark.parametrize("engine", ["fused", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @FORMULA_CONFIGURATIONS
 def test_same_as_the_formula(
-    reference: Reference, options: dict[str, Any], dtype: torch.dtype, engine: str
+    reference: Reference,
+    options: dict[str, Any],
+    dtype: torch.dtype,
+    engine: str,
+    all_layouts: bool,
 ) -> None:
     """Where torch has no such class: the formula itself, in the type of the weights."""
-    given = but_for_the_largest(reference, dtype)
+    given = but_for_the_largest(reference, dtype, all_layouts)
     in_kind = exact(reference, given, options, torch.zeros((), dtype=dtype).numpy().dtype)
     ours, _ = run(reference.ours, given, {**options, "engine": engine})
     ends = [torch.tensor(numpy.float64(a)) for a in in_kind]
     assert_close(ours, ends, given, reference.bound)
 
 
+@pytest.mark.parametrize(
+    "all_layouts",
+    [pytest.param(False, id="shapes"), pytest.param(True, id="layouts", marks=pytest.mark.deep)],
+)
 @pytest.mark.parametrize("engine", ["fused", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @FORMULA_CONFIGURATIONS
 def test_roundings_apart_from_the_formula_in_more_digits(
-    reference: Reference, options: dict[str, Any], dtype: torch.dtype, engine: str
+    reference: Reference,
+    options: dict[str, Any],
+    dtype: torch.dtype,
+    engine: str,
+    all_layouts: bool,
 ) -> None:
     """Equal steps round alike, so the roundings of all steps may add up, and no more than these."""
-    given = but_for_the_largest(reference, dtype)
+    given = but_for_the_largest(reference, dtype, all_layouts)
     ours, _ = run(reference.ours, given, {**options, "engine": engine})
     ends = [torch.tensor(numpy.float64(a)) for a in exact(reference, given, options)]
     assert_close(ours, ends, given, max(STEPS, reference.bound))
