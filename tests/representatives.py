@@ -231,7 +231,7 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
             and the name of a class of gradstep.
         every_rule: whether the test asks each rule for what is its own. Then only other types than
             float64, other engines than the fused one, and weights in ``all_layouts`` are left to
-            the representatives.
+            the representatives; and these layouts, of other types than float32, to the deep run.
     """
     subjects = [{name: _subject(value, item) for name, value in item.items()} for item in items]
     looked_at: dict[str, set[Hashable]] = {}
@@ -247,13 +247,12 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
     if not every_rule:
         return others
     return [
-        other
-        and (
-            item.get("dtype", SHARPEST) != SHARPEST
-            or item.get("engine", "fused") != "fused"
-            or item.get("all_layouts", False)
+        (other and (dtype != SHARPEST or item.get("engine", "fused") != "fused" or all_layouts))
+        or (all_layouts and dtype != torch.float32)
+        for other, dtype, all_layouts, item in (
+            (other, item.get("dtype", SHARPEST), item.get("all_layouts", False), item)
+            for other, item in zip(others, items, strict=True)
         )
-        for other, item in zip(others, items, strict=True)
     ]
 
 

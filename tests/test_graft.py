@@ -26,7 +26,9 @@ def feed(params: list[nn.Parameter], step: int) -> None:
         p.grad = torch.randn(p.shape, generator=random).to(p.dtype)
 
 
-@pytest.mark.parametrize("engine", ["fused", "eager", "compile"])
+@pytest.mark.parametrize(
+    "engine", ["fused", "eager", pytest.param("compile", marks=pytest.mark.deep)]
+)
 def test_torchs_sgd_says_how_far_and_torchs_adam_where_to(engine: str) -> None:
     """Both of torch.optim make a step from the same weights; ours has one's length and the other's
     direction."""

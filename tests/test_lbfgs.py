@@ -69,10 +69,11 @@ def assert_close(left: Search, right: Search) -> None:
         ),
     ],
 )
+@pytest.mark.parametrize("steps", [6, pytest.param(25, marks=pytest.mark.deep)])
 @configurations
-def test_the_numbers_of_torch(options: dict[str, Any], dtype: torch.dtype) -> None:
+def test_the_numbers_of_torch(options: dict[str, Any], dtype: torch.dtype, steps: int) -> None:
     ours, theirs = (Search(ROW, own, dtype, options) for own in (True, False))
-    results = [search.step(25) for search in (ours, theirs)]
+    results = [search.step(steps) for search in (ours, theirs)]
     assert_close(ours, theirs)
     assert results[0] == pytest.approx(results[1], rel=1e-3, abs=1e-6)
     assert len(ours.losses) == len(theirs.losses)  # the same number of evaluations

@@ -89,14 +89,16 @@ HARDEST = ("one rank", "dead", "nothing at first")
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=[pytest.mark.deep] * (k not in HARDEST)) for k in KINDS]
 )
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.deep)], ids=str
+)
 @pytest.mark.parametrize(("make", "options"), RULES)
 def test_a_last_bit_of_a_gradient_moves_no_more_than_last_bits(
-    make: Any, options: dict[str, Any], kind: str
+    make: Any, options: dict[str, Any], dtype: torch.dtype, kind: str
 ) -> None:
-    for dtype, bound in ((torch.float32, 64), (torch.float64, 64)):
-        for shape in SHAPES:
-            given = gradients(kind, shape, dtype)
-            options = {"lr": 0.01, "engine": "eager", **options}
-            a, b = trained(make, given, options), trained(make, given, options, seed=1)
-            difference = (a - b).abs().max() / a.abs().max() / torch.finfo(dtype).eps
-            assert difference <= bound, (dtype, shape)
+    for shape in SHAPES:
+        given = gradients(kind, shape, dtype)
+        options = {"lr": 0.01, "engine": "eager", **options}
+        a, b = trained(make, given, options), trained(make, given, options, seed=1)
+        difference = (a - b).abs().max() / a.abs().max() / torch.finfo(dtype).eps
+        assert difference <= 64, shape
