@@ -8,13 +8,16 @@ reads as it is loaded) starts a whole Python in place of this.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import io
 import os
+import pty
 import resource
 import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 
@@ -54,6 +57,37 @@ def run(
             raise subprocess.TimeoutExpired(arguments, timeout, *map(_text, streams))
         out, err = map(_text, streams)
         return subprocess.CompletedProcess(arguments, process.exitcode, out, err)
+
+
+def on_terminal(*arguments: str, **environment: str) -> str:
+    """What ``python *arguments`` writes to a terminal, colours and all, once it has ended well.
+
+    Args:
+        arguments: as for :func:`run`.
+        environment: what is to be other than here: the terminal's kind and size.
+    """
+    ours, theirs = pty.openpty()
+    pieces: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # Linux's end of a terminal: the other end is closed
+            while piece := os.read(ours, 65536):
+                pieces.append(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        done = run(*arguments, stdout=os.ttyname(theirs))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+    assert done.returncode == 0, done.stderr
+    return b"".join(pieces).decode()
 
 
 def _text(path: Path) -> str:

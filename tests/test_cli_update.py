@@ -306,28 +306,10 @@ def test_an_output_that_has_only_plain_letters() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_colours_on_a_terminal() -> None:
-    import pty
-
-    master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
-    environment.pop("NO_COLOR", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gradstep", "update"], stdout=slave, env=environment
-    )
-    os.close(slave)
-    written = b""
-    while True:
-        try:
-            piece = os.read(master, 1 << 16)
-        except OSError:  # Linux's end of a pseudo-terminal
-            break
-        if not piece:
-            break
-        written += piece
-    os.close(master)
-    assert process.wait(timeout=300) == 0
-    coloured = written.decode().replace("\r\n", "\n")
+def test_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    written = forked.on_terminal("-m", "gradstep", "update", TERM="xterm")
+    coloured = written.replace("\r\n", "\n")
     assert "\033[1m" in coloured
     assert re.sub(r"\033\[[\d;]*m", "", coloured) == run().stdout
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import forked
 import gradstep.cli
 from gradstep.sight.records import read_records
 
@@ -110,36 +107,14 @@ def test_a_place_that_does_not_fit_gets_one_clear_line(
 
 @pytest.mark.deep
 def test_on_a_terminal_there_is_a_table_that_moves(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "gradstep", "train", "--epochs", "1"),
-            *(
-                "--batch-size",
-                "8",
-                "--train-limit",
-                "800",
-                "--out",
-                str(tmp_path / "run"),
-                "--watch",
-            ),
-        ],
-        stdout=theirs,
-        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+    output = forked.on_terminal(
+        *("-m", "gradstep", "train", "--epochs", "1", "--batch-size", "8"),
+        *("--train-limit", "800", "--out", str(tmp_path / "run"), "--watch"),
+        TERM="xterm-256color",
+        COLUMNS="120",
+        LINES="40",
     )
-    os.close(theirs)
-    output = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # the terminal's other end is closed
-            break
-        if not piece:
-            break
-        output += piece
-    os.close(ours)
-    assert process.wait() == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
     before_the_end = text.split("epoch 1/1   train loss")[0]
     steps = {int(step) for step in re.findall(r"step (\d+), gradient norm", before_the_end)}
     assert len(steps) > 1 and all(step == 1 or step % 10 == 0 for step in steps)

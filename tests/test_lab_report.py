@@ -1,16 +1,13 @@
 """What is printed: lines, the table, the warning; and the bar on a real terminal."""
 
 import math
-import os
-import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import forked
 from gradstep.lab.lenet import LeNet
 from gradstep.lab.optimizers import make_optimizer
 from gradstep.lab.report import diverged, epoch_header, epoch_line, final_table, number, percent
@@ -91,30 +88,14 @@ def test_a_loss_that_is_no_number_is_answered_with_advice() -> None:
 
 
 def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_share(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    os.set_blocking(ours, True)
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "gradstep", "train", "--optimizer", "sgd,lion"),
-            *("--epochs", "2", "--batch-size", "4", "--train-limit", "400"),
-            *("--out", str(tmp_path / "run")),
-        ],
-        stdout=theirs,
-        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "120"},
+    output = forked.on_terminal(
+        *("-m", "gradstep", "train", "--optimizer", "sgd,lion"),
+        *("--epochs", "2", "--batch-size", "4", "--train-limit", "400"),
+        *("--out", str(tmp_path / "run")),
+        TERM="xterm-256color",
+        COLUMNS="120",
     )
-    os.close(theirs)
-    output = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # the terminal's other end is closed
-            break
-        if not piece:
-            break
-        output += piece
-    os.close(ours)
-    assert process.wait() == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
     bar = r"epoch 1/2  sgd  .*━.*loss \d\.\d{4}  \d+\.\d % right  [\d,]+ images/s  step \d+\.\d %"
     assert re.search(bar, text)
     assert re.search(bar.replace("1/2  sgd ", "2/2  lion"), text)
