@@ -93,8 +93,8 @@ class _Bound(Binding):
         if is_usual(update) or program.graph.calls_opaque or is_sharded(weight) or is_recorded():
             return
         about = (type(weight), weight.dtype, weight.device, weight.layout, type(update.gradient))
-        kind = ("tried", *about, self._way)
-        if kind in program.kept:
+        kind = (*about, self._way)
+        if kind in program.tried:
             return
         with naming(program.rule.name, update):
             copied = copy_of(update)
@@ -102,7 +102,7 @@ class _Bound(Binding):
                 EagerRounds(program.graph, copied, values.given)()
             else:
                 run(program.rule, copied, values.given, program.maximize, self._way)
-        program.kept[kind] = True
+        program.tried.add(kind)
 
 
 def sparse_way(rule: Rule, graph: Graph, update: Update) -> str:

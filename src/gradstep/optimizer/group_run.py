@@ -6,7 +6,7 @@ Groups with the same flags share graphs and kernels: there may be thousands, of 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -66,18 +66,19 @@ class Traced:
             and (self.free is None or self.free.unchanged())
         )
 
+    def for_another(self) -> Traced:
+        """The same for another optimizer."""
+        programs = {id(p): p.for_another() for p in self.programs.values()}
+        return replace(self, programs={k: programs[id(p)] for k, p in self.programs.items()})
+
 
 class Traces:
     """The graphs of a rule, with each setting of its flags that some group has."""
 
-    def __init__(self) -> None:
+    def __init__(self, rule: Rule) -> None:
         self._known: list[Traced] = []
-
-    @staticmethod
-    def of(rule: Rule) -> Traces:
-        """Those that earlier optimizers of this very rule have left: a first step in a third."""
-        traces: Traces = rule.kept.setdefault("traces", Traces())
-        return traces
+        #: What earlier optimizers of this very rule have left: a first step in a third of the time.
+        self._before: list[Traced] = rule.kept.setdefault("traced", [])
 
     def get(
         self,
@@ -97,11 +98,18 @@ class Traces:
         for known in reversed(self._known):
             if known.holds_for(flags, kinds, numbers):
                 return known
+        for known in reversed(self._before):
+            if known.holds_for(flags, kinds, numbers):
+                return self._know(known.for_another())
         graphs = make()
         known_by: dict[int, Program] = {id(g): program(g) for g in graphs.values()}
         programs = {kind: known_by[id(g)] for kind, g in graphs.items()}
         made = Traced(flags, graphs, FreeVariables(rule) or None, programs)
-        self._known = [*self._known[-15:], made]  # as many settings as anybody goes back to
+        self._before[:] = [*self._before[-15:], made]  # as many settings as anybody goes back to
+        return self._know(made)
+
+    def _know(self, made: Traced) -> Traced:
+        self._known = [*self._known[-15:], made]
         return made
 
 

@@ -38,7 +38,7 @@ class Planning(Preparing):
         super()._prepare_reading(defaults)
         self._runs: dict[int, GroupRun] = {}
         self._alike: AlikeGroups | None = None
-        self._traces = Traces.of(self.rule)
+        self._traces = Traces(self.rule)
         self._entries: list[Any] = []
         self._said: set[str] = set()
         self._waits = False  # whether the rule sums over all parameters

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from gradstep.program.passes import Pass, passes
@@ -23,7 +23,8 @@ class Program:
         names: of the numbers that a step gives: lr and the numeric hyperparameters, in order.
         maximize: whether the graph turns the gradient's sign first.
         differentiable: whether autograd is to record the step.
-        kept: what backends keep with it, by keys of their own.
+        kept: what is made of it once, and what backends keep with it, by keys of their own.
+        tried: the kinds of weights with which one optimizer has tried it out.
     """
 
     rule: Rule
@@ -32,24 +33,38 @@ class Program:
     maximize: bool = False
     differentiable: bool = False
     kept: dict[Any, Any] = field(default_factory=dict)
+    tried: set[Hashable] = field(default_factory=set)
 
-    @cached_property
+    def for_another(self) -> Program:
+        """The same for another optimizer, which has tried out nothing yet."""
+        other = copy.copy(self)
+        other.tried = set()
+        return other
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.kept[name]
+
+    @property
     def contracted(self) -> Graph:
         """The graph with its sums of products as one operation, as every backend rounds them."""
-        return contracted(self.graph)
+        made: Graph = self._once("contracted", lambda: contracted(self.graph))
+        return made
 
-    @cached_property
+    @property
     def passes(self) -> list[Pass]:
         """The passes, in order, each with the opaque functions that are called after it."""
-        return passes(self.contracted)
+        made: list[Pass] = self._once("passes", lambda: passes(self.contracted))
+        return made
 
-    @cached_property
+    @property
     def inputs(self) -> list[Node]:
         """The tensors that it reads: weight, gradient, states."""
         graph = self.contracted
         return [graph.weight, graph.gradient, *(before for _, before, _ in graph.states)]
 
-    @cached_property
+    @property
     def totals(self) -> list[Node]:
         """The reductions of a whole tensor to one number, in the order in which they are made."""
         return [n for each in self.passes for n in each.sums if n.extent == "tensor"]
