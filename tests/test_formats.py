@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import itertools
 import logging
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -904,6 +906,35 @@ def test_what_register_refuses() -> None:
     taken.name = ""
     with pytest.raises(ValueError, match="Expected the text"):
         formats.register(taken)
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
+
+
+@pytest.mark.usefixtures("own_formats")
+def test_every_example_of_the_page_prints_what_it_says() -> None:
+    blocks = re.findall(r"^```(python|text)\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    names: dict[str, Any] = {"__name__": "docs_formats"}
+    kinds = [kind for kind, _ in blocks]
+    assert kinds == ["python", "text"] * (len(kinds) // 2) and len(kinds) >= 12
+    for (_, code), (_, said) in zip(blocks[::2], blocks[1::2], strict=True):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile(code, str(PAGE), "exec"), names)
+        assert out.getvalue() == said
+
+
+def test_squares_in_bfloat16_shrink_with_a_small_beta2_alone() -> None:
+    """What the page says of averages that change by less than their last digit."""
+    reached = {}
+    for beta2 in (0.999, 0.95):
+        weight = nn.Parameter(torch.zeros(1))
+        optimizer = gradstep.Adam([weight], betas=(0.9, beta2), state_dtype="bfloat16")
+        for g in (1.0, *[0.0] * 200):
+            weight.grad = torch.full((1,), g)
+            optimizer.step()
+        reached[beta2] = optimizer.state[weight]["exp_avg_sq"].item() / (1 - beta2)
+    assert reached[0.999] == pytest.approx(1, rel=0.01) and reached[0.95] < 0.1
 
 
 def test_a_state_says_what_it_takes_of_memory() -> None:
