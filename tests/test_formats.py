@@ -896,6 +896,24 @@ def test_states_of_one_format_load_into_another() -> None:
 
 
 @pytest.mark.usefixtures("own_formats")
+def test_averages_of_codes() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = gradstep.EMA(gradstep.SGD([weight], lr=0.5), 0.5, dtype="cut")
+    weight.grad = torch.tensor([1.0, 1.0])
+    optimizer.step()
+    (entry,) = optimizer.state.values()
+    assert entry["average"].dtype == torch.int16
+    with optimizer.averages():
+        assert weight.tolist() == [0.75, -2.25]
+    assert weight.tolist() == [0.5, -2.5]
+    free = gradstep.SGDScheduleFree([weight], lr=0.5, state_dtype="scaled")
+    free.step()
+    free.eval()
+    free.train()
+    assert weight.isfinite().all()
+
+
+@pytest.mark.usefixtures("own_formats")
 def test_what_register_refuses() -> None:
     with pytest.raises(TypeError, match="register takes a format"):
         formats.register("int8")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import torch
 
 from gradstep.backends.base import Run
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.state_spec import state_specs
 
 
 class ScheduleFreeOptimizer(Optimizer):
@@ -43,7 +44,7 @@ class ScheduleFreeOptimizer(Optimizer):
             for p in group["params"]:
                 if "z" in self.state.get(p, {}):
                     # Where z is kept in more digits, the point between them is rounded but once.
-                    z = self.state[p]["z"]
+                    z = state_specs(self.rule)["z"].numbers(self.state[p], p)
                     wide = torch.promote_types(p.dtype, z.dtype)
                     share = 1 - beta if train else 1 - 1 / beta
                     p.copy_(p.to(wide).lerp(z.to(wide), share))

@@ -14,6 +14,7 @@ from gradstep.compose.set_aside import SetAside
 from gradstep.compose.wrapper import Wrapper, rules_inside, without
 from gradstep.optimizer.checkpoint import TRAINING_WEIGHT
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.state_spec import state_specs
 from gradstep.program.formats import Named, with_state_dtype
 from gradstep.rules.transforms.average import average_weights
 
@@ -241,12 +242,13 @@ def _average_of(optimizer: Optimizer) -> Source | None:
     for stage, names in rule.stages or ((rule, own),):
         if stage.name == "average_weights":
             key = names["average"]
-            return lambda each, group, p: (each.state[p][key], None)
+            average = state_specs(rule)[key]
+            return lambda each, group, p: (average.numbers(each.state[p], p), None)
         if "schedule_free" in stage.name and "z" in stage.states:
-            z = names["z"]
+            z = state_specs(rule)[names["z"]]
             beta = names["beta1" if "beta1" in stage.hyperparameters else "momentum"]
             return lambda each, group, p: (
-                each.state[p][z],
+                z.numbers(each.state[p], p),
                 1 - 1 / float(each.hyperparameter(group, beta)),
             )
     return None

@@ -130,6 +130,18 @@ class StateSpec:
             return held.to(dtype)
         return self.format.decode([entry[name] for name in self.names], dtype)
 
+    def numbers(self, entry: Mapping[str, Any], weight: Tensor) -> Tensor:
+        """The tensor of its numbers: the state itself, unless that holds codes.
+
+        Args:
+            entry: a parameter's states by name.
+            weight: the parameter.
+        """
+        if self.format is None or isinstance(self.format, DType):
+            held: Tensor = entry[self.name]
+            return held
+        return self.read(entry, working_dtype(weight))
+
     def at(self, place: Sequence[int], entry: Mapping[str, Any]) -> float:
         """Its number at a weight's place; of one a row or column, the one that goes with it."""
         whole = self.format is None or isinstance(self.format, DType)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradstep.backends.update import has_shape
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.state_spec import state_specs
 from gradstep.program.formats import StateDType
 from gradstep.rules.adadelta import adadelta
 from gradstep.rules.adafactor import adafactor
@@ -278,7 +279,8 @@ class Adagrad(Optimizer):
         """Put the sums into memory that other processes can share."""
         for group in self.param_groups:
             for p in group["params"]:
-                self.state[p]["sum"].share_memory_()
+                for name in state_specs(self.rule)["sum"].names:
+                    self.state[p][name].share_memory_()
 
 
 @over(adadelta, order="lr rho eps weight_decay maximize capturable foreach differentiable")

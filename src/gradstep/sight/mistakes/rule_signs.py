@@ -94,7 +94,8 @@ class RuleSigns(Family):
                 continue
             if held.parameter.grad is None:
                 continue
-            values = values_of(second)
+            # Codes, which a format may have in its place, are no squares.
+            values = values_of(second) if second.is_floating_point() else None
             if values is None:
                 continue
             betas = held.group.get("betas")
