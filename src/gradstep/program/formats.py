@@ -205,7 +205,7 @@ def stored_as(rule: Rule, **formats: Named) -> Rule:
 
     A step reads a state, works in float32 (in float64 for weights of float64), and rounds the new
     state to the nearest when it writes it; the direction is made with the state before that
-    rounding. ``"bfloat16"`` and ``"float16"`` halve the states of float32 weights;  ``"float32"``
+    rounding. ``"bfloat16"`` and ``"float16"`` halve the states of float32 weights; ``"float32"``
     keeps the states of weights in 16 bits exact. The largest float16 is 65,504, and the smallest
     6e-8: squares of gradients leave that range, those of bfloat16 do not.
 
