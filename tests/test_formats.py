@@ -65,14 +65,17 @@ class ByHand:
         self.weights = [nn.Parameter(w.to(self.wide)) for w in weights]
         self.optimizer = make(self.weights)
         self.chosen = chosen
+        self.begun = False
 
     def step(self, gradients: Sequence[Tensor], loss: float) -> None:
         for w, g in zip(self.weights, gradients, strict=True):
             w.grad = g.to(self.wide)
         states = self.optimizer.rule.states.values()
-        if not self.optimizer.state and any(s.start in ("weight", "full") for s in states):
-            self.optimizer.begin_states()
+        if not self.begun and any(s.start in ("weight", "full") for s in states):
+            if not self.optimizer.state:
+                self.optimizer.begin_states()
             self.round()
+        self.begun = True
         self.optimizer.step(lambda: loss)
         self.round()
 
