@@ -398,6 +398,29 @@ def test_states_that_have_not_the_weight_s_shape_stay_as_they_are() -> None:
     ]
 
 
+def test_a_format_of_a_state_that_vectors_have_not() -> None:
+    weights = [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(5))]
+    for engine in ("fused", "eager"):
+        optimizer = gradstep.Optimizer(weights, apart, engine=engine, state_dtype={"a": "bfloat16"})
+        for _ in range(2):
+            for w in weights:
+                w.grad = torch.ones_like(w)
+            optimizer.step()
+        found = [{n: s.dtype for n, s in optimizer.state[w].items()} for w in weights]
+        assert found == [{"a": torch.bfloat16}, {"b": torch.float32}]
+
+
+@gradstep.rule
+def apart(
+    g: Any, a: Any = gradstep.zeros(only="matrix"), b: Any = gradstep.zeros(only="vector")
+) -> Any:
+    if a is not None:
+        a = 0.5 * a + g
+        return a, a, b
+    b = 0.5 * b + g
+    return b, a, b
+
+
 def test_partitions_and_for_model_hand_it_on() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2))
     made: list[Any] = [

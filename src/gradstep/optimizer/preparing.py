@@ -57,16 +57,15 @@ class Preparing(Groups):
             pairs = zip(begun, entries, strict=True)
             firsts = [new or ("step" in e and not float(e["step"])) for new, e in pairs]
         tensors = {kind: self._tensor_names(own) for kind, own in names.items()}
-        unlike: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+        alike: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
         updates: list[Update] = []
         for p, gradient, entry, new, first in zip(
             params, gradients, entries, begun, firsts, strict=True
         ):
-            own = tensors[p.dim() > 1]
+            own, of_kind = tensors[p.dim() > 1], specs[p.dim() > 1]
             states = {n: entry[n] for n in own} if own else {}
             counts = {n: entry[n] for n in numbers} if numbers else {}
-            if specs[p.dim() > 1]:
-                unlike = unlike_weight(specs[p.dim() > 1], p, run.numbers)
+            unlike = unlike_weight(of_kind, p, run.numbers) if of_kind else alike
             name = self._namer(p)
             updates.append(Update(p, gradient, states, counts, first, name, *unlike, new, entry))
         return updates
