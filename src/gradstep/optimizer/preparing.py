@@ -14,7 +14,7 @@ from gradstep.optimizer.group_run import GroupRun
 from gradstep.optimizer.parameter_groups import Groups
 from gradstep.optimizer.plain import are_plain
 from gradstep.optimizer.state_spec import StateSpec, state_specs
-from gradstep.optimizer.states import Beginnings, Entry, unlike_weight
+from gradstep.optimizer.states import Beginnings, Entry, Unlike, unlike_weight
 from gradstep.program.formats import DType
 
 
@@ -57,7 +57,7 @@ class Preparing(Groups):
             pairs = zip(begun, entries, strict=True)
             firsts = [new or ("step" in e and not float(e["step"])) for new, e in pairs]
         tensors = {kind: self._tensor_names(own) for kind, own in names.items()}
-        alike: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+        alike: Unlike = ({}, {}, {})
         updates: list[Update] = []
         for p, gradient, entry, new, first in zip(
             params, gradients, entries, begun, firsts, strict=True
@@ -65,7 +65,7 @@ class Preparing(Groups):
             own, of_kind = tensors[p.dim() > 1], specs[p.dim() > 1]
             states = {n: entry[n] for n in own} if own else {}
             counts = {n: entry[n] for n in numbers} if numbers else {}
-            unlike = unlike_weight(of_kind, p, run.numbers) if of_kind else alike
+            unlike: Unlike = unlike_weight(of_kind, p, run.numbers) if of_kind else alike
             name = self._namer(p)
             updates.append(Update(p, gradient, states, counts, first, name, *unlike, new, entry))
         return updates

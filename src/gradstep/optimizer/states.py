@@ -19,6 +19,10 @@ from gradstep.rule.operations import is_followed
 #: A parameter's states by name.
 Entry = dict[str, Any]
 
+#: Shapes and dtypes by the names of tensors, and formats by those of states, where they differ from
+#: the weight's.
+Unlike = tuple[dict[str, tuple[int, ...]], dict[str, torch.dtype], dict[str, Format]]
+
 
 def number_states(rule: Rule, numbers: Mapping[str, Any]) -> list[str]:
     """The states that are one number a parameter, the step count last."""
@@ -260,18 +264,13 @@ def _bits(number: Tensor) -> Tensor:
     return number.detach().double().reshape(1).cpu().view(torch.int64)
 
 
-def unlike_weight(
-    specs: Iterable[StateSpec], p: Tensor, numbers: Mapping[str, Any]
-) -> tuple[dict[str, tuple[int, ...]], dict[str, torch.dtype], dict[str, Format]]:
+def unlike_weight(specs: Iterable[StateSpec], p: Tensor, numbers: Mapping[str, Any]) -> Unlike:
     """What of the tensors of states is not as their weight is.
 
     Args:
         specs: of the states to look at.
         p: the weight.
         numbers: every hyperparameter, by name.
-
-    Returns:
-        shapes and dtypes by the names of tensors, and formats by those of states.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, torch.dtype] = {}
