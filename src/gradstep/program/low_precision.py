@@ -100,11 +100,12 @@ def from_float16_by_instruction(builder: ir.IRBuilder, bits: Any) -> Any:
 
 def to_float16_by_instruction(builder: ir.IRBuilder, value: Any) -> Any:
     """The CPU's own conversion, with the standard nan."""
-    bits = builder.bitcast(builder.fptrunc(value, ir.HalfType()), I16)
+    # Of a nan it keeps the sign and the upper bits: the choice is made on 32-bit lanes.
     is_nan = builder.fcmp_unordered("uno", value, value)
-    sign = builder.trunc(builder.lshr(builder.bitcast(value, I32), _c(16)), I16)
-    nan = builder.or_(builder.and_(sign, ir.Constant(I16, 0x8000)), ir.Constant(I16, 0x7E00))
-    return builder.select(is_nan, nan, bits)
+    sign = builder.and_(builder.bitcast(value, I32), _c(0x80000000))
+    nan = builder.bitcast(builder.or_(sign, _c(0x7FC00000)), F32)
+    half = builder.fptrunc(builder.select(is_nan, nan, value), ir.HalfType())
+    return builder.bitcast(half, I16)
 
 
 def conversions(storage: str, half_instructions: bool) -> tuple[Any, Any] | None:
