@@ -8,6 +8,7 @@ reads as it is loaded) starts a whole Python in place of this.
 from __future__ import annotations
 
 import atexit
+import builtins
 import contextlib
 import io
 import os
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import types
 from pathlib import Path
 
 from ranks import FORKS
@@ -126,8 +128,11 @@ def _be_python(
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        shown = error.__traceback__
+        while shown is not None and shown.tb_frame.f_code.co_filename == __file__:
+            shown = shown.tb_next
+        traceback.print_exception(type(error), error, shown)
         code = 1
     atexit._run_exitfuncs()
     try:
@@ -149,6 +154,9 @@ def _do(arguments: tuple[str, ...]) -> None:
         sys.argv = ["-c", *rest[1:]]
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
     else:
-        sys.path[0] = str(Path(first).resolve().parent)
+        script = Path(first).absolute()  # as Python has it in __file__, and not in sys.argv
+        sys.path[0] = str(script.resolve().parent)
         sys.argv = [first, *rest]
-        runpy.run_path(first, run_name="__main__")
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        main.__dict__.update(__file__=str(script), __builtins__=builtins)
+        exec(compile(script.read_bytes(), str(script), "exec"), main.__dict__)

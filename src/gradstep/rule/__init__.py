@@ -50,6 +50,7 @@ from gradstep.rule.state import (
     zeros,
 )
 from gradstep.rule.symbol import RuleError
+from gradstep.rule.value import Result, Value
 
 __all__ = [
     "Decay",
@@ -57,10 +58,12 @@ __all__ = [
     "NonNegative",
     "Opaque",
     "Positive",
+    "Result",
     "Rule",
     "RuleError",
     "Share",
     "State",
+    "Value",
     "abs",
     "chain",
     "clamp",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.symbol import Symbol, refuse
+from gradstep.rule.value import NewWeight
 
 __all__ = [
     "abs",
@@ -141,13 +142,6 @@ def nonzero(hyperparameter: Any) -> bool:
     if isinstance(hyperparameter, Symbol):
         return hyperparameter.recorder.ask(hyperparameter)
     return bool(hyperparameter != 0)
-
-
-class NewWeight:
-    """What :func:`new_weight` returns: marks the weight itself where a direction is expected."""
-
-    def __init__(self, weight: Any) -> None:
-        self.weight = weight
 
 
 def new_weight(weight: Any) -> NewWeight:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, nonzero, rule, sqrt, where
+from gradstep.rule import Decay, NonNegative, Result, Value, lerp, nonzero, rule, sqrt, where
 
 
 @rule(lr=1e-3, class_name="AdaBelief")
 def adabelief(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_var: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_var: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-16,
     weight_decay: NonNegative = 0.0,
     rectify: bool = False,
-) -> Any:
+) -> Result:
     """AdaBelief: Adam that divides by how far gradients are from their average, not by their size.
 
     States:

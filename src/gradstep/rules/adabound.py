@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
+    Result,
+    Value,
     clamp,
     lerp,
     maximum,
@@ -24,15 +24,15 @@ from gradstep.rule import (
 
 @rule(lr=1e-3, class_name="AdaBound")
 def adabound(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    max_exp_avg_sq: Any = zeros(when="amsbound"),
-    lr_max: Any = number(0.0),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    max_exp_avg_sq: Value = zeros(when="amsbound"),
+    lr_max: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     final_lr: NonNegative = 0.1,
@@ -40,7 +40,7 @@ def adabound(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     amsbound: bool = False,
-) -> Any:
+) -> Result:
     """AdaBound: Adam at first, and by and by gradient descent with momentum.
 
     Each weight's own learning rate is kept between two bounds that close in on final_lr.
@@ -85,20 +85,20 @@ def adabound(
 
 @rule(lr=1e-3, class_name="AdaMod")
 def adamod(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    exp_avg_lr: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    exp_avg_lr: Value,
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     beta3: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """AdaMod: Adam in which no weight's own learning rate is above its average so far.
 
     The average starts at zero, so that training begins with small steps, as with a warm-up.

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, Share, nonzero, rule, sqrt
+from gradstep.rule import NonNegative, Result, Share, Value, nonzero, rule, sqrt
 
 
 @rule
 def adadelta(
-    g: Any,
-    square_avg: Any,
-    acc_delta: Any,
+    g: Value,
+    square_avg: Value,
+    acc_delta: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     rho: Share = 0.9,
     eps: NonNegative = 1e-6,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Adadelta: the gradient, scaled by the average size of past steps over that of gradients.
 
     States:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from gradstep.rule import (
     Interval,
     NonNegative,
+    Result,
+    Value,
     lerp,
     maximum,
     mean,
@@ -25,21 +27,21 @@ from gradstep.rule import (
 
 @rule
 def adafactor(
-    g: Any,
-    row_var: Any = per_row(),
-    col_var: Any = per_column(),
-    variance: Any = zeros(only="vector"),
+    g: Value,
+    row_var: Value = per_row(),
+    col_var: Value = per_column(),
+    variance: Value = zeros(only="vector"),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
-    machine_epsilon: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
+    machine_epsilon: Value,
     beta2_decay: Annotated[float, Interval(high=0, closed=True)] = -0.8,
-    eps1: float | None = None,
+    eps1: Value | float | None = None,
     eps2: NonNegative = 1e-3,
     d: Annotated[float, Interval(1)] = 1.0,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Adafactor: Adam's second moment kept as one number a row and one a column.
 
     The step is relative to the size of the weights, and clipped where it is larger than usual.

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, full, nonzero, rule, sqrt
+from gradstep.rule import NonNegative, Result, Value, full, nonzero, rule, sqrt
 
 
 @rule(sparse="rows")
 def adagrad(
-    g: Any,
-    sum: Any = full("initial_accumulator_value"),
+    g: Value,
+    sum: Value = full("initial_accumulator_value"),
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     lr_decay: NonNegative = 0.0,
     eps: NonNegative = 1e-10,
     weight_decay: NonNegative = 0.0,
     initial_accumulator_value: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Adagrad: the gradient, divided by the root of the sum of all its squares.
 
     A weight whose gradients are rare or small keeps a large step. For a sparse gradient only the

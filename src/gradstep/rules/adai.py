@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
+    Result,
+    Value,
     clamp,
     full,
     global_sum,
@@ -19,19 +19,19 @@ from gradstep.rule import (
 
 @rule(lr=0.1, class_name="Adai")
 def adai(
-    g: Any,
-    exp_avg: Any = zeros(),
-    exp_avg_sq: Any = zeros(),
-    beta1_prod: Any = full(1.0),
+    g: Value,
+    exp_avg: Value = zeros(),
+    exp_avg_sq: Value = zeros(),
+    beta1_prod: Value = full(1.0),
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta0: NonNegative = 0.1,
     beta2: Decay = 0.99,
     eps: Decay = 1e-3,
     weight_decay: NonNegative = 0.0,
     decoupled_weight_decay: bool = False,
-) -> Any:
+) -> Result:
     """Adai: momentum that is longer where gradients are small, and steps of SGD's size everywhere.
 
     The second moment, over its mean over all weights, sets how fast a weight forgets; it does not

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, maximum, new_weight, nonzero, rule, sqrt, zeros
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Result,
+    Value,
+    lerp,
+    maximum,
+    new_weight,
+    nonzero,
+    rule,
+    sqrt,
+    zeros,
+)
 
 
 @rule
 def adam(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    max_exp_avg_sq: Any = zeros(when="amsgrad"),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    max_exp_avg_sq: Value = zeros(when="amsgrad"),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     amsgrad: bool = False,
     decoupled_weight_decay: bool = False,
-) -> Any:
+) -> Result:
     """Adam: the average gradient, divided by the root of the average squared gradient.
 
     Both averages start at zero; dividing by 1 − βᵗ undoes that. Here the two corrections are

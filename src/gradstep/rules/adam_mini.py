@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
+    Result,
+    Value,
     lerp,
     maximum,
     mean,
@@ -22,19 +22,19 @@ from gradstep.rule import (
 
 @rule(lr=1e-3, class_name="AdamMini")
 def adam_mini(
-    g: Any,
-    exp_avg: Any,
-    row_exp_avg_sq: Any = per_row(when="by_rows"),
-    exp_avg_sq: Any = number(0.0),
+    g: Value,
+    exp_avg: Value,
+    row_exp_avg_sq: Value = per_row(when="by_rows"),
+    exp_avg_sq: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     by_rows: bool = True,
-) -> Any:
+) -> Result:
     """Adam-mini: AdamW with one second moment for each row of a matrix, which halves the memory.
 
     A row of a linear layer is what one of its neurons takes in. Weights without rows have one

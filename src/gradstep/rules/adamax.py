@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, abs, lerp, maximum, nonzero, rule
+from gradstep.rule import Decay, NonNegative, Result, Value, abs, lerp, maximum, nonzero, rule
 
 
 @rule
 def adamax(
-    g: Any,
-    exp_avg: Any,
-    exp_inf: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_inf: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Adamax: Adam that divides by the largest recent gradient, where Adam takes the average.
 
     States:

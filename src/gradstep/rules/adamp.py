@@ -7,6 +7,8 @@ from typing import Any
 from gradstep.rule import (
     Decay,
     NonNegative,
+    Result,
+    Value,
     abs,
     dot,
     lerp,
@@ -24,12 +26,12 @@ from gradstep.rule import (
 
 @rule(lr=1e-3, class_name="AdamP")
 def adamp(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     is_matrix: bool,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
@@ -37,7 +39,7 @@ def adamp(
     weight_decay: NonNegative = 0.0,
     delta: NonNegative = 0.1,
     wd_ratio: NonNegative = 0.1,
-) -> Any:
+) -> Result:
     """AdamP: Adam that keeps weights from growing where only their direction counts.
 
     Before a normalisation layer the size of weights does not matter, and their gradient stands at a
@@ -79,10 +81,10 @@ def adamp(
 
 @rule(lr=0.1, class_name="SGDP")
 def sgdp(
-    g: Any,
-    momentum_buffer: Any = zeros(when="momentum"),
+    g: Value,
+    momentum_buffer: Value = zeros(when="momentum"),
     *,
-    w: Any,
+    w: Value,
     is_matrix: bool,
     momentum: Decay = 0.9,
     weight_decay: NonNegative = 0.0,
@@ -90,7 +92,7 @@ def sgdp(
     delta: NonNegative = 0.1,
     wd_ratio: NonNegative = 0.1,
     nesterov: bool = False,
-) -> Any:
+) -> Result:
     """SGDP: momentum that keeps weights from growing where only their direction counts.
 
     What AdamP is to Adam: where gradient and weights stand at a right angle, the part of the step
@@ -129,7 +131,9 @@ def sgdp(
     return direction, momentum_buffer
 
 
-def _projected(direction: Any, g: Any, w: Any, delta: Any, ratio: Any, eps: Any) -> Any:
+def _projected(
+    direction: Value, g: Value, w: Value, delta: float, ratio: float, eps: float
+) -> tuple[Value, Any]:
     """The direction without its part along the weights, where that is to go; the decay's share."""
     row_size, whole_size = norm(w, -1), norm(w)
     row_cosine = abs(dot(g, w, -1)) / (maximum(norm(g, -1), eps) * maximum(row_size, eps))

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, new_weight, nonzero, rule, sqrt, where
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Result,
+    Value,
+    lerp,
+    new_weight,
+    nonzero,
+    rule,
+    sqrt,
+    where,
+)
 
 
 @rule(lr=1e-3, class_name="Adan")
 def adan(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    exp_avg_diff: Any,
-    previous_grad: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    exp_avg_diff: Value,
+    previous_grad: Value,
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
-    first: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
+    first: Value,
     beta1: Decay = 0.98,
     beta2: Decay = 0.92,
     beta3: Decay = 0.99,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     no_prox: bool = False,
-) -> Any:
+) -> Result:
     """Adan: Adam that also follows how the gradient changes, as Nesterov's momentum does.
 
     States:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, nonzero, norm, number, rule, sqrt, where
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Result,
+    Value,
+    lerp,
+    nonzero,
+    norm,
+    number,
+    rule,
+    sqrt,
+    where,
+)
 
 
 @rule(lr=1e-3, class_name="AdaNorm")
 def adanorm(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    exp_grad_norm: Any = number(0.0),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    exp_grad_norm: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     gamma: Decay = 0.95,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """AdaNorm: Adam whose gradients are scaled up where they are smaller than they usually are.
 
     Usual is the average norm of the layer's gradient. The paper's AdamNorm; it also puts the

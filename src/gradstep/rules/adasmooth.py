@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, Positive, abs, lerp, nonzero, rule, sqrt
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Positive,
+    Result,
+    Value,
+    abs,
+    lerp,
+    nonzero,
+    rule,
+    sqrt,
+)
 
 
 @rule(lr=1e-3, class_name="AdaSmooth")
 def adasmooth(
-    g: Any,
-    s: Any,
-    n: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    s: Value,
+    n: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    lr: Any,
+    w: Value,
+    lr: Value,
     beta1: Decay = 0.5,
     beta2: Decay = 0.99,
     eps: Positive = 1e-6,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """AdaSmooth: RMSprop that forgets faster where a weight goes one way than where it wavers.
 
     How much a weight goes one way is the length of its whole move over that of all its steps.

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, exp, lerp, log, minimum, nonzero, rule, sqrt, where
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Result,
+    Value,
+    exp,
+    lerp,
+    log,
+    minimum,
+    nonzero,
+    rule,
+    sqrt,
+    where,
+)
 
 
 @rule(lr=1e-3, class_name="AdEMAMix")
 def ademamix(
-    g: Any,
-    exp_avg_fast: Any,
-    exp_avg_slow: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg_fast: Value,
+    exp_avg_slow: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     beta3: Decay = 0.9999,
@@ -24,7 +35,7 @@ def ademamix(
     beta3_warmup: NonNegative = 0.0,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """AdEMAMix: Adam with two averages of the gradient: one forgets soon, one goes far back.
 
     The slow one starts at zero and is not corrected for it, so that it fills by and by.

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, clamp, lerp, maximum, nonzero, rule, sqrt, where
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Result,
+    Value,
+    clamp,
+    lerp,
+    maximum,
+    nonzero,
+    rule,
+    sqrt,
+    where,
+)
 
 
 @rule(lr=1e-3, class_name="ADOPT")
 def adopt(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.9999,
     eps: NonNegative = 1e-6,
     clip_exp: NonNegative = 0.25,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """ADOPT: Adam that scales each gradient by the squares before it, and averages afterwards.
 
     A gradient that is not part of its own scale lets it converge with any beta2. The first step

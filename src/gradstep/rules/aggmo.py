@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, nonzero, rule, zeros
+from gradstep.rule import Decay, NonNegative, Result, Value, nonzero, rule, zeros
 
 
 @rule(lr=1e-2, class_name="AggMo")
 def aggmo(
-    g: Any,
-    momentum_buffer1: Any = zeros(when="beta1"),
-    momentum_buffer2: Any = zeros(when="beta2"),
-    momentum_buffer3: Any = zeros(when="beta3"),
+    g: Value,
+    momentum_buffer1: Value = zeros(when="beta1"),
+    momentum_buffer2: Value = zeros(when="beta2"),
+    momentum_buffer3: Value = zeros(when="beta3"),
     *,
-    w: Any,
+    w: Value,
     beta1: Decay = 0.0,
     beta2: Decay = 0.9,
     beta3: Decay = 0.99,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """AggMo: the mean of three momenta, from none at all to a very long one.
 
     The quick ones damp the swings that the slow one would make.

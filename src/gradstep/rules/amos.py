@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
+    Result,
+    Value,
     lerp,
     maximum,
     new_weight,
@@ -22,14 +22,14 @@ from gradstep.rule import (
 
 @rule(lr=1e-3, class_name="Amos")
 def amos(
-    g: Any,
-    exp_avg: Any = zeros(when="momentum"),
-    exp_avg_sq: Any = number(0.0),
-    decay: Any = number(0.0),
+    g: Value,
+    exp_avg: Value = zeros(when="momentum"),
+    exp_avg_sq: Value = number(0.0),
+    decay: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     is_matrix: bool,
     beta: Decay = 0.999,
     momentum: Decay = 0.0,
@@ -37,7 +37,7 @@ def amos(
     c_coef: NonNegative = 0.25,
     d_coef: NonNegative = 0.25,
     eps: NonNegative = 1e-18,
-) -> Any:
+) -> Result:
     """Amos: steps and weight decay that fall by themselves, by the scale that weights will have.
 
     The second moment is one number for each layer. Weight decay and learning rate need no schedule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from gradstep.linalg.low_rank import (
     average,
@@ -15,6 +15,8 @@ from gradstep.rule import (
     Decay,
     Interval,
     NonNegative,
+    Result,
+    Value,
     lerp,
     maximum,
     new_weight,
@@ -31,16 +33,16 @@ from gradstep.rule import (
 
 @rule(lr=0.01, class_name="APOLLO")
 def apollo(
-    g: Any,
-    exp_avg: Any = zeros(only="vector"),
-    exp_avg_sq: Any = zeros(only="vector"),
-    low_exp_avg: Any = shaped(moment_shape, "rank", only="matrix"),
-    low_exp_avg_sq: Any = shaped(moment_shape, "rank", only="matrix"),
-    scaled_norm: Any = number(0.0),
+    g: Value,
+    exp_avg: Value = zeros(only="vector"),
+    exp_avg_sq: Value = zeros(only="vector"),
+    low_exp_avg: Value = shaped(moment_shape, "rank", only="matrix"),
+    low_exp_avg_sq: Value = shaped(moment_shape, "rank", only="matrix"),
+    scaled_norm: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-6,
@@ -50,7 +52,7 @@ def apollo(
     scale: NonNegative = 1.0,
     tensor_wise: bool = False,
     seed: NonNegative = 0,
-) -> Any:
+) -> Result:
     """APOLLO: the gradient, scaled as Adam would scale a small random projection of it.
 
     Not to be confused with Apollo, the quasi-Newton method. With a random P along the shorter side

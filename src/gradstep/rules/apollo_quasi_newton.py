@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from gradstep.rule import Decay, Interval, NonNegative, abs, dot, lerp, maximum, nonzero, rule, sum
+from gradstep.rule import (
+    Decay,
+    Interval,
+    NonNegative,
+    Result,
+    Value,
+    abs,
+    dot,
+    lerp,
+    maximum,
+    nonzero,
+    rule,
+    sum,
+)
 
 
 @rule(lr=0.01, class_name="ApolloQuasiNewton")
 def apollo_quasi_newton(
-    g: Any,
-    exp_avg_grad: Any,
-    approx_hessian: Any,
-    update: Any,
+    g: Value,
+    exp_avg_grad: Value,
+    approx_hessian: Value,
+    update: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta: Decay = 0.9,
     rebound: Annotated[float, Interval(0)] = 0.01,
     eps: NonNegative = 1e-4,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Apollo: divides the average gradient by a guess at the curvature along each axis.
 
     The guess is corrected by how the gradient changed along the last step, as quasi-Newton methods

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, maximum, new_weight, nonzero, number, rule, where
+from gradstep.rule import (
+    NonNegative,
+    Result,
+    Value,
+    maximum,
+    new_weight,
+    nonzero,
+    number,
+    rule,
+    where,
+)
 
 
 @rule
 def asgd(
-    g: Any,
-    ax: Any,
-    eta: Any = number("lr"),
-    mu: Any = number(1.0),
+    g: Value,
+    ax: Value,
+    eta: Value = number("lr"),
+    mu: Value = number(1.0),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     lambd: NonNegative = 1e-4,
     alpha: NonNegative = 0.75,
     t0: float = 1e6,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """ASGD: plain descent with a falling learning rate, and an average of the weights beside it.
 
     The average is for use after training; the weights themselves do not see it.

@@ -8,6 +8,8 @@ from gradstep.rule import (
     Decay,
     Interval,
     NonNegative,
+    Result,
+    Value,
     lerp,
     maximum,
     mean,
@@ -23,15 +25,15 @@ from gradstep.rule import (
 
 @rule(lr=2e-4, class_name="CAME")
 def came(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq_row: Any = per_row(),
-    exp_avg_sq_col: Any = per_column(),
-    exp_avg_res_row: Any = per_row(),
-    exp_avg_res_col: Any = per_column(),
-    exp_avg_sq: Any = zeros(only="vector"),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq_row: Value = per_row(),
+    exp_avg_sq_col: Value = per_column(),
+    exp_avg_res_row: Value = per_row(),
+    exp_avg_res_col: Value = per_column(),
+    exp_avg_sq: Value = zeros(only="vector"),
     *,
-    w: Any,
+    w: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     beta3: Decay = 0.9999,
@@ -39,7 +41,7 @@ def came(
     eps2: NonNegative = 1e-16,
     clip_threshold: Annotated[float, Interval(0)] = 1.0,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """CAME: Adafactor with momentum, which steps less where its updates are unsteady.
 
     How far updates stray from their average is kept like the second moment: as one number a row
@@ -78,15 +80,17 @@ def came(
     update = update / maximum(1, rms(update) / clip_threshold)
     direction = exp_avg = lerp(exp_avg, update, 1 - beta1)
     if exp_avg_res_row is not None:
-        square, kept = (update - exp_avg) ** 2 + eps2, (exp_avg_res_row, exp_avg_res_col, None)
-        scale, exp_avg_res_row, exp_avg_res_col, _ = _taken_in(square, kept, 1 - beta3, eps2)
+        square, both = (update - exp_avg) ** 2 + eps2, (exp_avg_res_row, exp_avg_res_col, None)
+        scale, exp_avg_res_row, exp_avg_res_col, _ = _taken_in(square, both, 1 - beta3, eps2)
         direction = scale * exp_avg
     direction = direction + weight_decay * w if nonzero(weight_decay) else direction
     rows_and_columns = (exp_avg_sq_row, exp_avg_sq_col, exp_avg_res_row, exp_avg_res_col)
     return direction, exp_avg, *rows_and_columns, exp_avg_sq
 
 
-def _taken_in(square: Any, kept: Any, share: Any, least: Any) -> Any:
+def _taken_in(
+    square: Value, kept: tuple[Any, Any, Any], share: float, least: float
+) -> tuple[Value, Any, Any, Any]:
     """Averages with a new square taken in: 1 / √ of them, then those of rows, columns, elements."""
     row, column, whole = kept
     if row is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
     Positive,
+    Result,
+    Value,
     abs,
     copy_of_weight,
     global_dot,
@@ -26,22 +26,22 @@ from gradstep.rule import (
 
 @rule(lr=1.0, class_name="DAdaptAdam")
 def dadapt_adam(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    s: Any,
-    d: Any = shared("d0"),
-    numerator_weighted: Any = shared(0.0),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    s: Value,
+    d: Value = shared("d0"),
+    numerator_weighted: Value = shared(0.0),
     *,
-    w: Any,
-    lr: Any,
+    w: Value,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     d0: Positive = 1e-6,
     decoupled_weight_decay: bool = False,
-) -> Any:
+) -> Result:
     """D-Adapt Adam: Adam that finds its own learning rate d, a bound from below of the way to go.
 
     Not to be confused with Prodigy, its successor, which finds d faster. Leave lr at 1, or let a
@@ -88,19 +88,19 @@ def dadapt_adam(
 
 @rule(lr=1.0, class_name="DAdaptSGD")
 def dadapt_sgd(
-    g: Any,
-    s: Any,
-    x0: Any = copy_of_weight(),
-    d: Any = shared("d0"),
-    g0_norm: Any = shared(0.0),
-    numerator_weighted: Any = shared(0.0),
+    g: Value,
+    s: Value,
+    x0: Value = copy_of_weight(),
+    d: Value = shared("d0"),
+    g0_norm: Value = shared(0.0),
+    numerator_weighted: Value = shared(0.0),
     *,
-    w: Any,
-    lr: Any,
+    w: Value,
+    lr: Value,
     momentum: Decay = 0.0,
     weight_decay: NonNegative = 0.0,
     d0: Positive = 1e-6,
-) -> Any:
+) -> Result:
     """D-Adapt SGD: SGD that finds its own learning rate d, a bound from below of the way to go.
 
     Not to be confused with DoG, which measures the way that was gone. Leave lr at 1, or let a

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, abs, exp, lerp, nonzero, rule, sqrt
+from gradstep.rule import Decay, NonNegative, Result, Value, abs, exp, lerp, nonzero, rule, sqrt
 
 
 @rule(lr=1e-3, class_name="DiffGrad")
 def diffgrad(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    previous_grad: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    previous_grad: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """DiffGrad: Adam that takes half a step where the gradient stays, a whole one where it changes.
 
     States:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     NonNegative,
+    Result,
+    Value,
     copy_of_weight,
     dot,
     global_dot,
@@ -23,16 +23,16 @@ from gradstep.rule import (
 
 @rule(lr=1.0, class_name="DoG")
 def dog(
-    g: Any,
-    init_buffer: Any = copy_of_weight(),
-    rbar: Any = shared(0.0),
-    G: Any = shared(0.0),
+    g: Value,
+    init_buffer: Value = copy_of_weight(),
+    rbar: Value = shared(0.0),
+    G: Value = shared(0.0),
     *,
-    w: Any,
+    w: Value,
     reps_rel: NonNegative = 1e-6,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """DoG: SGD whose step is the largest distance from the start over the size of all gradients.
 
     Not to be confused with DoWG, which weighs each gradient with the distance at its time. Both
@@ -66,16 +66,16 @@ def dog(
 
 @rule(lr=1.0, class_name="LDoG")
 def ldog(
-    g: Any,
-    init_buffer: Any = copy_of_weight(),
-    rbar: Any = number(0.0),
-    G: Any = number(0.0),
+    g: Value,
+    init_buffer: Value = copy_of_weight(),
+    rbar: Value = number(0.0),
+    G: Value = number(0.0),
     *,
-    w: Any,
+    w: Value,
     reps_rel: NonNegative = 1e-6,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """LDoG: DoG for each layer by itself, with a distance and a sum of gradients of its own.
 
     Not to be confused with DoG, for which all weights are one vector. Leave lr at 1, and average
@@ -108,15 +108,15 @@ def ldog(
 
 @rule(lr=1.0, class_name="DoWG")
 def dowg(
-    g: Any,
-    x0: Any = copy_of_weight(),
-    rt2: Any = shared("eps"),
-    vt: Any = shared(0.0),
+    g: Value,
+    x0: Value = copy_of_weight(),
+    rt2: Value = shared("eps"),
+    vt: Value = shared(0.0),
     *,
-    w: Any,
+    w: Value,
     eps: NonNegative = 1e-4,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """DoWG: DoG with each gradient weighed with the squared distance from the start at its time.
 
     Not to be confused with DoG, whose sum of squared gradients has no weights. Leave lr at 1.

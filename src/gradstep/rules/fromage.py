@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import new_weight, norm, rule, sqrt, where
+from gradstep.rule import Result, Value, new_weight, norm, rule, sqrt, where
 
 
 @rule(lr=0.01, class_name="Fromage")
-def fromage(g: Any, *, w: Any, lr: Any) -> Any:
+def fromage(g: Value, *, w: Value, lr: Value) -> Result:
     """Fromage: every step turns a layer's weights by the same angle, whatever its gradient's size.
 
     The gradient is scaled to the norm of the layer's weights, which are then shrunk by the factor

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, clamp, new_weight, rule, sqrt, where
+from gradstep.rule import NonNegative, Result, Value, clamp, new_weight, rule, sqrt, where
 
 
 @rule(lr=0.1, class_name="FTRL")
 def ftrl(
-    g: Any,
-    z: Any,
-    n: Any,
+    g: Value,
+    z: Value,
+    n: Value,
     *,
-    w: Any,
-    lr: Any,
-    first: Any,
+    w: Value,
+    lr: Value,
+    first: Value,
     beta: NonNegative = 1.0,
     lambda_1: NonNegative = 0.0,
     lambda_2: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """FTRL-Proximal: the weight that would have done best so far, held near all earlier weights.
 
     With lambda_1 above 0 it makes weights exactly 0 that matter little.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from gradstep.linalg.low_rank import (
     average,
@@ -17,6 +17,8 @@ from gradstep.rule import (
     Decay,
     Interval,
     NonNegative,
+    Result,
+    Value,
     lerp,
     new_weight,
     nonzero,
@@ -29,16 +31,16 @@ from gradstep.rule import (
 
 @rule(lr=0.01, class_name="GaLore")
 def galore(
-    g: Any,
-    exp_avg: Any = zeros(only="vector"),
-    exp_avg_sq: Any = zeros(only="vector"),
-    projector: Any = shaped(projector_shape, "rank", only="matrix"),
-    low_exp_avg: Any = shaped(moment_shape, "rank", only="matrix"),
-    low_exp_avg_sq: Any = shaped(moment_shape, "rank", only="matrix"),
+    g: Value,
+    exp_avg: Value = zeros(only="vector"),
+    exp_avg_sq: Value = zeros(only="vector"),
+    projector: Value = shaped(projector_shape, "rank", only="matrix"),
+    low_exp_avg: Value = shaped(moment_shape, "rank", only="matrix"),
+    low_exp_avg_sq: Value = shaped(moment_shape, "rank", only="matrix"),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-6,
@@ -46,7 +48,7 @@ def galore(
     rank: Annotated[float, Interval(1)] = 128,
     update_proj_gap: Annotated[float, Interval(1)] = 200,
     scale: NonNegative = 0.25,
-) -> Any:
+) -> Result:
     """GaLore: AdamW in the subspace of each matrix where its gradients are largest.
 
     P is the gradient's first singular vectors along the shorter side of the matrix, taken anew now

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, abs, lerp, nonzero, rule, sign, sqrt
+from gradstep.rule import Decay, NonNegative, Result, Value, abs, lerp, nonzero, rule, sign, sqrt
 
 
 @rule(lr=1e-3, class_name="Grams")
 def grams(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-6,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Grams: steps as long as Adam's, but each against the sign of the gradient itself.
 
     Not to be confused with the cautious mask, which leaves out the steps that go the other way.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, abs, lerp, max, rule
+from gradstep.rule import Decay, Result, Value, abs, lerp, max, rule
 
 
 @rule(lr=0.1, class_name="Gravity")
-def gravity(g: Any, v: Any, *, step: Any, beta: Decay = 0.9) -> Any:
+def gravity(g: Value, v: Value, *, step: Value, beta: Decay = 0.9) -> Result:
     """Gravity: momentum that takes in little of the layer's largest gradients.
 
     States:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, nonzero, rule, sqrt
+from gradstep.rule import NonNegative, Result, Value, nonzero, rule, sqrt
 
 
 @rule(lr=1e-5, class_name="Kate")
 def kate(
-    g: Any,
-    sum_b: Any,
-    sum_m: Any,
+    g: Value,
+    sum_b: Value,
+    sum_m: Value,
     *,
-    w: Any,
+    w: Value,
     eta: NonNegative = 1e-3,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """KATE: Adagrad without its root, so that the scale of a weight's gradients does not matter.
 
     States:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,6 +12,8 @@ from gradstep.rule import (
     Decay,
     NonNegative,
     Positive,
+    Result,
+    Value,
     clamp,
     exp,
     lerp,
@@ -197,15 +197,15 @@ def _beside(q: Tensor, x: Tensor, dimension: int) -> Tensor:
 
 @rule(lr=3e-4, class_name="Kron")
 def kron(
-    g: Any,
-    momentum_buffer: Any,
-    factors: Any = shaped(packed_shape, "max_size_triangular"),
-    waited: Any = number(0.0),
-    unbalanced: Any = number(0.0),
+    g: Value,
+    momentum_buffer: Value,
+    factors: Value = shaped(packed_shape, "max_size_triangular"),
+    waited: Value = number(0.0),
+    unbalanced: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
-    is_matrix: Any,
+    w: Value,
+    step: Value,
+    is_matrix: bool,
     b1: Decay = 0.9,
     weight_decay: NonNegative = 0.0,
     max_size_triangular: NonNegative = 8192,
@@ -217,7 +217,7 @@ def kron(
     flat_start: NonNegative = 500,
     balance_interval: Positive = 100,
     seed: NonNegative = 0,
-) -> Any:
+) -> Result:
     """PSGD Kron: the average gradient, made white by a matrix for each of its dimensions.
 
     Each dimension has a triangular Q that is fitted, step by step, until the gradients multiplied

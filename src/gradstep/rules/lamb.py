@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, nonzero, norm, rule, sqrt, where
+from gradstep.rule import Decay, NonNegative, Result, Value, lerp, nonzero, norm, rule, sqrt, where
 
 
 @rule(lr=1e-3, class_name="LAMB")
 def lamb(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-6,
     weight_decay: NonNegative = 0.01,
     bias_correction: bool = True,
-) -> Any:
+) -> Result:
     """LAMB: Adam's direction, scaled for each layer to the size of the layer's weights.
 
     So each step changes a layer by the same share, which lets batches be very large. Not to be

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, nonzero, rule, sqrt
+from gradstep.rule import Decay, NonNegative, Result, Value, lerp, nonzero, rule, sqrt
 
 
 @rule(lr=4e-4, class_name="LaProp")
 def laprop(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-15,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """LaProp: Adam that scales each gradient first and averages afterwards.
 
     So its two betas no longer hang together: any pair of them is stable.

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, new_weight, nonzero, norm, rule, where
+from gradstep.rule import Decay, NonNegative, Result, Value, new_weight, nonzero, norm, rule, where
 
 
 @rule(lr=1.0, class_name="LARS")
 def lars(
-    g: Any,
-    momentum_buffer: Any,
+    g: Value,
+    momentum_buffer: Value,
     *,
-    w: Any,
-    lr: Any,
+    w: Value,
+    lr: Value,
     momentum: Decay = 0.9,
     weight_decay: NonNegative = 5e-4,
     trust_coefficient: NonNegative = 1e-3,
     lr_in_momentum: bool = True,
-) -> Any:
+) -> Result:
     """LARS: momentum with a learning rate of its own for each layer, by the size of its weights.
 
     Not to be confused with LAMB, which scales Adam's direction, nor with LARC, which only ever

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, nonzero, rule, sign
+from gradstep.rule import Decay, NonNegative, Result, Value, lerp, nonzero, rule, sign
 
 
 @rule(lr=1e-4, class_name="Lion")
 def lion(
-    g: Any,
-    exp_avg: Any,
+    g: Value,
+    exp_avg: Value,
     *,
-    w: Any,
+    w: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.99,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Lion: only the sign of an average of old and new gradients, so every weight moves alike.
 
     Not to be confused with Signum, which takes the sign of the average that it keeps; Lion takes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
+    Result,
+    Value,
     cbrt,
     copy_of_weight,
     lerp,
@@ -20,18 +20,18 @@ from gradstep.rule import (
 
 @rule(lr=1e-2, class_name="MADGRAD")
 def madgrad(
-    g: Any,
-    grad_sum_sq: Any,
-    s: Any,
-    x0: Any = copy_of_weight(),
+    g: Value,
+    grad_sum_sq: Value,
+    s: Value,
+    x0: Value = copy_of_weight(),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     momentum: Decay = 0.9,
     eps: NonNegative = 1e-6,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """MADGRAD: one long step from the starting weight, along the sum of all gradients.
 
     Later gradients count more, by the root of their step; the sum is divided by the cube root of

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, maximum, nonzero, norm, rule, sqrt, where
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Result,
+    Value,
+    lerp,
+    maximum,
+    nonzero,
+    norm,
+    rule,
+    sqrt,
+    where,
+)
 
 
 @rule(lr=3e-3, class_name="MARS")
 def mars(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    last_grad: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    last_grad: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.95,
     beta2: Decay = 0.99,
     gamma: NonNegative = 0.025,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """MARS: AdamW on gradients that are corrected by how they changed since the last step.
 
     The correction takes noise out of the gradient, and what comes of it is clipped to a norm of 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
     Positive,
+    Result,
+    Value,
     global_dot,
     lerp,
     maximum,
@@ -24,19 +24,19 @@ from gradstep.rule import (
 
 @rule(lr=1.0, class_name="Momo")
 def momo(
-    g: Any,
-    grad_avg: Any,
-    loss_avg: Any = shared(0.0),
-    grad_dot_w: Any = shared(0.0),
-    steps: Any = shared(0.0),
+    g: Value,
+    grad_avg: Value,
+    loss_avg: Value = shared(0.0),
+    grad_dot_w: Value = shared(0.0),
+    steps: Value = shared(0.0),
     *,
-    w: Any,
-    lr: Any,
-    loss: Any,
+    w: Value,
+    lr: Value,
+    loss: Value,
     beta: Decay = 0.9,
     weight_decay: NonNegative = 0.0,
     lb: float = 0.0,
-) -> Any:
+) -> Result:
     """MoMo: SGD with momentum, whose step goes just as far as to the lowest loss, but lr at most.
 
     A plane through the averages of loss and gradient is followed down to lb. Needs the loss of each
@@ -73,23 +73,23 @@ def momo(
 
 @rule(lr=0.01, class_name="MomoAdam")
 def momo_adam(
-    g: Any,
-    grad_avg: Any = zeros(),
-    grad_avg_sq: Any = zeros(),
-    loss_avg: Any = shared(0.0),
-    grad_dot_w: Any = shared(0.0),
-    steps: Any = shared(0.0),
+    g: Value,
+    grad_avg: Value = zeros(),
+    grad_avg_sq: Value = zeros(),
+    loss_avg: Value = shared(0.0),
+    grad_dot_w: Value = shared(0.0),
+    steps: Value = shared(0.0),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
-    loss: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
+    loss: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: Positive = 1e-8,
     weight_decay: NonNegative = 0.0,
     lb: float = 0.0,
-) -> Any:
+) -> Result:
     """MoMo-Adam: Adam whose step goes just as far as to the lowest loss, but lr at most.
 
     A plane through the averages of loss and gradient is followed down to lb, along Adam's scale.

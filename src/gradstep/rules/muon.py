@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from gradstep.linalg.newton_schulz import newton_schulz
 from gradstep.rule import (
     Interval,
     NonNegative,
+    Result,
+    Value,
     lerp,
     maximum,
     new_weight,
@@ -19,11 +21,11 @@ from gradstep.rule import (
 
 @rule
 def muon(
-    g: Any,
-    momentum_buffer: Any,
+    g: Value,
+    momentum_buffer: Value,
     *,
-    w: Any,
-    lr: Any,
+    w: Value,
+    lr: Value,
     momentum: NonNegative = 0.95,
     nesterov: bool = True,
     weight_decay: NonNegative = 0.1,
@@ -33,7 +35,7 @@ def muon(
     eps: float = 1e-7,
     ns_steps: Annotated[float, Interval(0, 100)] = 5,
     adjust_lr_fn: str | None = None,
-) -> Any:
+) -> Result:
     """Muon: the average gradient of a matrix, with all its singular values brought near 1.
 
     For weights of two dimensions; others, and embeddings, are better left to AdamW.

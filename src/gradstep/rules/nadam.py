@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, new_weight, nonzero, number, rule, sqrt, stored
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Result,
+    Value,
+    lerp,
+    new_weight,
+    nonzero,
+    number,
+    rule,
+    sqrt,
+    stored,
+)
 
 
 @rule
 def nadam(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    mu_product: Any = number(1.0),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    mu_product: Value = number(1.0),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     momentum_decay: NonNegative = 4e-3,
     decoupled_weight_decay: bool = False,
-) -> Any:
+) -> Result:
     """NAdam: Adam whose momentum looks one step ahead, as Nesterov's does.
 
     Not to be confused with NAdamW of timm, nor with optax's nadam: three different rules.

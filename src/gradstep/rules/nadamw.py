@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, nonzero, rule, sqrt
+from gradstep.rule import Decay, NonNegative, Result, Value, lerp, nonzero, rule, sqrt
 
 
 @rule(lr=1e-3, class_name="NAdamW")
 def nadamw(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 1e-2,
-) -> Any:
+) -> Result:
     """NAdamW: AdamW whose average takes the gradient in once more, as Nesterov's momentum does.
 
     Not to be confused with NAdam with decoupled weight decay, whose momentum has a schedule.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     Positive,
+    Result,
+    Value,
     abs,
     lerp,
     mean,
@@ -22,19 +22,19 @@ from gradstep.rules.units import unit_mean, unit_norm
 
 @rule(lr=0.01, class_name="Nero")
 def nero(
-    g: Any,
-    exp_avg_sq: Any = zeros(),
-    scale: Any = number(0.0),
+    g: Value,
+    exp_avg_sq: Value = zeros(),
+    scale: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
-    first: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
+    first: Value,
     is_matrix: bool,
     beta: Decay = 0.999,
     eps: Positive = 1e-8,
     constraints: bool = True,
-) -> Any:
+) -> Result:
     """Nero: each neuron turns by the same angle, and its weights keep a mean of 0 and a norm of 1.
 
     A neuron is what feeds one output: a row of a matrix, one filter of a convolution; of a weight
@@ -71,7 +71,7 @@ def nero(
     return new_weight(where(lr > 0, moved, w)), exp_avg_sq, scale
 
 
-def _unit(w: Any, eps: Any) -> Any:
+def _unit(w: Value, eps: float) -> Value:
     """Each neuron with a mean of 0 and a norm of 1."""
     centred = w - unit_mean(w)
     return centred / (unit_norm(centred) + eps)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
+    Result,
+    Value,
     lerp,
     nonzero,
     number,
@@ -19,18 +19,18 @@ from gradstep.rule import (
 
 @rule(lr=0.01, class_name="NovoGrad")
 def novograd(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any = number(0.0),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.95,
     beta2: Decay = 0.98,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     grad_averaging: bool = False,
-) -> Any:
+) -> Result:
     """NovoGrad: momentum on gradients that are divided by the average size of their layer's.
 
     The second moment is one number for each layer, so it takes half of the memory of Adam.

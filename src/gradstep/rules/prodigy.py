@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
     Positive,
+    Result,
+    Value,
     abs,
     copy_of_weight,
     global_sum,
@@ -23,17 +23,17 @@ from gradstep.rule import (
 
 @rule(lr=1.0, class_name="Prodigy")
 def prodigy(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    s: Any,
-    p0: Any = copy_of_weight(),
-    d: Any = shared("d0"),
-    d_numerator: Any = shared(0.0),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    s: Value,
+    p0: Value = copy_of_weight(),
+    d: Value = shared("d0"),
+    d_numerator: Value = shared(0.0),
     *,
-    w: Any,
-    lr: Any,
-    step: Any,
+    w: Value,
+    lr: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     beta3: float | None = None,
@@ -43,7 +43,7 @@ def prodigy(
     d_coef: NonNegative = 1.0,
     use_bias_correction: bool = False,
     safeguard_warmup: bool = False,
-) -> Any:
+) -> Result:
     """Prodigy: Adam that finds its own learning rate d, a bound from below of the way to go.
 
     Not to be confused with D-Adaptation, which weighs gradients with d where Prodigy weighs them

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, nonzero, rule, sqrt
+from gradstep.rule import Decay, NonNegative, Result, Value, lerp, nonzero, rule, sqrt
 
 
 @rule(lr=1.0, class_name="QHM")
 def qhm(
-    g: Any,
-    momentum_buffer: Any,
+    g: Value,
+    momentum_buffer: Value,
     *,
-    w: Any,
+    w: Value,
     momentum: Decay = 0.999,
     nu: float = 0.7,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """QHM: a mean of the gradient and of its moving average.
 
     With nu = 0 it is plain descent, with nu = 1 momentum, with nu = momentum that of Nesterov.
@@ -44,19 +42,19 @@ def qhm(
 
 @rule(lr=1e-3, class_name="QHAdam")
 def qhadam(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.995,
     beta2: Decay = 0.999,
     nu1: float = 0.7,
     nu2: NonNegative = 1.0,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """QHAdam: Adam whose two averages are mixed with the gradient and its square.
 
     States:

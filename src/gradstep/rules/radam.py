@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, new_weight, nonzero, rule, sqrt, where
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Result,
+    Value,
+    lerp,
+    new_weight,
+    nonzero,
+    rule,
+    sqrt,
+    where,
+)
 
 
 @rule
 def radam(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     decoupled_weight_decay: bool = False,
-) -> Any:
+) -> Result:
     """RAdam: Adam that trusts its average square only once it has seen enough gradients.
 
     Until then (the first five steps, with the usual beta2) it is plain momentum.

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, lerp, nonzero, rule, sqrt, zeros
+from gradstep.rule import NonNegative, Result, Value, lerp, nonzero, rule, sqrt, zeros
 
 
 @rule
 def rmsprop(
-    g: Any,
-    square_avg: Any,
-    grad_avg: Any = zeros(when="centered"),
-    momentum_buffer: Any = zeros(when="momentum"),
+    g: Value,
+    square_avg: Value,
+    grad_avg: Value = zeros(when="centered"),
+    momentum_buffer: Value = zeros(when="momentum"),
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     alpha: NonNegative = 0.99,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     momentum: NonNegative = 0.0,
     centered: bool = False,
-) -> Any:
+) -> Result:
     """RMSprop: the gradient, divided by the root of its average square.
 
     States:

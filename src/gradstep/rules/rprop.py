@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, clamp, full, new_weight, rule, sign, where
+from gradstep.rule import NonNegative, Result, Value, clamp, full, new_weight, rule, sign, where
 
 
 @rule
 def rprop(
-    g: Any,
-    prev: Any,
-    step_size: Any = full("lr"),
+    g: Value,
+    prev: Value,
+    step_size: Value = full("lr"),
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     eta_minus: NonNegative = 0.5,
     eta_plus: NonNegative = 1.2,
     step_size_min: NonNegative = 1e-6,
     step_size_max: NonNegative = 50.0,
-) -> Any:
+) -> Result:
     """Rprop: each weight has a step of its own, which grows while its gradient keeps its sign.
 
     Made for full batches: it looks at signs only, which noise turns. Where the sign turned, the

@@ -6,11 +6,11 @@ kept, is x = lerp(y, z, 1 − 1/β), with β the momentum or beta1.
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
+    Result,
+    Value,
     copy_of_weight,
     lerp,
     maximum,
@@ -28,20 +28,20 @@ from gradstep.rule import (
 
 @rule(lr=1.0, class_name="SGDScheduleFree")
 def sgd_schedule_free(
-    g: Any,
-    z: Any = copy_of_weight(),
-    weight_sum: Any = number(0.0),
-    lr_max: Any = number(0.0),
+    g: Value,
+    z: Value = copy_of_weight(),
+    weight_sum: Value = number(0.0),
+    lr_max: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     momentum: Decay = 0.9,
     warmup_steps: NonNegative = 0,
     r: float = 0.0,
     weight_lr_power: float = 2.0,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Schedule-Free SGD: gradients are taken between plain descent and the average of its points.
 
     The average does what a falling learning rate would do, and needs no last step to be known. For
@@ -79,15 +79,15 @@ def sgd_schedule_free(
 
 @rule(lr=2.5e-3, class_name="AdamWScheduleFree")
 def adamw_schedule_free(
-    g: Any,
-    z: Any = copy_of_weight(),
-    exp_avg_sq: Any = zeros(),
-    weight_sum: Any = number(0.0),
-    lr_max: Any = number(0.0),
+    g: Value,
+    z: Value = copy_of_weight(),
+    exp_avg_sq: Value = zeros(),
+    weight_sum: Value = number(0.0),
+    lr_max: Value = number(0.0),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
@@ -95,7 +95,7 @@ def adamw_schedule_free(
     r: float = 0.0,
     weight_lr_power: float = 2.0,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Schedule-Free AdamW: Adam's scale, with an average of the weights for momentum and schedule.
 
     For evaluation the weight has to be moved onto the average: x = w + (1 − 1/beta1) · (z − w).

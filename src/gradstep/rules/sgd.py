@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, nonzero, rule, where, zeros
+from gradstep.rule import NonNegative, Result, Value, nonzero, rule, where, zeros
 
 
 @rule
 def sgd(
-    g: Any,
-    momentum_buffer: Any = zeros(when="momentum"),
+    g: Value,
+    momentum_buffer: Value = zeros(when="momentum"),
     *,
-    w: Any,
-    first: Any,
+    w: Value,
+    first: Value,
     momentum: NonNegative = 0.0,
     dampening: float = 0.0,
     weight_decay: NonNegative = 0.0,
     nesterov: bool = False,
-) -> Any:
+) -> Result:
     """Stochastic gradient descent: weight = weight − learning rate · gradient.
 
     With momentum the weight follows a running sum of the gradients, as a ball rolls; Nesterov's

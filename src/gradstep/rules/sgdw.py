@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, nonzero, rule
+from gradstep.rule import NonNegative, Result, Value, nonzero, rule
 
 
 @rule(lr=1e-2, class_name="SGDW")
 def sgdw(
-    g: Any,
-    momentum_buffer: Any,
+    g: Value,
+    momentum_buffer: Value,
     *,
-    w: Any,
+    w: Value,
     momentum: NonNegative = 0.9,
     weight_decay: NonNegative = 1e-2,
     nesterov: bool = False,
-) -> Any:
+) -> Result:
     """SGDW: gradient descent with momentum, and a weight decay that the momentum does not see.
 
     Not to be confused with SGD with a weight decay, which adds it to the gradient.

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from gradstep.linalg.batches import each
 from gradstep.linalg.kronecker import along, gram, pack, packed_length, unpack
-from gradstep.rule import NonNegative, Positive, Share, nonzero, opaque, rule, shaped, zeros
+from gradstep.rule import (
+    NonNegative,
+    Positive,
+    Result,
+    Share,
+    Value,
+    nonzero,
+    opaque,
+    rule,
+    shaped,
+    zeros,
+)
 
 
 @opaque(returns=("g", "sums", "roots"))
@@ -61,19 +70,19 @@ def _power(matrices: Tensor, eps: float, power: float) -> Tensor:
 
 @rule(lr=0.1, class_name="Shampoo")
 def shampoo(
-    g: Any,
-    sums: Any = shaped(packed_length, "max_size"),
-    roots: Any = shaped(packed_length, "max_size"),
-    momentum_buffer: Any = zeros(when="momentum"),
+    g: Value,
+    sums: Value = shaped(packed_length, "max_size"),
+    roots: Value = shaped(packed_length, "max_size"),
+    momentum_buffer: Value = zeros(when="momentum"),
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     momentum: Share = 0.0,
     eps: Positive = 1e-4,
     weight_decay: NonNegative = 0.0,
     precondition_frequency: Positive = 1,
     max_size: Positive = 1024,
-) -> Any:
+) -> Result:
     """Shampoo: the gradient, with each of its dimensions divided by a root of what it has seen.
 
     For every dimension i of a weight with k of them: ``H_i ← H_i + G_i G_iᵀ``, where ``G_i`` is the

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, nonzero, rule, sign
+from gradstep.rule import Decay, NonNegative, Result, Value, lerp, nonzero, rule, sign
 
 
 @rule(lr=1e-4, class_name="SignSGD")
-def signsgd(g: Any, *, w: Any, weight_decay: NonNegative = 0.0) -> Any:
+def signsgd(g: Value, *, w: Value, weight_decay: NonNegative = 0.0) -> Result:
     """signSGD: only the sign of the gradient, so every weight moves alike.
 
     Hyperparameters:
@@ -28,13 +26,13 @@ def signsgd(g: Any, *, w: Any, weight_decay: NonNegative = 0.0) -> Any:
 
 @rule(lr=1e-4, class_name="Signum")
 def signum(
-    g: Any,
-    momentum_buffer: Any,
+    g: Value,
+    momentum_buffer: Value,
     *,
-    w: Any,
+    w: Value,
     momentum: Decay = 0.9,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Signum: only the sign of the average gradient, so every weight moves alike.
 
     Not to be confused with Lion, which takes the sign of a quicker average than it keeps.
@@ -61,8 +59,8 @@ def signum(
 
 @rule(lr=1e-3, class_name="Tiger")
 def tiger(
-    g: Any, exp_avg: Any, *, w: Any, beta: Decay = 0.965, weight_decay: NonNegative = 0.01
-) -> Any:
+    g: Value, exp_avg: Value, *, w: Value, beta: Decay = 0.965, weight_decay: NonNegative = 0.01
+) -> Result:
     """Tiger: Lion with one average in place of two, which spares memory where gradients add up.
 
     The same formula as Signum with weight decay.

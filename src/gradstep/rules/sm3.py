@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
+    Result,
+    Value,
     lerp,
     max,
     minimum,
@@ -21,14 +21,14 @@ from gradstep.rule import (
 
 @rule(lr=0.1, class_name="SM3")
 def sm3(
-    g: Any,
-    momentum_buffer: Any = zeros(when="momentum"),
-    row_accumulator: Any = per_row(),
-    column_accumulator: Any = per_column(),
-    accumulator: Any = zeros(only="vector"),
+    g: Value,
+    momentum_buffer: Value = zeros(when="momentum"),
+    row_accumulator: Value = per_row(),
+    column_accumulator: Value = per_column(),
+    accumulator: Value = zeros(only="vector"),
     *,
     momentum: Decay = 0.9,
-) -> Any:
+) -> Result:
     """SM3: Adagrad that keeps one number a row and one a column.
 
     An element's sum of squares is at most that of its row and that of its column, so the smaller of

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from gradstep.linalg.bases import rounding_as_inf, singular_basis, turned
@@ -13,6 +11,8 @@ from gradstep.rule import (
     Decay,
     NonNegative,
     Positive,
+    Result,
+    Value,
     lerp,
     new_weight,
     opaque,
@@ -95,16 +95,16 @@ def turn(
 
 @rule(lr=3e-3, class_name="SOAP")
 def soap(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    GG: Any = shaped(packed_length, "max_size", only="matrix"),
-    Q: Any = shaped(packed_length, "max_size", only="matrix"),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    GG: Value = shaped(packed_length, "max_size", only="matrix"),
+    Q: Value = shaped(packed_length, "max_size", only="matrix"),
     *,
-    w: Any,
-    step: Any,
-    lr: Any,
-    is_matrix: Any,
+    w: Value,
+    step: Value,
+    lr: Value,
+    is_matrix: bool,
     beta1: Decay = 0.95,
     beta2: Decay = 0.95,
     shampoo_beta: Decay = 0.95,
@@ -112,7 +112,7 @@ def soap(
     weight_decay: NonNegative = 0.01,
     precondition_frequency: Positive = 10,
     max_size: Positive = 10000,
-) -> Any:
+) -> Result:
     """SOAP: Adam in the basis of Shampoo's eigenvectors.
 
     The first step only finds the basis and changes no weight. A vector has no basis: for it this is

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, Positive, clamp, lerp, maximum, nonzero, rule
+from gradstep.rule import (
+    Decay,
+    NonNegative,
+    Positive,
+    Result,
+    Value,
+    clamp,
+    lerp,
+    maximum,
+    nonzero,
+    rule,
+)
 
 
 @rule(lr=1e-4, class_name="Sophia")
 def sophia(
-    g: Any,
-    exp_avg: Any,
-    hessian: Any,
+    g: Value,
+    exp_avg: Value,
+    hessian: Value,
     *,
-    w: Any,
+    w: Value,
     beta1: Decay = 0.965,
     beta2: Decay = 0.99,
     rho: NonNegative = 0.04,
     eps: Positive = 1e-12,
     weight_decay: NonNegative = 0.1,
-) -> Any:
+) -> Result:
     """Sophia: an average gradient over the curvature, and no step of a weight larger than lr.
 
     Every ten steps or so an estimate of the Hessian's diagonal has to be taken into the average,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, rule, sqrt
+from gradstep.rule import Decay, NonNegative, Result, Value, lerp, rule, sqrt
 
 
 @rule(sparse="only")
 def sparse_adam(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    step: Any,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-8,
-) -> Any:
+) -> Result:
     """SparseAdam: Adam that touches only the rows that a sparse gradient names.
 
     Not the same as Adam with zeros in the other rows: there the averages would fade and the

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     NonNegative,
     Positive,
+    Result,
+    Value,
     copy_of_weight,
     lerp,
     new_weight,
@@ -18,16 +18,16 @@ from gradstep.rule import (
 
 @rule(lr=0.01, class_name="SRMM")
 def srmm(
-    g: Any,
-    mov_avg_grad: Any,
-    mov_avg_param: Any = copy_of_weight(),
-    cycle: Any = number(0.0),
+    g: Value,
+    mov_avg_grad: Value,
+    mov_avg_param: Value = copy_of_weight(),
+    cycle: Value = number(0.0),
     *,
-    w: Any,
-    lr: Any,
+    w: Value,
+    lr: Value,
     beta: NonNegative = 0.5,
     memory_length: Positive = 100.0,
-) -> Any:
+) -> Result:
     """SRMM: from the average of the weights so far, along the average of their gradients.
 
     Both averages are of the surrogates ``gradient · (x − weight) + |x − weight|² / 2lr`` of all

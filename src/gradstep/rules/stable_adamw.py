@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, lerp, maximum, nonzero, rms, rule, sqrt
+from gradstep.rule import Decay, NonNegative, Result, Value, lerp, maximum, nonzero, rms, rule, sqrt
 
 
 @rule(lr=2e-3, class_name="StableAdamW")
 def stable_adamw(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.99,
     eps: NonNegative = 1e-6,
     weight_decay: NonNegative = 0.2,
-) -> Any:
+) -> Result:
     """StableAdamW: AdamW that steps less where gradients are larger than their average foretold.
 
     The size of that surprise is one number for each layer, as in Adafactor, and it takes the place

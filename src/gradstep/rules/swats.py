@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradstep.rule import (
     Decay,
     NonNegative,
+    Result,
+    Value,
     abs,
     global_dot,
     lerp,
@@ -19,20 +19,20 @@ from gradstep.rule import (
 
 @rule(lr=1e-3, class_name="SWATS")
 def swats(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    momentum_buffer: Any,
-    count: Any = shared(0.0),
-    ratio_avg: Any = shared(0.0),
-    sgd_ratio: Any = shared(0.0),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    momentum_buffer: Value,
+    count: Value = shared(0.0),
+    ratio_avg: Value = shared(0.0),
+    sgd_ratio: Value = shared(0.0),
     *,
-    lr: Any,
+    lr: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-9,
     tolerance: NonNegative = 1e-6,
-) -> Any:
+) -> Result:
     """SWATS: Adam, until it is known how fast SGD would go; from then on SGD.
 
     How fast is found from Adam's own steps: that of SGD whose part along Adam's step is Adam's step

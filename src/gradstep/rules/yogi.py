@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import Decay, NonNegative, full, lerp, nonzero, rule, sign, sqrt
+from gradstep.rule import Decay, NonNegative, Result, Value, full, lerp, nonzero, rule, sign, sqrt
 
 
 @rule(lr=1e-2, class_name="Yogi")
 def yogi(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any = full("initial_accumulator"),
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value = full("initial_accumulator"),
     *,
-    w: Any,
-    step: Any,
+    w: Value,
+    step: Value,
     beta1: Decay = 0.9,
     beta2: Decay = 0.999,
     eps: NonNegative = 1e-3,
     initial_accumulator: NonNegative = 1e-6,
     weight_decay: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Yogi: Adam whose average square grows and shrinks by the size of the new square alone.
 
     Where gradients become small Adam forgets the large ones soon; here it takes its time.

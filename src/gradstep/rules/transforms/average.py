@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from gradstep.rule import (
     Interval,
+    Result,
     Share,
+    Value,
     clamp,
     copy_of_weight,
     lerp,
@@ -19,8 +21,8 @@ from gradstep.rule import (
 
 @rule
 def average_weights(
-    g: Any, average: Any = copy_of_weight(), *, next_w: Any, average_decay: Share = 0.999
-) -> Any:
+    g: Value, average: Value = copy_of_weight(), *, next_w: Value, average_decay: Share = 0.999
+) -> Result:
     """EMA of the weights: a moving average of them, beside the training, which it leaves alone.
 
     Stands last. gradstep.AveragedWeights puts the averages in the place of the weights, and back.
@@ -42,14 +44,14 @@ def average_weights(
 
 @rule
 def lookahead(
-    g: Any,
-    slow: Any = copy_of_weight(),
-    since: Any = number(0.0),
+    g: Value,
+    slow: Value = copy_of_weight(),
+    since: Value = number(0.0),
     *,
-    next_w: Any,
+    next_w: Value,
     la_steps: Annotated[float, Interval(1)] = 5,
     la_alpha: Share = 0.8,
-) -> Any:
+) -> Result:
     """Lookahead: every few steps the weight goes back, part of the way to where it was before.
 
     Stands last, behind the rule that makes the steps between.
@@ -75,7 +77,9 @@ def lookahead(
 
 
 @rule
-def keep_in_range(g: Any, *, next_w: Any, lr: Any, low: float = -1.0, high: float = 1.0) -> Any:
+def keep_in_range(
+    g: Value, *, next_w: Value, lr: Value, low: float = -1.0, high: float = 1.0
+) -> Result:
     """Keeps the weight itself between two bounds, after each step.
 
     Stands last.

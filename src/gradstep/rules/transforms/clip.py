@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, clamp, global_norm, maximum, minimum, norm, rms, rule, where
+from gradstep.rule import (
+    NonNegative,
+    Result,
+    Value,
+    clamp,
+    global_norm,
+    maximum,
+    minimum,
+    norm,
+    rms,
+    rule,
+    where,
+)
 from gradstep.rules.units import unit_norm
 
 
 @rule
-def clip_by_value(g: Any, *, limit: NonNegative = 1.0) -> Any:
+def clip_by_value(g: Value, *, limit: NonNegative = 1.0) -> Result:
     """Keeps every element of the direction between −limit and limit.
 
     Hyperparameters:
@@ -22,7 +32,7 @@ def clip_by_value(g: Any, *, limit: NonNegative = 1.0) -> Any:
 
 
 @rule
-def clip_by_norm(g: Any, *, max_norm: NonNegative = 1.0) -> Any:
+def clip_by_norm(g: Value, *, max_norm: NonNegative = 1.0) -> Result:
     """Scales each weight's direction down to a norm of at most max_norm, each on its own.
 
     Not to be confused with clip_by_global_norm, which takes the norm over all weights together.
@@ -41,7 +51,7 @@ def clip_by_norm(g: Any, *, max_norm: NonNegative = 1.0) -> Any:
 
 
 @rule
-def clip_by_block_rms(g: Any, *, threshold: NonNegative = 1.0) -> Any:
+def clip_by_block_rms(g: Value, *, threshold: NonNegative = 1.0) -> Result:
     """Scales each weight's direction down to a root mean square of at most threshold.
 
     Behind another rule this is the update clipping of Adafactor.
@@ -63,7 +73,7 @@ def clip_by_block_rms(g: Any, *, threshold: NonNegative = 1.0) -> Any:
 
 
 @rule
-def clip_by_global_norm(g: Any, *, max_norm: NonNegative = 1.0) -> Any:
+def clip_by_global_norm(g: Value, *, max_norm: NonNegative = 1.0) -> Result:
     """Scales the directions of all parameters down together, to a norm of at most max_norm.
 
     Hyperparameters:
@@ -81,8 +91,8 @@ def clip_by_global_norm(g: Any, *, max_norm: NonNegative = 1.0) -> Any:
 
 @rule
 def adaptive_grad_clip(
-    g: Any, *, w: Any, clipping: NonNegative = 0.01, eps: NonNegative = 1e-3
-) -> Any:
+    g: Value, *, w: Value, clipping: NonNegative = 0.01, eps: NonNegative = 1e-3
+) -> Result:
     """Adaptive gradient clipping: each unit's gradient to a share of the norm of its weights.
 
     A unit is what feeds one output: a row of a matrix, one filter of a convolution; a weight of

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, new_weight, rule, where
+from gradstep.rule import NonNegative, Result, Value, new_weight, rule, where
 
 
 @rule
-def decay_weights(g: Any, *, w: Any, weight_decay: NonNegative = 0.01) -> Any:
+def decay_weights(g: Value, *, w: Value, weight_decay: NonNegative = 0.01) -> Result:
     """Adds a share of the weight to the direction.
 
     Before another rule it is an L2 penalty; behind it, the decoupled decay of AdamW, scaled by the
@@ -27,7 +25,7 @@ def decay_weights(g: Any, *, w: Any, weight_decay: NonNegative = 0.01) -> Any:
 
 
 @rule
-def independent_decay(g: Any, *, w: Any, lr: Any, weight_decay: NonNegative = 1e-4) -> Any:
+def independent_decay(g: Value, *, w: Value, lr: Value, weight_decay: NonNegative = 1e-4) -> Result:
     """Shrinks the weight by a share of it at each step, whatever the learning rate.
 
     Stands behind the other rules. A step with a learning rate of 0 changes nothing.
@@ -45,7 +43,7 @@ def independent_decay(g: Any, *, w: Any, lr: Any, weight_decay: NonNegative = 1e
 
 
 @rule
-def cautious_decay(g: Any, *, w: Any, weight_decay: NonNegative = 0.01) -> Any:
+def cautious_decay(g: Value, *, w: Value, weight_decay: NonNegative = 0.01) -> Result:
     """Cautious weight decay: only where the direction shrinks the weight as well.
 
     Stands behind another rule, as decoupled decay does.

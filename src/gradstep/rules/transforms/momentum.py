@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, rule
+from gradstep.rule import NonNegative, Result, Value, rule
 
 
 @rule
-def trace(g: Any, momentum_buffer: Any, *, decay: NonNegative = 0.9, nesterov: bool = False) -> Any:
+def trace(
+    g: Value, momentum_buffer: Value, *, decay: NonNegative = 0.9, nesterov: bool = False
+) -> Result:
     """Heavy ball: a running sum of directions, of which each step keeps a share.
 
     States:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from gradstep.linalg.newton_schulz import newton_schulz
 from gradstep.rule import (
     Interval,
     NonNegative,
+    Result,
+    Value,
     dot,
     maximum,
     mean,
@@ -22,7 +24,7 @@ from gradstep.rules.units import unit_mean
 
 
 @rule
-def centralize(g: Any) -> Any:
+def centralize(g: Value) -> Result:
     """Gradient centralization: takes out each unit's mean, that of a row or of a filter.
 
     Weights of one dimension or none stay as they are.
@@ -37,7 +39,7 @@ def centralize(g: Any) -> Any:
 
 
 @rule
-def cautious(g: Any, *, gradient: Any, rescale: bool = True, by_mean: bool = False) -> Any:
+def cautious(g: Value, *, gradient: Value, rescale: bool = True, by_mean: bool = False) -> Result:
     """Cautious mask: only those elements of a direction that go down the present gradient.
 
     Stands right behind the rule whose direction it looks at, before a decay.
@@ -61,7 +63,9 @@ def cautious(g: Any, *, gradient: Any, rescale: bool = True, by_mean: bool = Fal
 
 
 @rule
-def orthogonal_gradient(g: Any, *, w: Any, eps: NonNegative = 1e-30, rescale: bool = True) -> Any:
+def orthogonal_gradient(
+    g: Value, *, w: Value, eps: NonNegative = 1e-30, rescale: bool = True
+) -> Result:
     """OrthoGrad: takes out the part of the gradient that only scales the weight.
 
     Stands before another rule.
@@ -84,15 +88,15 @@ def orthogonal_gradient(g: Any, *, w: Any, eps: NonNegative = 1e-30, rescale: bo
 
 @rule
 def orthogonalize(
-    g: Any,
+    g: Value,
     *,
-    w: Any,
+    w: Value,
     a: float = 3.4445,
     b: float = -4.7750,
     c: float = 2.0315,
     eps: float = 1e-7,
     ns_steps: Annotated[float, Interval(0, 100)] = 5,
-) -> Any:
+) -> Result:
     """Newton–Schulz: brings all singular values of a matrix near 1, as Muon does.
 
     For weights of two dimensions. Behind trace(nesterov=True) it is Muon without its decay.

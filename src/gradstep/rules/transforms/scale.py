@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gradstep.rule import NonNegative, global_norm, maximum, norm, rule, sign, where
+from gradstep.rule import NonNegative, Result, Value, global_norm, maximum, norm, rule, sign, where
 
 
 @rule
-def scale(g: Any, *, factor: float = 1.0) -> Any:
+def scale(g: Value, *, factor: float = 1.0) -> Result:
     """Multiplies the direction by a number, which may be a schedule.
 
     Hyperparameters:
@@ -23,7 +21,7 @@ def scale(g: Any, *, factor: float = 1.0) -> Any:
 
 
 @rule
-def scale_by_sign(g: Any) -> Any:
+def scale_by_sign(g: Value) -> Result:
     """Keeps only the sign of each element of the direction: −1, 0 or 1.
 
     Alone it is signSGD; behind trace, Signum.
@@ -39,13 +37,13 @@ def scale_by_sign(g: Any) -> Any:
 
 @rule
 def scale_by_trust_ratio(
-    g: Any,
+    g: Value,
     *,
-    w: Any,
+    w: Value,
     min_norm: NonNegative = 0.0,
     trust_coefficient: NonNegative = 1.0,
     eps: NonNegative = 0.0,
-) -> Any:
+) -> Result:
     """Trust ratio: scales each weight's direction to the norm of the weight.
 
     Before a momentum it makes LARS; behind Adam with its decay, LAMB.
@@ -71,7 +69,7 @@ def scale_by_trust_ratio(
 
 
 @rule
-def graft_to_gradient(g: Any, *, gradient: Any) -> Any:
+def graft_to_gradient(g: Value, *, gradient: Value) -> Result:
     """Grafting: gives each weight's direction the norm of the gradient that entered the chain.
 
     So the rules before it say where to, and plain gradient descent how far. A direction of 0 stays.
@@ -88,7 +86,7 @@ def graft_to_gradient(g: Any, *, gradient: Any) -> Any:
 
 
 @rule
-def normalize(g: Any) -> Any:
+def normalize(g: Value) -> Result:
     """Scales each weight's direction to a norm of 1, each on its own; 0 stays 0.
 
     Paper:
@@ -104,8 +102,8 @@ def normalize(g: Any) -> Any:
 
 @rule
 def normalize_by_update_norm(
-    g: Any, *, scale_factor: NonNegative = 1.0, eps: NonNegative = 1e-6
-) -> Any:
+    g: Value, *, scale_factor: NonNegative = 1.0, eps: NonNegative = 1e-6
+) -> Result:
     """Scales the directions of all weights together to a norm of scale_factor.
 
     Hyperparameters:
