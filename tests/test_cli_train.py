@@ -1,11 +1,11 @@
 """``gradstep train`` as a person meets it: its help, its errors, its output, what it reaches."""
 
 import json
-import math
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -294,12 +294,11 @@ def accuracies(out: Path) -> dict[str, float]:
 
 @pytest.mark.deep
 def test_the_default_reads_98_of_100_digits_within_a_minute(tmp_path: Path) -> None:
-    result = run("--out", tmp_path / "run")
-    assert result.returncode == 0, result.stderr
+    before = time.process_time()  # of all threads: other work beside it makes it no longer
+    assert gradstep.cli.main(["train", "--out", str(tmp_path / "run"), "--threads", "1"]) == 0
+    assert time.process_time() - before < 60
     (accuracy,) = accuracies(tmp_path / "run").values()
     assert accuracy >= 98
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert math.fsum(json.loads(line)["seconds"] for line in lines) < 60
 
 
 @pytest.mark.slow
