@@ -27,7 +27,8 @@ SIX = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion")
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return forked.run("-m", "gradstep", "train", *map(str, arguments), cwd=cwd)
+    words = ("-m", "gradstep", "train", *map(str, arguments))
+    return forked.run(*words, cwd=cwd, timeout=3600)  # of six optimizers, on a busy machine
 
 
 def test_the_help_names_every_optimizer_option_and_file(
