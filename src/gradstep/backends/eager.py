@@ -30,8 +30,8 @@ from gradstep.backends.update import (
 from gradstep.program.program import Program
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node, in_order
-from gradstep.rule.language import NewWeight
 from gradstep.rule.operations import is_followed
+from gradstep.rule.value import NewWeight
 
 
 class Eager(Backend):
@@ -334,10 +334,13 @@ def _numbers_after(
 
 
 def _move(weight: Tensor, direction: Any, lr: Any) -> Tensor:
+    moved: Tensor
     if isinstance(direction, NewWeight):
-        return direction.weight
+        moved = direction.weight
+        return moved
     if isinstance(lr, Tensor) and lr.requires_grad:
-        return weight - lr * direction
+        moved = weight - lr * direction
+        return moved
     # One rounding, as torch's own SGD.
     return torch.add(weight, direction, alpha=-float(lr))
 

@@ -144,4 +144,5 @@ def _compile(
         f"_{name}": wrapped(operation.number) for name, operation in OPERATIONS.items()
     }
     exec(source, namespace)
-    return namespace.pop("numbers")  # or the two would hold each other
+    made: Callable[..., tuple[float, ...]] = namespace.pop("numbers")  # or both would stay
+    return made

@@ -107,4 +107,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Callable[..., Any]:
     """A function that the table of operations alone makes, such as ``cbrt``."""
-    return getattr(language, name)
+    function: Callable[..., Any] = getattr(language, name)
+    return function

@@ -10,10 +10,11 @@ from typing import Any
 
 from gradstep.rule.definition import Rule, free_name, numbered
 from gradstep.rule.hyperparameter import Interval
-from gradstep.rule.language import NewWeight, where
+from gradstep.rule.language import where
 from gradstep.rule.reductions import norm
 from gradstep.rule.state import State
 from gradstep.rule.symbol import RuleError
+from gradstep.rule.value import NewWeight
 
 
 def chain(*rules: Rule) -> Rule:

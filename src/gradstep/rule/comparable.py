@@ -144,7 +144,7 @@ class Comparable:
             parts = vars(value).items()
         elif kind.__module__.partition(".")[0] not in _KNOWN:
             parts = self._attributes(value)
-        elif kind.__hash__ not in (None, object.__hash__) and kind.__eq__ is not object.__eq__:
+        elif _compares(kind):
             yield value  # such as a date, a fraction or a path
             return
         else:
@@ -202,3 +202,8 @@ def _names(slots: Any) -> tuple[str, ...]:
 
 def _article(kind: type) -> str:
     return f"{'an' if kind.__name__[0].lower() in 'aeiou' else 'a'} {kind.__name__}"
+
+
+def _compares(kind: Any) -> bool:
+    """Whether objects of a type are compared by what they are, and not by which they are."""
+    return kind.__hash__ not in (None, object.__hash__) and kind.__eq__ is not object.__eq__

@@ -16,11 +16,11 @@ from gradstep.rule.hyperparameter import (
     is_truth_value,
     like_default,
 )
-from gradstep.rule.language import NewWeight
 from gradstep.rule.pickling import by_name, reduced
 from gradstep.rule.schedule import as_schedule, is_schedule
 from gradstep.rule.state import State
 from gradstep.rule.symbol import RuleError, Symbol
+from gradstep.rule.value import NewWeight
 
 #: Keyword-only arguments that the optimizer gives a rule, where it names them.
 INPUTS: dict[str, str] = {

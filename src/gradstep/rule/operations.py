@@ -81,7 +81,8 @@ def _lerp_tensor(start: Any, end: Any, weight: Any) -> Tensor:
         if isinstance(weight, Tensor):
             weight = weight.to(start.dtype)
         return torch.lerp(start, end, weight)
-    return start + weight * (end - start)
+    moved: Tensor = start + weight * (end - start)
+    return moved
 
 
 def _sign(x: float) -> float:
@@ -114,7 +115,8 @@ def is_followed(*values: Any) -> bool:
 def _where_tensor(condition: Any, a: Any, b: Any) -> Tensor:
     if not isinstance(condition, Tensor) or (condition.dim() == 0 and is_followed(a, b)):
         # One choice for all: of a formula that does not hold, torch.where would pass on nan.
-        return a if condition else b
+        chosen: Tensor = a if condition else b
+        return chosen
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         # torch would make float32 of two numbers, whatever they are combined with later.
         a, b = (torch.tensor(x, dtype=torch.float64, device=condition.device) for x in (a, b))

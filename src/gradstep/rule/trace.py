@@ -12,9 +12,9 @@ from torch import Tensor
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import DIMENSIONS, Graph, Node, in_order, joined
 from gradstep.rule.hyperparameter import is_number
-from gradstep.rule.language import NewWeight
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.symbol import RuleError, Symbol, calling_frame, refuse
+from gradstep.rule.value import NewWeight
 
 
 class Trace:

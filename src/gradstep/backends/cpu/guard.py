@@ -37,7 +37,7 @@ def python_guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
         return all(map(_same, now, expected))
 
     def _same(tensor: Any, facts: Any) -> bool:
-        return _facts(tensor) == facts
+        return bool(_facts(tensor) == facts)
 
     return check
 
