@@ -21,6 +21,7 @@ from torch import Tensor
 import gradstep
 from classes import ROWS, Row
 from configurations import CONFIGURATIONS, FLAG_CONFIGURATIONS
+from gradstep.optimizer.optimizer import planner_of
 from gradstep.program.passes import passes
 from gradstep.rule.contraction import contracted
 from gradstep.rule.definition import INPUTS, Rule
@@ -127,12 +128,13 @@ def _features(configuration: Configuration) -> Features:
     optimizer = configuration.make([weight], **copy.deepcopy(options))
     group = optimizer.param_groups[0]
     found = set(of_arguments(group, options))
-    rule = getattr(optimizer, "rule", None)
-    if rule is None:
+    if isinstance(optimizer, torch.optim.LBFGS):
         return frozenset({*found, ("a class without a rule",)})
+    reader = planner_of(optimizer).reader
+    rule = reader.rule
     found |= set(of_rule(rule))
-    values = {name: optimizer.hyperparameter(group, name) for name in rule.hyperparameters}
-    values = {n: v.item() if isinstance(v, Tensor) else v for n, v in values.items()}
+    given = reader.hyperparameters(group)
+    values = {n: v.item() if isinstance(v, Tensor) else v for n, v in given.items()}
     for matrix in (True, False) if rule.tells_vectors_apart else (True,):
         graph = trace(rule, {**values, "lr": 0.1}, bool(group.get("maximize")), matrix)
         found |= set(of_graph(graph)) | set(of_states(rule, values, matrix))

@@ -23,6 +23,7 @@ import gradstep
 from gradstep.compose.members import members, of_type
 from gradstep.lab.optimizers import make_optimizer
 from gradstep.lab.training import initial_model
+from gradstep.optimizer.optimizer import planner_of
 from ranks import run_ranks
 
 
@@ -71,7 +72,7 @@ def make(network: nn.Module, **more: Any) -> gradstep.Partition:
 
 
 def names(optimizer: gradstep.Partition) -> dict[str, list[str]]:
-    return {n: [p for p, _ in part.named_parameters()] for n, part in optimizer.parts.items()}
+    return {n: [p for p, _ in planner_of(part).named()] for n, part in optimizer.parts.items()}
 
 
 # Who belongs where.

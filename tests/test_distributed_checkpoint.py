@@ -27,6 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import gradstep
+from gradstep.optimizer.optimizer import planner_of
 from rank_cases import CASES, SHAPES, Case, Sums, give_gradients, whole
 from ranks import run_ranks
 
@@ -83,7 +84,7 @@ def go_on(
 def states_of(optimizer: gradstep.Optimizer) -> list[dict[str, Any]]:
     """Each parameter's states, put together from their parts."""
     found = []
-    for _, p in optimizer.named_parameters():
+    for _, p in planner_of(optimizer).named():
         held = optimizer.state.get(p, {})
         found.append(dict(zip(held, whole(held.values()), strict=True)))
     return found
@@ -175,7 +176,7 @@ def create_states(rank: int, case: Case) -> None:
     for before, after in zip(bits, whole(model.parameters()), strict=True):
         numpy.testing.assert_array_equal(before, after.view(numpy.int32))
     assert not heard
-    needed = [n for n, s in optimizer.rule.states.items() if s.when is None]
+    needed = [n for n, s in planner_of(optimizer).rule.states.items() if s.when is None]
     for name in SHAPES:
         assert set(needed) <= set(states["state"].get(name, {})), name
     assert all(group["lr"] == case.options["lr"] for group in optimizer.param_groups)

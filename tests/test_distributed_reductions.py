@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import gradstep
+from gradstep.optimizer.optimizer import planner_of
 from ranks import run_ranks
 
 RULES = ("Adafactor", "Muon", "Shampoo", "clipped Adam", "grafted Adam")
@@ -143,7 +144,7 @@ def shares(rank: int, folder: str) -> list[Any]:
         set_optimizer_state_dict(other, resumed, blank["optimizer"])
         steps(other, resumed, 3, 5, rank)
         ends = [[p.full_tensor().detach().numpy() for p in m.parameters()] for m in (model, other)]
-        keys = [n for n, s in resumed.rule.states.items() if s.shared]
+        keys = [n for n, s in planner_of(resumed).rule.states.items() if s.shared]
         numbers = {float(entry[key]) for entry in resumed.state.values() for key in keys[:1]}
         found.append((name, reached, ends, numbers))
     return found

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions
 
 import gradstep
 from configurations import CONFIGURATIONS, spelled
+from gradstep.optimizer.optimizer import planner_of
 from gradstep.program import formats
 from gradstep.program.formats import Format, Part, with_state_dtype
 from gradstep.program.kernel_spec import Places, kernel_spec
@@ -70,10 +71,10 @@ class ByHand:
     def step(self, gradients: Sequence[Tensor], loss: float) -> None:
         for w, g in zip(self.weights, gradients, strict=True):
             w.grad = g.to(self.wide)
-        states = self.optimizer.rule.states.values()
+        states = planner_of(self.optimizer).rule.states.values()
         if not self.begun and any(s.start in ("weight", "full") for s in states):
             if not self.optimizer.state:
-                self.optimizer.begin_states()
+                planner_of(self.optimizer).begin_states()
             self.round()
         self.begun = True
         self.optimizer.step(lambda: loss)
@@ -88,7 +89,7 @@ class ByHand:
                     state.copy_(state.to(self.chosen(name) or self.dtype))
 
     def is_formatted(self, name: str) -> bool:
-        state = self.optimizer.rule.states.get(name)
+        state = planner_of(self.optimizer).rule.states.get(name)
         return state is not None and state.start != "number" and state.shape == "weight"
 
 
@@ -387,7 +388,7 @@ def test_copies_go_on(again: Callable[[Any], Any]) -> None:
 def test_states_that_have_not_the_weight_s_shape_stay_as_they_are() -> None:
     weights = [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(5))]
     optimizer = gradstep.Adafactor(weights, state_dtype="bfloat16")
-    assert optimizer.rule.formats == {"variance": "bfloat16"}
+    assert planner_of(optimizer).rule.formats == {"variance": "bfloat16"}
     for w in weights:
         w.grad = torch.ones_like(w)
     optimizer.step()

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 import gradstep
 from configurations import FLAG_CONFIGURATIONS
 from gradstep.backends.update import is_dense, layout
+from gradstep.optimizer.optimizer import planner_of
 
 #: Sequences that are tried: the same ones at each run, unless another number is asked for.
 USUAL = 60
@@ -397,11 +398,11 @@ class Training(RuleBasedStateMachine):
 
     def unused(self, p: nn.Parameter) -> set[str]:
         """States that are left over from another option, and that nobody looks at."""
-        group = self.group_of(p)
+        group, reader = self.group_of(p), planner_of(self.optimizer).reader
         return {
             n
-            for n, s in self.optimizer.rule.states.items()
-            if s.when is not None and not self.optimizer.hyperparameter(group, s.when)
+            for n, s in reader.rule.states.items()
+            if s.when is not None and not reader.hyperparameter(group, s.when)
         }
 
     def group_of(self, p: nn.Parameter) -> dict[str, Any]:
@@ -409,7 +410,7 @@ class Training(RuleBasedStateMachine):
 
     def numbers(self) -> set[str]:
         """States that are one number a parameter."""
-        states = self.optimizer.rule.states.items()
+        states = planner_of(self.optimizer).rule.states.items()
         return {"step", *(n for n, s in states if s.start == "number")}
 
     # What may happen.
@@ -439,7 +440,8 @@ class Training(RuleBasedStateMachine):
         what = data.draw(st.sampled_from(sorted(spoils)))
         repair = spoils[what]()
         before = self.everything()
-        if what.endswith("transposed") and self.optimizer._layouts.get(id(p)) != layout(p):
+        layouts = planner_of(self.optimizer)._preparation._layouts
+        if what.endswith("transposed") and layouts.get(id(p)) != layout(p):
             # The optimizer does not know this layout of the weight yet, since weight or optimizer
             # were just copied: the state has to follow its weight.
             self.step_both()
@@ -460,7 +462,7 @@ class Training(RuleBasedStateMachine):
         if self.kind.make is gradstep.AdamW and (key, value) == ("decoupled_weight_decay", False):
             return  # as torch's, AdamW sets it to True when a checkpoint is loaded or it is copied
         try:
-            self.optimizer.check_group({**chosen, key: value})
+            planner_of(self.optimizer).reader.check_group({**chosen, key: value})
         except ValueError:
             return  # Nesterov's momentum without momentum
         for optimizer in (self.optimizer, self.twin):
@@ -557,7 +559,7 @@ class Training(RuleBasedStateMachine):
             ways += ["missing", "shape", "number"]
         way = data.draw(st.sampled_from(ways))
         # What an option asks for may be missing: it was switched on since, and starts as new.
-        states = self.optimizer.rule.states
+        states = planner_of(self.optimizer).rule.states
         asked_for = {n for n, s in states.items() if s.when is not None}
         key = next((k for k in entry if k not in asked_for), next(iter(entry), ""))
         if way == "no groups":

@@ -28,6 +28,7 @@ from gradstep.backends.cpu import compiler, threads
 from gradstep.backends.cpu import run as runs
 from gradstep.backends.llvm.element import ElementCode
 from gradstep.backends.llvm.walk import write_kernel
+from gradstep.optimizer.optimizer import planner_of
 from gradstep.program import low_precision
 from gradstep.program.kernel_spec import Places, kernel_spec
 from gradstep.program.program import Program
@@ -553,7 +554,7 @@ def loop_of(reference: Reference, storage: str) -> str:
     """The assembly of a rule's loop over elements."""
     optimizer = reference.ours([torch.zeros(1)], **fullest(reference))
     group = optimizer.param_groups[0]
-    values = {n: optimizer.hyperparameter(group, n) for n in reference.rule.hyperparameters}
+    values = planner_of(optimizer).reader.hyperparameters(group)
     graph = trace(reference.rule, values, bool(group["maximize"]))
     return line_of(code_of(graph, storage, compiler.target()))
 

@@ -18,6 +18,7 @@ import torch
 import gradstep
 from configurations import variants
 from gradstep.backends.llvm.walk import write_kernel
+from gradstep.optimizer.optimizer import planner_of
 from gradstep.program.kernel_spec import ITEM_BYTES, Places, kernel_spec
 from gradstep.program.program import Program
 from gradstep.program.targets import PLAIN, Target
@@ -40,7 +41,7 @@ def graphs(reference: Reference) -> Iterator[Graph]:
     for options in variants(reference):
         optimizer = reference.ours([torch.zeros((1,) * (reference.dimensions or 1))], **options)
         group = optimizer.param_groups[0]
-        values = {n: optimizer.hyperparameter(group, n) for n in reference.rule.hyperparameters}
+        values = planner_of(optimizer).reader.hyperparameters(group)
         yield trace(reference.rule, values, bool(group.get("maximize")))
 
 

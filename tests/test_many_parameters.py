@@ -15,6 +15,7 @@ import torch
 
 import gradstep
 from gradstep.compose.wrapper import rules_inside
+from gradstep.optimizer.optimizer import planner_of
 
 Make = Callable[[list[torch.nn.Parameter]], Any]
 
@@ -98,7 +99,8 @@ def life(make: Make, count: int) -> dict[str, Counter[str]]:
     step("step after loading")
     for each in rules_inside(optimizer):
         say("engines_used", each.engines_used)
-        say("named_parameters", lambda each=each: list(each.named_parameters()))
+        say("named", lambda each=each: list(planner_of(each).named()))
+        say("name_of", lambda each=each: list(map(each.name_of, params)))
     say("zero_grad", optimizer.zero_grad)
     return lines
 

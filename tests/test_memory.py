@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 import gradstep
 import representatives
 from configurations import FLAG_CONFIGURATIONS, spelled
+from gradstep.optimizer.optimizer import planner_of
 from reference import REFERENCES, Reference
 
 
@@ -239,11 +240,12 @@ def run(make: Callable[..., Any], weights: list[Any], options: dict[str, Any]) -
 
 def there(optimizer: gradstep.Optimizer) -> set[str]:
     """The states that the rule names, with these options."""
-    group, rule = optimizer.param_groups[0], optimizer.rule
+    group, reader = optimizer.param_groups[0], planner_of(optimizer).reader
+    rule = reader.rule
     names = {
         n
         for n, state in rule.states.items()
-        if state.when is None or optimizer.hyperparameter(group, state.when)
+        if state.when is None or reader.hyperparameter(group, state.when)
     }
     return names | ({"step"} if "step" in rule.inputs else set())
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import gradstep
 from gradstep.backends.dispatch import Plan
 from gradstep.compose.wrapper import rules_inside
+from gradstep.optimizer.optimizer import begin_anew
 
 CLIPPED = gradstep.chain(gradstep.clip_by_global_norm(1.0), gradstep.adam())
 PARTS = {"matrices": gradstep.muon(), "rest": gradstep.adam()}
@@ -72,7 +73,7 @@ def train(
             p.grad = g if has else None
         if anew:  # forget all plans
             for each in rules_inside(optimizer):
-                each.begin_anew()
+                begin_anew(each)
         optimizer.step()
 
 

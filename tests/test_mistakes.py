@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gradstep.cli import main
+from gradstep.sight.mistakes.known import load, table
 from gradstep.sight.mistakes.script import run_script
 from mistake_scripts import SCRIPTS
 
@@ -36,3 +38,19 @@ def test_it_is_caught_at_its_line(name: str, script: str, tmp_path: Path) -> Non
     elif name != "parameter-in-two-optimizers":
         assert finding.severity == "mistake"
     assert all((finding.seen, finding.why, finding.write))
+
+
+def test_the_page_and_the_list_are_made_of_what_the_files_declare(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A new diagnosis is one file, and what it declares: paste the table below into the page."""
+    page = Path(__file__).parents[1] / "docs" / "mistakes.md"
+    assert table() in page.read_text(encoding="utf-8"), table()
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--list"])
+    assert ended.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    known = load()[1]
+    assert all(text in told for m in known for text in (f"{m.severity}: {m.name}", m.when, m.write))
+    assert {m.name for m in known} == set(SCRIPTS)
+    assert {m.name for m in known if m.severity == "advice"} == _ADVICE

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import swa_utils
 
 import gradstep
+from gradstep.optimizer.optimizer import planner_of
 
 #: Class, and arguments that switch on most of its states.
 CLASSES: list[tuple[str, dict[str, Any]]] = [
@@ -148,7 +149,7 @@ def test_named_parameters_stand_in_groups_checkpoints_and_reports() -> None:
     names = [name for name, _ in model.named_parameters()]
     assert optimizer.param_groups[0]["param_names"] == names
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == names
-    assert [name for name, _ in optimizer.named_parameters()] == names
+    assert [name for name, _ in planner_of(optimizer).named()] == names
     train(model, optimizer, range(1))
     assert optimizer.engines_used() == dict.fromkeys(names, "fused")
 
@@ -392,7 +393,7 @@ def test_rules_of_ones_own_are_pickled_with_their_numbers(kind: str) -> None:
     optimizer = gradstep.Optimizer(model.parameters(), rule, lr=0.01)
     train(model, optimizer, range(3))
     copied = pickle.loads(pickle.dumps((model, optimizer)))
-    assert copied[1].rule.hyperparameters == rule.hyperparameters
+    assert planner_of(copied[1]).rule.hyperparameters == rule.hyperparameters
     train(model, optimizer, range(3, 6))
     train(*copied, range(3, 6))
     assert_same_bits(model.parameters(), copied[0].parameters())

@@ -17,6 +17,7 @@ from torch import nn
 
 import forked
 import gradstep
+from gradstep.optimizer.optimizer import planner_of
 
 cloudpickle = pytest.importorskip("cloudpickle")
 
@@ -101,7 +102,7 @@ def weight_after_a_step(rule: gradstep.Rule) -> list[float]:
     optimizer = gradstep.Optimizer([w], rule)
     w.grad = torch.tensor([0.5, -1.0])
     optimizer.step()
-    return [optimizer.rule.lr, *w.tolist()]
+    return [planner_of(optimizer).rule.lr, *w.tolist()]
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import gradstep
 from gradstep import global_dot, global_norm, global_sum, lerp, maximum, shared, sqrt, where
+from gradstep.optimizer.optimizer import planner_of
 
 
 @gradstep.rule
@@ -298,16 +299,16 @@ def test_steps_after_the_first_are_not_planned_anew() -> None:
     """The number of all parameters stands in every entry, which is no reason for a long look."""
     weights = [torch.ones(4, 3, requires_grad=True), torch.ones(5, requires_grad=True)]
     optimizer = gradstep.Prodigy(weights)
-    planned = []
-    careful = optimizer._plan_anew
-    optimizer._plan_anew = lambda *arguments: planned.append(1) or careful(*arguments)  # type: ignore
+    planned, planner = [], planner_of(optimizer)
+    careful = planner._plan_anew
+    planner._plan_anew = lambda *arguments: planned.append(1) or careful(*arguments)  # type: ignore
     for _ in range(3):
         for w in weights:
             w.grad = torch.ones_like(w)
         optimizer.step()
     assert len(planned) == 1
     entries = [optimizer.state[w] for w in weights]
-    (name,) = [n for n, s in optimizer.rule.states.items() if s.shared][:1]
+    (name,) = [n for n, s in planner_of(optimizer).rule.states.items() if s.shared][:1]
     entries[1][name] = entries[1][name].clone()  # equal, and yet another tensor
     for count in (2, 2):
         for w in weights:

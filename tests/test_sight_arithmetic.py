@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import gradstep
+from gradstep.optimizer.optimizer import planner_of
 from gradstep.rule.trace import trace
 from gradstep.sight.arithmetic import Arithmetic, Evaluation, nearest
 from gradstep.sight.catalogue import find_rule, rule_names, shaping_settings
@@ -338,7 +339,7 @@ def test_equals_the_step_at_the_edges(name: str, gradient: float, start: float) 
     optimizer = gradstep.Optimizer([weight], rule, engine="fused", **settings)
     for _ in range(2):
         weight.grad = torch.tensor([gradient])
-        element = element_of(optimizer, weight, (0,))
+        element = element_of(planner_of(optimizer), weight, (0,))
         optimizer.step()
         found = work_out(element)
         assert bits(found.weight, weight.dtype) == bits(weight.item(), weight.dtype)
@@ -363,7 +364,7 @@ def test_a_weight_by_hand() -> None:
     """Adam's first step moves every weight by lr, whatever the gradient: so says the paper."""
     weight = torch.nn.Parameter(torch.tensor([0.5]))
     weight.grad = torch.tensor([0.02])
-    element = element_of(gradstep.Adam([weight], lr=0.01), weight, (0,))
+    element = element_of(planner_of(gradstep.Adam([weight], lr=0.01)), weight, (0,))
     assert element.first
     assert element.step == 1
     assert element.states == {"exp_avg": 0.0, "exp_avg_sq": 0.0}
@@ -410,12 +411,12 @@ def test_element_of_says_what_is_missing() -> None:
     pair.grad = torch.ones_like(pair)
     optimizer = gradstep.SGD([weight, pair])
     with pytest.raises(ValueError, match="no gradient"):
-        element_of(optimizer, weight, (0,))
+        element_of(planner_of(optimizer), weight, (0,))
     other.grad = torch.ones(2)
     with pytest.raises(ValueError, match="does not hold"):
-        element_of(optimizer, other, (0,))
+        element_of(planner_of(optimizer), other, (0,))
     with pytest.raises(TypeError, match="complex"):
-        element_of(optimizer, pair, (0,))
+        element_of(planner_of(optimizer), pair, (0,))
     weight.grad = torch.ones(2)
     with pytest.raises(IndexError, match="out of bounds"):
-        element_of(optimizer, weight, (2,))
+        element_of(planner_of(optimizer), weight, (2,))

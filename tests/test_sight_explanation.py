@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import gradstep
+from gradstep.optimizer.optimizer import planner_of
 from gradstep.sight.element import element_of
 from gradstep.sight.explanation import Explanation, explain_element
 from gradstep.sight.ink import Ink
@@ -70,7 +71,7 @@ def test_every_line_holds_and_the_last_is_what_was_written(
 def explained(optimizer: gradstep.Optimizer) -> Explanation:
     """The next step of the only weight that the optimizer has."""
     (weight,) = optimizer.param_groups[0]["params"]
-    return explain_element(element_of(optimizer, weight, (0,)))
+    return explain_element(element_of(planner_of(optimizer), weight, (0,)))
 
 
 def stepped(optimizer: gradstep.Optimizer, index: Any) -> Explanation:
@@ -185,7 +186,7 @@ def test_tensor_hyperparameters_and_groups() -> None:
         [{"params": [a]}, {"params": [b], "lr": torch.tensor(0.25)}], lr=0.5, betas=(0.5, 0.75)
     )
     for p, lr in ((a, "0.5"), (b, "0.25")):
-        text = str(explain_element(element_of(optimizer, p, (0,))))
+        text = str(explain_element(element_of(planner_of(optimizer), p, (0,))))
         assert "1 − 0.5^1 = 0.5" in text
         assert f"= 1 − {lr} · " in text
 

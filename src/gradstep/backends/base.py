@@ -103,7 +103,7 @@ class Backend(ABC):
         """
 
     def takes_plain(self, program: Program) -> bool:
-        """Whether it takes every weight of which :func:`gradstep.optimizer.plain.are_plain` holds.
+        """Whether it takes every weight that is plain, as ``optimizer/preparing.py`` says.
 
         These then come to :meth:`bind` without :meth:`refusal`. Default: no.
         """

@@ -220,7 +220,7 @@ class Plan:
             values: the numbers of the step.
             said: reasons for eager steps that have been logged; added to.
             by_row: also remember each weight by itself, for other masks.
-            plain: :func:`gradstep.optimizer.plain.are_plain` has said so of all.
+            plain: :func:`gradstep.optimizer.preparing.are_plain` has said so of all.
 
         Raises:
             TypeError, ValueError, RuntimeError: tensors that do not belong together, each naming

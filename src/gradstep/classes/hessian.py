@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import describe, in_pairs
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.state_spec import state_specs
 from gradstep.optimizer.states import Beginnings, shared_states
+from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import Interval, check_number
 
 
@@ -64,7 +65,8 @@ class HessianOptimizer(Optimizer):
             RuntimeError: no estimates, and no gradient at all; or a rule that cannot begin without
                 its first gradient.
         """
-        state, beta = self._names_of_hessian()
+        planner = planner_of(self)
+        state, beta = _names_of_hessian(planner.rule)
         if estimates is not None and batch_size is not None:
             raise TypeError(
                 "batch_size is for the squares of gradients; estimates are taken as they are. "
@@ -82,8 +84,8 @@ class HessianOptimizer(Optimizer):
                     "finite"
                 )
         for each, entry in zip(chosen, entries, strict=True):
-            share = 1 - float(self.hyperparameter(each.group, beta))
-            spec, found = state_specs(self.rule)[state], each.found()
+            share = 1 - float(planner.reader.hyperparameter(each.group, beta))
+            spec, found = state_specs(planner.rule)[state], each.found()
             is_complex = each.parameter.is_complex()
             held = spec.read(entry, each.parameter.dtype if is_complex else found.dtype)
             after = torch.lerp(in_pairs(held).to(found.dtype), found, share)
@@ -98,18 +100,7 @@ class HessianOptimizer(Optimizer):
                 self.state[each.parameter].update(entry)
             else:
                 self.state[each.parameter] = entry
-                self.know_layouts([each.parameter])
-
-    def _names_of_hessian(self) -> tuple[str, str]:
-        """What the rule, or its chain, calls the average and how much of it is kept."""
-        own = {n: n for n in (*self.rule.states, *self.rule.hyperparameters)}
-        for stage, names in self.rule.stages or ((self.rule, own),):
-            if "hessian" in stage.states and "beta2" in stage.hyperparameters:
-                return names["hessian"], names["beta2"]
-        raise TypeError(
-            f"{self.rule.name} has no state hessian with a hyperparameter beta2. Take a rule that "
-            "has both, such as gradstep.sophia()"
-        )
+                planner.know_layouts([each.parameter])
 
     def _squares(self, batch_size: float | None) -> list[Estimate]:
         """The Gauss–Newton–Bartlett estimates, from the gradients."""
@@ -184,7 +175,7 @@ class HessianOptimizer(Optimizer):
 
     def _check_average(self, each: Estimate, entry: Mapping[str, Any], state: str) -> None:
         p = each.parameter
-        for part in state_specs(self.rule)[state].parts(p, {}):
+        for part in state_specs(planner_of(self).rule)[state].parts(p, {}):
             held = entry[part.name]
             fits = isinstance(held, Tensor) and held.shape == part.shape
             if not fits or held.dtype != part.dtype:
@@ -198,21 +189,33 @@ class HessianOptimizer(Optimizer):
 
     def _entry(self, estimate: Estimate) -> dict[str, Any]:
         """The states of a parameter, begun where they are not there; nothing is changed yet."""
-        p, group = estimate.parameter, estimate.group
+        p, group, planner = estimate.parameter, estimate.group, planner_of(self)
+        rule = planner.rule
         entry = dict(self.state.get(p, {}))
-        needs_gradient = "first" in self.rule.inputs or any(
-            s.start == "gradient" for s in self.rule.states.values()
+        needs_gradient = "first" in rule.inputs or any(
+            s.start == "gradient" for s in rule.states.values()
         )
         if not entry and needs_gradient:
             raise RuntimeError(
-                f"{self.rule.name} begins with its first gradient, and {self.name_of(p)} has made "
+                f"{rule.name} begins with its first gradient, and {self.name_of(p)} has made "
                 "no step yet. Make a step before the first update_hessian()"
             )
-        numbers = {n: self.hyperparameter(group, n) for n in self.rule.hyperparameters}
-        numbers["lr"] = group["lr"]
-        shared = shared_states(self.rule, self.state.values(), numbers, {})
-        Beginnings(self.rule, group, numbers, shared).begin(p, entry, None, self._namer(p))
+        numbers = planner.reader.numbers(group)
+        shared = shared_states(rule, self.state.values(), numbers, {})
+        Beginnings(rule, group, numbers, shared).begin(p, entry, None, planner.namer(p))
         return entry
+
+
+def _names_of_hessian(rule: Rule) -> tuple[str, str]:
+    """What the rule, or its chain, calls the average and how much of it is kept."""
+    own = {n: n for n in (*rule.states, *rule.hyperparameters)}
+    for stage, names in rule.stages or ((rule, own),):
+        if "hessian" in stage.states and "beta2" in stage.hyperparameters:
+            return names["hessian"], names["beta2"]
+    raise TypeError(
+        f"{rule.name} has no state hessian with a hyperparameter beta2. Take a rule that "
+        "has both, such as gradstep.sophia()"
+    )
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

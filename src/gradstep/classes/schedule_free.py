@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from gradstep.backends.base import Run
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.observer import StepObserver
+from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.state_spec import state_specs
+from gradstep.optimizer.step import Step
+
+
+class InTraining(StepObserver):
+    """Refuses a step while the weights stand at their average."""
+
+    def begun(self, step: Step) -> None:
+        """Before anything of the step is read.
+
+        Raises:
+            RuntimeError: they do.
+        """
+        groups = [group for planner in step.planners for group in planner.contents.groups]
+        if not all(group.get("train_mode", True) for group in groups):
+            raise RuntimeError(
+                "step() while the weights stand at their average, for evaluation: call "
+                "optimizer.train() first"
+            )
 
 
 class ScheduleFreeOptimizer(Optimizer):
@@ -18,6 +34,8 @@ class ScheduleFreeOptimizer(Optimizer):
     rounds the weights once, as the authors' does; with :class:`gradstep.AveragedWeights` around the
     optimizer, which keeps a copy, they come back to the bit.
     """
+
+    _observers = (InTraining(),)
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -34,31 +52,19 @@ class ScheduleFreeOptimizer(Optimizer):
         self._move(train=True)
 
     def _move(self, train: bool) -> None:
-        name = "momentum" if "momentum" in self.rule.hyperparameters else "beta1"
+        reader = planner_of(self).reader
+        name = "momentum" if "momentum" in reader.rule.hyperparameters else "beta1"
         changed = [g for g in self.param_groups if g.get("train_mode", True) is not train]
         for group in changed:
-            if not float(self.hyperparameter(group, name)):
+            if not float(reader.hyperparameter(group, name)):
                 raise ValueError(f"{name} is 0: the weights say nothing of their average then")
         for group in changed:
-            beta = float(self.hyperparameter(group, name))
+            beta = float(reader.hyperparameter(group, name))
             for p in group["params"]:
                 if "z" in self.state.get(p, {}):
                     # Where z is kept in more digits, the point between them is rounded but once.
-                    z = state_specs(self.rule)["z"].numbers(self.state[p], p)
+                    z = state_specs(reader.rule)["z"].numbers(self.state[p], p)
                     wide = torch.promote_types(p.dtype, z.dtype)
                     share = 1 - beta if train else 1 - 1 / beta
                     p.copy_(p.to(wide).lerp(z.to(wide), share))
             group["train_mode"] = train
-
-    def prepare(self, loss: Any) -> list[Run]:
-        """What a step will write.
-
-        Raises:
-            RuntimeError: the weights stand at their average.
-        """
-        if not all(group.get("train_mode", True) for group in self.param_groups):
-            raise RuntimeError(
-                "step() while the weights stand at their average, for evaluation: call "
-                "optimizer.train() first"
-            )
-        return super().prepare(loss)

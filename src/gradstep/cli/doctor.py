@@ -28,6 +28,7 @@ examples:
   gradstep doctor train.py                         run train.py and look at its loop
   gradstep doctor train.py --epochs 1 --lr 0.1     what follows the script is the script's
   gradstep doctor --strict train.py                fail where there is a mistake, as in CI
+  gradstep doctor --list                           all that it finds, and what to write instead
   gradstep doctor --json findings.json train.py    the findings for programs, too
 """
 
@@ -46,6 +47,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--json", type=arguments.path, metavar="FILE", help="also write the findings there, as JSON"
+    )
+    parser.add_argument(
+        "--list", action=_List, nargs=0, help="say what it finds, with advice, and run nothing"
     )
     parser.add_argument("script", metavar="SCRIPT", help="a Python file")
     parser.add_argument(
@@ -83,6 +87,22 @@ def run(args: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
+class _List(argparse.Action):
+    """Ends the command, as ``--help`` does: it needs no script."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from gradstep.sight.ink import ink_for, tell
+        from gradstep.sight.mistakes.known import load
+
+        ink = ink_for(sys.stdout)
+        lines: list[str] = []
+        for each in load()[1]:
+            mark = ink.warning if each.severity == "mistake" else ink.heading
+            lines += ["", mark(f"{each.severity}: {each.name}")]
+            lines += _wrapped(("when", each.when), ("why", each.why), ("write", each.write))
+        parser.exit(tell("gradstep doctor", "\n".join(lines[1:])))
+
+
 def _refuse(message: str) -> int:
     print(f"gradstep doctor: {message}", file=sys.stderr)
     return 2
@@ -118,7 +138,12 @@ def _paragraph(finding: Finding, ink: Ink) -> list[str]:
         lines[0] += f"  {_short(place.file)}:{place.line}{inside}"
         if place.text:
             lines.append("    " + ink.code(place.text))
-    for label, text in (("seen", finding.seen), ("why", finding.why), ("write", finding.write)):
+    return lines + _wrapped(("seen", finding.seen), ("why", finding.why), ("write", finding.write))
+
+
+def _wrapped(*labelled: tuple[str, str]) -> list[str]:
+    lines: list[str] = []
+    for label, text in labelled:
         lines += textwrap.wrap(
             text,
             96,

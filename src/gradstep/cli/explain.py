@@ -168,12 +168,12 @@ def _behind_an_optimizer(name: str) -> tuple[Rule, dict[str, Any]]:
     import torch
 
     from gradstep.lab.optimizers import make_optimizer
+    from gradstep.optimizer.optimizer import planner_of
 
     optimizer = make_optimizer(name, [torch.zeros(1, requires_grad=True)])
-    group = optimizer.param_groups[0]
-    found = {n: optimizer.hyperparameter(group, n) for n in optimizer.rule.hyperparameters}
-    defaults = optimizer.rule.hyperparameters
-    return optimizer.rule, {n: v for n, v in found.items() if v != defaults[n]}
+    reader = planner_of(optimizer).reader
+    found, rule = reader.hyperparameters(optimizer.param_groups[0]), reader.rule
+    return rule, {n: v for n, v in found.items() if v != rule.hyperparameters[n]}
 
 
 def _value(name: str, text: str, rule: Rule) -> Any:

@@ -13,7 +13,7 @@ from gradstep.backends.update import describe
 from gradstep.compose.set_aside import SetAside
 from gradstep.compose.wrapper import Wrapper, rules_inside, without
 from gradstep.optimizer.checkpoint import TRAINING_WEIGHT
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer, extend, planner_of
 from gradstep.optimizer.state_spec import state_specs
 from gradstep.program.formats import Named, with_state_dtype
 from gradstep.rules.transforms.average import average_weights
@@ -53,7 +53,7 @@ class AveragedWeights(Wrapper):
         found = rules_inside(optimizer)
         if not any(_average_of(each) for each in found):
             raise ValueError(
-                f"{found[0].rule.name} keeps no average of the weights. Put "
+                f"{planner_of(found[0]).rule.name} keeps no average of the weights. Put "
                 "gradstep.average_weights() last in its chain, or take gradstep.EMA(optimizer)"
             )
         self._begin_numbers()
@@ -193,12 +193,12 @@ class EMA(AveragedWeights):
             _check_real(each, dtype)
             if _average_of(each) is not None:
                 raise ValueError(
-                    f"{each.rule.name} keeps an average of the weights already. Take "
+                    f"{planner_of(each).rule.name} keeps an average of the weights already. Take "
                     "gradstep.AveragedWeights(optimizer) to look at it"
                 )
         for each in rules_inside(optimizer):
             in_16_bits = dtype is None and all(map(_has_16_bits, _weights(each)))
-            each.extend(with_state_dtype(stage, "float32") if in_16_bits else stage)
+            extend(each, with_state_dtype(stage, "float32") if in_16_bits else stage)
         super().__init__(optimizer)
 
 
@@ -237,7 +237,7 @@ Source = Callable[[Optimizer, dict[str, Any], Tensor], tuple[Tensor, float | Non
 
 def _average_of(optimizer: Optimizer) -> Source | None:
     """Where an optimizer's averages come from; None if its rule keeps none."""
-    rule = optimizer.rule
+    rule = planner_of(optimizer).rule
     own = {n: n for n in (*rule.states, *rule.hyperparameters)}
     for stage, names in rule.stages or ((rule, own),):
         if stage.name == "average_weights":
@@ -249,6 +249,6 @@ def _average_of(optimizer: Optimizer) -> Source | None:
             beta = names["beta1" if "beta1" in stage.hyperparameters else "momentum"]
             return lambda each, group, p: (
                 z.numbers(each.state[p], p),
-                1 - 1 / float(each.hyperparameter(group, beta)),
+                1 - 1 / float(planner_of(each).reader.hyperparameter(group, beta)),
             )
     return None

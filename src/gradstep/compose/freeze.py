@@ -52,7 +52,7 @@ class Freeze(Wrapper):
         return [
             (name, p)
             for group in self.param_groups
-            for name, p in zip(self._names_in(group), group["params"], strict=True)
+            for name, p in zip(self._names.in_group(group) or (), group["params"], strict=False)
             if name is not None and any(fnmatchcase(name, pattern) for pattern in self.patterns)
         ]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,11 +20,12 @@ from gradstep.compose.members import (
     members,
 )
 from gradstep.optimizer.beginning import only_begins_states
-from gradstep.optimizer.checkpoint import check_outline, checked_state
-from gradstep.optimizer.checkpoint_names import keep_names
-from gradstep.optimizer.cut_short import accounted
 from gradstep.optimizer.cycled_momentum import OffersMomentum
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.loading import load
+from gradstep.optimizer.observer import StepObserver
+from gradstep.optimizer.optimizer import Optimizer, begin_anew, holder_of, planner_of
+from gradstep.optimizer.parameter_names import ParameterNames, names_of
+from gradstep.optimizer.step import Step
 from gradstep.optimizer.step_hooks import HooksOnce
 from gradstep.rule.definition import Rule
 
@@ -46,15 +47,20 @@ class Partition(HooksOnce):
     follow.
     """
 
+    _observers: tuple[StepObserver, ...] = ()
+
     def __init__(self, parts: Mapping[str, Optimizer]) -> None:
         self._parts = dict(parts)
         self._linked: list[tuple[dict[str, Any], str]] = []  # what the parts hold by now
         for name, part in self._parts.items():
             for group in part.param_groups:
                 group["part"] = name
+            planner = planner_of(part)
+            planner.cycled = True
+            planner.observe_options()
         self._complete = False
         cycled = any(
-            {"betas", "momentum"} & part.defaults.keys() or part._momenta
+            {"betas", "momentum"} & part.defaults.keys() or planner_of(part).reader.momenta
             for part in self._parts.values()
         )
         defaults = OffersMomentum() if cycled else {}
@@ -63,6 +69,10 @@ class Partition(HooksOnce):
         for part in self._parts.values():
             self.state.update(part.state)
         self._link()
+
+    @cached_property
+    def _names(self) -> ParameterNames:
+        return _NamesOfParts({name: names_of(part) for name, part in self._parts.items()})
 
     @property
     def parts(self) -> dict[str, Optimizer]:
@@ -122,23 +132,20 @@ class Partition(HooksOnce):
             RuntimeError: a function that a rule calls has raised when some parameters were updated
                 already, which are named.
         """
-        parts = self.parts.values()
         if closure is None and only_begins_states(self):
-            for part in parts:
-                part.begin_states()
+            for part in self.parts.values():
+                planner_of(part).begin_states()
             return None
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-            parts = self.parts.values()
-        for part in parts:  # with hooks of its own, as explain() has them
+        parts = self.parts.values()
+        for part in parts:  # with hooks of its own
             for hook in list(part._optimizer_step_pre_hooks.values()):
                 hook(part, (part,), {})
-        planned = [(part, part.prepare(loss)) for part in parts]
-        with accounted([*parts] if any(part._may_stop for part in parts) else []):
-            for part, runs in planned:
-                part.write(runs)
+        observers = [*self._observers, *(o for part in parts for o in part._observers)]
+        Step([planner_of(part) for part in parts], observers, loss).make()
         for part in parts:
             for hook in list(part._optimizer_step_post_hooks.values()):
                 hook(part, (part,), {})
@@ -165,7 +172,7 @@ class Partition(HooksOnce):
             super().add_param_group(part.param_groups[-1])
         except Exception:
             part.param_groups.pop()
-            part._schedules.drop_last()
+            planner_of(part).schedules.drop_last()
             raise
         self._link()
 
@@ -181,32 +188,9 @@ class Partition(HooksOnce):
             super().__setstate__({n: v for n, v in state.items() if n != "parts"})
             self._link()
             return
-        parts, groups, given = self.parts, state["param_groups"], self._given
-        for number, (loaded, own) in enumerate(zip(groups, self.param_groups, strict=True)):
-            if loaded.get("part") != own["part"]:
-                raise ValueError(
-                    f"the checkpoint is of another partition: its group {number} is of the part "
-                    f"{loaded.get('part')!r}, and here of {own['part']!r}"
-                )
-        held = {p for group in groups for p in group["params"]}
-        # What hooks and wrappers keep beside the parameters' states is kept, as torch keeps it.
-        others = {k: v for k, v in state["state"].items() if k not in held}
-        checked: defaultdict[Any, Any] = defaultdict(dict, others)
-        for name, part in parts.items():
-            places = [i for i, group in enumerate(groups) if group["part"] == name]
-            own_groups = [groups[i] for i in places]
-            params = [p for group in own_groups for p in group["params"]]
-            loaded = {p: state["state"][p] for p in params if p in state["state"]}
-            of_part = {"state": loaded, "param_groups": own_groups}
-            as_given = {**given, "param_groups": [given["param_groups"][i] for i in places]}
-            checked.update(checked_state(part, of_part, as_given))
-        keep_names(self.param_groups, groups, bool(checked))
-        super().__setstate__({"state": checked, "param_groups": groups})
-        self._link()
+        super().__setstate__(state)
         for part in self.parts.values():
-            part.begin_anew()
-
-    _given: Mapping[str, Any]
+            begin_anew(part)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of a partition into the same parts.
@@ -215,14 +199,7 @@ class Partition(HooksOnce):
             ValueError: a checkpoint of other parts, of another model or rule, or an incomplete one.
                 The optimizer is as it was.
         """
-        if not isinstance(state_dict, Mapping):
-            check_outline(state_dict)
-        handle = self.register_load_state_dict_pre_hook(_take_checkpoint)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-            self._given = {}
+        load(self, state_dict, {name: holder_of(part) for name, part in self.parts.items()})
 
     # Print.
 
@@ -234,10 +211,11 @@ class Partition(HooksOnce):
         rows = [("part", "rule", "lr", "parameters", "weights")]
         listed: list[str] = []
         for name, part in self.parts.items():
-            named = list(part.named_parameters())
+            planner = planner_of(part)
+            named = list(planner.named())
             lrs = dict.fromkeys(f"{float(group['lr']):g}" for group in part.param_groups)
             weights = sum(p.numel() for _, p in named if has_shape(p))
-            rows.append((name, part.rule.name, ", ".join(lrs), str(len(named)), f"{weights:,}"))
+            rows.append((name, planner.rule.name, ", ".join(lrs), str(len(named)), f"{weights:,}"))
             for parameter_name, p in named:
                 shape = "×".join(map(str, p.shape)) or "1" if has_shape(p) else "lazy"
                 listed.append(f"{parameter_name}  {shape}  {name}")
@@ -252,9 +230,15 @@ class Partition(HooksOnce):
         return "\n".join([*lines, *(listed if every else [])])
 
 
-def _take_checkpoint(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
-    check_outline(state_dict)
-    optimizer._given = state_dict
+class _NamesOfParts(ParameterNames):
+    """The names of all parts' parameters: each part knows those of its groups."""
+
+    def __init__(self, parts: Mapping[str, ParameterNames]) -> None:
+        super().__init__()
+        self._parts = parts
+
+    def _of(self, group: Mapping[str, Any], known: Any) -> list[str | None] | None:
+        return self._parts[group["part"]].in_group(group)
 
 
 def partition(

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from gradstep.compose.partition import Partition
 from gradstep.optimizer.beginning import only_begins_states
+from gradstep.optimizer.loading import changed_by_hooks, tell_loaded
+from gradstep.optimizer.observer import StepObserver
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.parameter_names import ParameterNames, names_of
 from gradstep.optimizer.step_hooks import HooksOnce
 
 
@@ -166,12 +169,8 @@ class Wrapper(HooksOnce):
         Raises:
             ValueError: what the optimizer inside refuses.
         """
-        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
-            changed = pre_hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
-        self._load(state_dict)
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
+        self._load(changed_by_hooks(self, state_dict))
+        tell_loaded(self)
 
     def _load(self, state_dict: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state_dict)
@@ -197,24 +196,20 @@ class Wrapper(HooksOnce):
 
     def name_of(self, p: Tensor) -> str:
         """The parameter's name in the model if the optimizer was given names, else its place."""
-        for number, group in enumerate(self.param_groups):
-            for position, q in enumerate(group["params"]):
-                if q is p:
-                    return self._names_in(group)[position] or f"{number}.{position}"
-        raise ValueError("the optimizer does not hold this parameter")
+        return self._names.of(self.param_groups, p)
 
-    def _names_in(self, group: Mapping[str, Any]) -> list[str | None]:
-        """The name of each parameter of a group that it was given with; None for one without."""
-        *_, core = _inside(self)
-        if isinstance(core, Partition):
-            core = core.parts[group["part"]]
-        if isinstance(core, Optimizer):
-            names = core.names_in(group)
-        else:
-            names = group.get("param_names")
-        if names is None or len(names) != len(group["params"]):
-            return [None] * len(group["params"])
-        return names
+    @property
+    def _names(self) -> ParameterNames:
+        return names_of(self.optimizer)
+
+    @property
+    def _observers(self) -> tuple[StepObserver, ...]:
+        """Of the steps of the optimizer inside."""
+        return self.optimizer._observers
+
+    @_observers.setter
+    def _observers(self, observers: tuple[StepObserver, ...]) -> None:
+        self.optimizer._observers = observers
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks, and a step that a scheduler has put in the place of this one, stay behind.

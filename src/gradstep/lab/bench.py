@@ -27,6 +27,7 @@ from gradstep.lab.bench_cases import CASES
 from gradstep.lab.bench_memory import temporary_bytes
 from gradstep.lab.bench_models import Size
 from gradstep.lab.bench_peers import Rivals
+from gradstep.optimizer.optimizer import planner_of
 
 __all__ = ["CASES", "Case", "Row", "busy_core", "contenders", "host_work", "measure"]
 
@@ -152,12 +153,12 @@ def measure(
             start = time.perf_counter()
             action()
             record.append(time.perf_counter() - start)
-        runs = optimizers["gradstep"].plan()
-        alone = all(isinstance(run, FlatRun) for run in runs)
+        runs = planner_of(optimizers["gradstep"]).plan()
+        flat = [run for run in runs if isinstance(run, FlatRun)]
         start = time.perf_counter()
-        for run in runs if alone else ():
+        for run in flat:
             run.run_kernel()
-        kernels.append((time.perf_counter() - start) * alone)
+        kernels.append((time.perf_counter() - start) * (len(flat) == len(runs)))
     state_bytes = sum(
         value.nbytes
         for entry in optimizers["gradstep"].state.values()

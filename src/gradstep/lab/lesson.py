@@ -20,6 +20,7 @@ from gradstep.lab.errors import SettingsError, UnknownOptimizer
 from gradstep.lab.lenet import LeNet
 from gradstep.lab.optimizers import CHOICES
 from gradstep.lab.rounding import Comparison, all_weights, compare, gradient_of, steps_apart
+from gradstep.optimizer.optimizer import planner_of
 from gradstep.rule.graph import Graph, Node
 from gradstep.rule.notation import number_text
 from gradstep.rule.trace import trace
@@ -222,9 +223,8 @@ def _rule(name: str) -> gradstep.Rule:
 
 
 def _trace(optimizer: gradstep.Optimizer) -> Graph:
-    group = optimizer.param_groups[0]
-    settings = {n: optimizer.hyperparameter(group, n) for n in optimizer.rule.hyperparameters}
-    return trace(optimizer.rule, {**settings, "lr": group["lr"]})
+    reader = planner_of(optimizer).reader
+    return trace(reader.rule, reader.numbers(optimizer.param_groups[0]))
 
 
 def check_place(model: nn.Module, parameter: str, index: Sequence[int] | None) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import gradstep
 from gradstep import rules
 from gradstep.lab.errors import UnknownOptimizer
+from gradstep.optimizer.optimizer import planner_of
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
 
 def asks_for_loss(optimizer: torch.optim.Optimizer) -> bool:
     """Whether ``step`` must be given a function that returns the loss."""
-    return isinstance(optimizer, gradstep.Optimizer) and "loss" in optimizer.rule.inputs
+    if not isinstance(optimizer, gradstep.Optimizer):
+        return False
+    return "loss" in planner_of(optimizer).rule.inputs
 
 
 def asks_for_hessian(optimizer: torch.optim.Optimizer) -> bool:

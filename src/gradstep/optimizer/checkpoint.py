@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,30 +19,32 @@ from gradstep.optimizer.states import common_number
 from gradstep.program.formats import coded_formats
 from gradstep.rule.definition import Rule
 
-
-class Defaults(Protocol):
-    """What tells classes apart: any optimizer of torch is one."""
-
-    defaults: dict[str, Any]
+if TYPE_CHECKING:
+    from gradstep.optimizer.parameter_groups import GroupReader
 
 
-class Holder(Defaults, Protocol):
-    """What the checks need of the optimizer that loads: ``gradstep.Optimizer`` is one."""
+@dataclass(frozen=True)
+class Holder:
+    """What of an optimizer a checkpoint has to fit.
 
-    rule: Rule
-    group_keys: tuple[str, ...]
+    Attributes:
+        kind: its class.
+        defaults: the options of groups that were given none.
+        name_of: gives a parameter's name, for messages.
+        reader: reads the options of groups.
+        cycled: whether schedulers of torch's may leave a momentum in the groups.
+    """
 
-    def take_momentum(self, group: MutableMapping[str, Any]) -> None:
-        """Put a momentum that a scheduler has set where the rule has it."""
+    kind: str
+    defaults: Mapping[str, Any]
+    name_of: Callable[[Tensor], str]
+    reader: GroupReader
+    cycled: bool = False
 
-    def check_loaded(self, group: Mapping[str, Any]) -> None:
-        """Raise unless a step can be made with the options of a checkpoint's group."""
-
-    def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
-        """A rule's hyperparameter, from where it stands in a group."""
-
-    def name_of(self, p: Tensor) -> str:
-        """The name of a parameter, for messages."""
+    @property
+    def rule(self) -> Rule:
+        """The rule, which names the states."""
+        return self.reader.rule
 
 
 _log = logging.getLogger("gradstep")
@@ -96,7 +99,9 @@ def _likely(options: Collection[str]) -> tuple[list[str], int]:
     return [name for name, size in sizes.items() if size == most], most
 
 
-def check_class(optimizer: Defaults, group: Mapping[str, Any], number: int) -> None:
+def check_class(
+    kind: str, defaults: Mapping[str, Any], group: Mapping[str, Any], number: int
+) -> None:
     """Raise if a checkpoint's group fits another class better than the optimizer's own.
 
     Options that a user added, and those that an older version lacked, are no reason.
@@ -104,13 +109,13 @@ def check_class(optimizer: Defaults, group: Mapping[str, Any], number: int) -> N
     Raises:
         ValueError: names both classes.
     """
-    found, own = set(group) - _BOOKKEEPING, set(optimizer.defaults) - _BOOKKEEPING
-    wanted = ", ".join(k for k in optimizer.defaults if k in own) or "no options"
-    names = _named(group, optimizer)
+    found, own = set(group) - _BOOKKEEPING, set(defaults) - _BOOKKEEPING
+    wanted = ", ".join(k for k in defaults if k in own) or "no options"
+    names = _named(group, defaults)
     if names:
         raise ValueError(
             f"the checkpoint is of another rule: its group {number} is of {' or '.join(names)}, "
-            f"and {type(optimizer).__name__} expects its own, with {wanted}. Load it into the "
+            f"and {kind} expects its own, with {wanted}. Load it into the "
             "optimizer that it was saved from."
         )
     if found == own:
@@ -124,18 +129,18 @@ def check_class(optimizer: Defaults, group: Mapping[str, Any], number: int) -> N
     if fit < most:
         raise ValueError(
             f"the checkpoint is of another rule: its group {number} is of {' or '.join(names)}, "
-            f"and {type(optimizer).__name__} expects {wanted}. Load it into the optimizer that it "
+            f"and {kind} expects {wanted}. Load it into the optimizer that it "
             "was saved from."
         )
 
 
-def _named(group: Mapping[str, Any], optimizer: Defaults) -> list[str]:
+def _named(group: Mapping[str, Any], own_defaults: Mapping[str, Any]) -> list[str]:
     """The classes that a group is of, by the rule that it names, if they are not the optimizer's.
 
     Many rules have the same options and states as Adam. So the classes that torch.optim has not put
     their rule's name into their groups; a group without one is of a class of torch.optim, or older.
     """
-    rule, own = group.get("rule"), optimizer.defaults.get("rule")
+    rule, own = group.get("rule"), own_defaults.get("rule")
     if rule == own:
         return []
     named = {name: defaults.get("rule") for name, defaults in _defaults().items()}
@@ -210,7 +215,6 @@ def checked_state(
     others = {id(v) for e in entries if isinstance(e, Mapping) for v in e.values()}
     checked: dict[Any, tuple[set[str], dict[str, Any], dict[bool, list[str]]]] = {}
     for number, group in enumerate(loaded["param_groups"]):
-        optimizer.take_momentum(group)
         found = {k: v for k, v in group.items() if k not in ("params", "param_names")}
         key = equal_options((*found, *found.values()))
         if key is None or key not in checked:  # of thousands of groups most are alike
@@ -275,10 +279,10 @@ def _checked_group(
         the options that it had; the values of the hyperparameters; the states of a parameter with
         rows and columns, and of one without.
     """
-    kind, rule = type(optimizer).__name__, optimizer.rule
-    check_class(optimizer, group, number)
+    kind, rule = optimizer.kind, optimizer.rule
+    check_class(kind, optimizer.defaults, group, number)
     foreign = [k for k in group if k not in optimizer.defaults and k not in _BOOKKEEPING]
-    missing = [k for k in optimizer.group_keys if k not in group and k not in _BOOKKEEPING]
+    missing = [k for k in optimizer.reader.group_keys if k not in group and k not in _BOOKKEEPING]
     if missing and foreign:
         raise ValueError(
             f"the checkpoint is of another rule: its group {number} has {', '.join(foreign)}, "
@@ -288,8 +292,8 @@ def _checked_group(
     options = set(group)
     for key, default in optimizer.defaults.items():
         group.setdefault(key, default)
-    optimizer.check_loaded(group)
-    values = {n: optimizer.hyperparameter(group, n) for n in rule.hyperparameters}
+    optimizer.reader.check_changed(group, loaded=True)
+    values = optimizer.reader.hyperparameters(group)
     wanted = {
         matrix: [n for n, s in rule.states.items() if s.exists(values, matrix)]
         for matrix in (True, False)
@@ -348,7 +352,7 @@ def _check_foreign(optimizer: Holder, p: Tensor, foreign: Mapping[str, Any]) -> 
 def _misfit(
     optimizer: Holder, p: Tensor, found: list[str], wanted: list[str], options: set[str]
 ) -> ValueError:
-    kind, likely = type(optimizer).__name__, _likely(options)[0]
+    kind, likely = optimizer.kind, _likely(options)[0]
     of = "another rule" if kind in likely or not likely else " or ".join(likely)
     counts = "step" in optimizer.rule.inputs
     expected = ", ".join(["step"] * counts + wanted) or "no states"

@@ -8,49 +8,62 @@ the last of them has returned would take as much memory as they have themselves.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gradstep.optimizer.planning import Planning
+from gradstep.optimizer.observer import StepObserver
+from gradstep.optimizer.planning import Planner
+
+if TYPE_CHECKING:
+    from gradstep.optimizer.step import Step
 
 
-@contextlib.contextmanager
-def accounted(optimizers: Sequence[Planning]) -> Iterator[None]:
-    """Let an error within the block say which parameters have been updated already.
+class CutShort(StepObserver):
+    """Lets an error in the middle of a step say which parameters have been updated already.
 
     Each parameter, its states included, is either updated or as it was, unless a tensor subclass
     refuses to be written: then the error says so. Where none is updated, the error passes as it is.
-
-    Raises:
-        RuntimeError: some parameters have been updated; names them. The error is its cause.
     """
-    held = [
-        (optimizer, p, _version(p), _versions(optimizer.state.get(p)))
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if p.grad is not None
-    ]
-    try:
-        yield
-    except Exception as error:
+
+    def __init__(self) -> None:
+        self._held: list[tuple[Planner, Tensor, int | None, Any]] = []
+
+    def planned(self, step: Step) -> None:
+        """See how often each weight and state has been written so far."""
+        self._held = [
+            (planner, p, _version(p), _versions(planner.contents.state.get(p)))
+            for planner in step.planners
+            for group in planner.contents.groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+
+    def closed(self, step: Step) -> None:
+        """After an error, see which have been written since.
+
+        Raises:
+            RuntimeError: some parameters have been updated; names them. The error is its cause.
+        """
+        error, held, self._held = step.error, self._held, []
+        if not isinstance(error, Exception):
+            return
         done: list[str] = []
         half: list[str] = []
-        for optimizer, p, version, states in held:
+        for planner, p, version, states in held:
+            state = planner.contents.state
             if version is None:
-                done.append(f"{optimizer.name_of(p)} (or not: it was made in inference mode)")
+                done.append(f"{planner.name_of(p)} (or not: it was made in inference mode)")
             elif version != _version(p):
-                done.append(optimizer.name_of(p))
+                done.append(planner.name_of(p))
             elif states is None:  # begun in this step
-                optimizer.state.pop(p, None)
-                optimizer._entries = []
-            elif states != _versions(optimizer.state.get(p)):
-                half.append(optimizer.name_of(p))
+                state.pop(p, None)
+                planner.forget_entries()
+            elif states != _versions(state.get(p)):
+                half.append(planner.name_of(p))
         if not (done or half):
-            raise
+            return
         others = "The others, and their states, are as they were."
         if half:
             others = f"The states of {', '.join(half)} had been, and the weight not. {others}"

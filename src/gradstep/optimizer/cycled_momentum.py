@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from gradstep.optimizer.schedules import Place
+from gradstep.optimizer.observer import Contents, StepObserver
+from gradstep.optimizer.schedules import Place, write_number
 from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import is_number
 
@@ -47,11 +48,27 @@ def with_momentum(defaults: dict[str, Any], places: tuple[Place, ...]) -> dict[s
     return OffersMomentum(defaults) if places and "betas" not in defaults else defaults
 
 
+class CycledMomentum(StepObserver):
+    """Puts the ``momentum`` that a scheduler has set into a group where the rule has it.
+
+    Args:
+        contents: the groups.
+        places: of the momentum in them.
+    """
+
+    def __init__(self, contents: Contents, places: tuple[Place, ...]) -> None:
+        self._contents, self._places = contents, places
+
+    def begun(self, step: Any) -> None:
+        """Before the groups are read."""
+        for group in self._contents.groups:
+            put_momentum(group, self._places)
+
+
 def put_momentum(group: MutableMapping[str, Any], places: tuple[Place, ...]) -> None:
     """Put the ``momentum`` that a scheduler has set into its places in the group."""
+    if not places or "momentum" not in group:
+        return
     value = group.pop("momentum")
-    for key, index in places:
-        if index is None:
-            group[key] = value
-        else:
-            group[key] = tuple(value if i == index else v for i, v in enumerate(group[key]))
+    for place in places:
+        write_number(group, place, value)

@@ -5,22 +5,19 @@ Groups with the same flags share graphs and kernels: there may be thousands, of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import Tensor
 
 from gradstep.backends.base import Values
 from gradstep.backends.dispatch import Plan
 from gradstep.backends.eligibility import sharing
 from gradstep.backends.update import has_shape, is_matrix
-from gradstep.optimizer.parameter_groups import Groups
+from gradstep.optimizer.parameter_groups import GroupReader, Reading
 from gradstep.program.program import Program
 from gradstep.rule.definition import Rule
 from gradstep.rule.free_variables import FreeVariables
 from gradstep.rule.graph import Graph
-from gradstep.rule.hyperparameter import is_number, like_default
 from gradstep.rule.trace import trace
 
 
@@ -57,12 +54,12 @@ class Traced:
     free: FreeVariables | None
     programs: dict[bool, Program]
 
-    def holds_for(self, flags: list[Any], kinds: Collection[bool], numbers: dict[str, Any]) -> bool:
+    def holds_for(self, flags: list[Any], kinds: Collection[bool], reading: Reading) -> bool:
         """Whether they are the graphs for a group of these flags, kinds and numbers."""
         return (
             self.flags == flags
             and set(kinds) <= set(self.graphs)
-            and all(graph.holds_for(numbers) for graph in self.graphs.values())
+            and all(map(reading.fits, self.graphs.values()))
             and (self.free is None or self.free.unchanged())
         )
 
@@ -80,37 +77,41 @@ class Traces:
         #: What earlier optimizers of this very rule have left: a first step in a third of the time.
         self._before: list[Traced] = rule.kept.setdefault("traced", [])
 
-    def get(
-        self,
-        rule: Rule,
-        flags: list[Any],
-        kinds: Collection[bool],
-        numbers: dict[str, Any],
-        make: Callable[[], dict[bool, Graph]],
-        program: Callable[[Graph], Program],
-    ) -> Traced:
-        """The graphs for a group; ``make`` traces the rule, where that was not done yet.
+    def get(self, reader: GroupReader, reading: Reading, kinds: Collection[bool]) -> Traced:
+        """The graphs for a group; the rule is traced where that was not done yet.
 
-        And ``program`` makes a graph a program.
+        Args:
+            reader: has the rule.
+            reading: of the group.
+            kinds: whether its parameters have rows and columns: of which there are graphs.
         """
+        rule = reader.rule
         # A notebook that reloads modules puts new code into functions that are already there.
-        flags = [*flags, *(function.__code__ for function in rule.functions())]
+        flags = [*reading.flags, *(function.__code__ for function in rule.functions())]
         for known in reversed(self._known):
-            if known.holds_for(flags, kinds, numbers):
+            if known.holds_for(flags, kinds, reading):
                 return known
         for known in reversed(self._before):
-            if known.holds_for(flags, kinds, numbers):
+            if known.holds_for(flags, kinds, reading):
                 return self._know(known.for_another())
-        graphs = make()
-        known_by: dict[int, Program] = {id(g): program(g) for g in graphs.values()}
-        programs = {kind: known_by[id(g)] for kind, g in graphs.items()}
-        made = Traced(flags, graphs, FreeVariables(rule) or None, programs)
-        self._before[:] = [*self._before[-15:], made]  # as many settings as anybody goes back to
-        return self._know(made)
+        maximize, scaled = reading.maximize, reading.scaled
+        if rule.tells_vectors_apart:
+            graphs = {k: trace(rule, reading.traced_with, maximize, k, scaled) for k in kinds}
+        else:
+            graph = trace(rule, reading.traced_with, maximize, scaled=scaled)
+            graphs = dict.fromkeys(kinds, graph)
+        made = {
+            id(g): Program(rule, g, reader.number_names, maximize, reading.differentiable)
+            for g in graphs.values()
+        }
+        programs = {kind: made[id(g)] for kind, g in graphs.items()}
+        traced = Traced(flags, graphs, FreeVariables(rule) or None, programs)
+        self._before[:] = [*self._before[-15:], traced]  # as many settings as anybody goes back to
+        return self._know(traced)
 
-    def _know(self, made: Traced) -> Traced:
-        self._known = [*self._known[-15:], made]
-        return made
+    def _know(self, traced: Traced) -> Traced:
+        self._known = [*self._known[-15:], traced]
+        return traced
 
 
 class GroupRun:
@@ -119,7 +120,7 @@ class GroupRun:
     def __init__(self, group: dict[str, Any]) -> None:
         self.group = group
         self.raw: tuple[Any, ...] | None = None
-        self.numbers: dict[str, Any] = {}
+        self.numbers: Mapping[str, Any] = {}
         self.values = Values((), {})
         self.flags: list[Any] | None = None
         #: Whether a parameter has rows and columns -> its graph; one for both if nothing differs.
@@ -160,13 +161,14 @@ class GroupRun:
                 for key in [key for key in known if key not in held]:
                     del known[key]
 
-    def read(self, groups: Groups, traces: Traces, loss: float) -> bool:
+    def read(self, reader: GroupReader, traces: Traces, loss: float, scale: Any) -> bool:
         """Read the group's numbers and flags, check them, and trace the rule if flags are new.
 
         Args:
-            groups: the optimizer.
+            reader: reads them.
             traces: the graphs of all groups.
-            loss: of the present step; read if the rule asks for it.
+            loss: of the present step; used if the rule asks for it.
+            scale: by which the present step divides the gradients; None: by none.
 
         Returns:
             whether the graphs are others than before.
@@ -174,24 +176,8 @@ class GroupRun:
         Raises:
             TypeError, ValueError: an option that is not allowed.
         """
-        group, rule = self.group, groups.rule
-        groups.check_changed(group)
-        raw = groups.read_options(group)
-        numbers = {n: groups.hyperparameter(group, n) for n in rule.hyperparameters}
-        flags = [numbers[n] for n in groups.flag_names]
-        # What gives states their shapes: another value asks for a look with care at those that are.
-        flags += [_as_given(numbers[n]) for state in rule.states.values() for n in state.of]
-        flags += [bool(group.get("maximize")), bool(group.get("differentiable"))]
-        floats = {
-            n: as_float(v)
-            for n, v in (("lr", group["lr"]), *numbers.items())
-            if n in groups.number_names
-        }
-        scale = groups.__dict__.get("grad_scale")
-        scale = None if scale is None else float(scale)
-        flags.append(scale is not None)
-        plain = {**numbers, **floats}
-        if self.flags != flags or not all(g.holds_for(plain) for g in self.graphs.values()):
+        reading, rule = reader.read(self.group, loss, scale), reader.rule
+        if self.flags != reading.flags or not all(map(reading.fits, self.graphs.values())):
             self.graphs = {}
         if self.free is not None and not self.free.unchanged():
             self.graphs = {}
@@ -200,42 +186,9 @@ class GroupRun:
             kinds = {is_matrix(p) for p in self.params() if has_shape(p)} or {True}
         anew = not kinds <= set(self.graphs)
         if anew:
-            maximize = bool(group.get("maximize", False))
-
-            def make() -> dict[bool, Graph]:
-                if rule.tells_vectors_apart:
-                    return {k: trace(rule, plain, maximize, k, scale is not None) for k in kinds}
-                return dict.fromkeys(kinds, trace(rule, plain, maximize, scaled=scale is not None))
-
-            def program(graph: Graph) -> Program:
-                differentiable = bool(group.get("differentiable"))
-                return Program(rule, graph, groups.number_names, maximize, differentiable)
-
-            traced = traces.get(rule, flags, kinds, plain, make, program)
+            traced = traces.get(reader, reading, kinds)
             self.graphs, self.programs, self.free = traced.graphs, traced.programs, traced.free
-            self.flags = flags
+            self.flags = reading.flags
             self.plans, self.rows = {}, {}
-        lr = like_default(group["lr"], rule.lr)
-        self.numbers = {n: _as_given(v) for n, v in (("lr", lr), *numbers.items())}
-        self.numbers["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else scale
-        if "loss" in groups.number_names:
-            sign = -1.0 if group.get("maximize") else 1.0  # what is climbed is its negative
-            self.numbers["loss"] = floats["loss"] = sign * loss
-        self.values = Values(tuple(floats[n] for n in groups.number_names), self.numbers)
-        settled = all(isinstance(v, int | float | str | bool | tuple | None) for v in raw)
-        parts = [v for t in raw if isinstance(t, tuple) for v in t]
-        inside = all(isinstance(v, int | float | None) for v in parts)
-        self.raw = raw if settled and inside and scale is None else None
+        self.raw, self.values, self.numbers = reading.raw, reading.values, reading.values.given
         return anew
-
-
-def as_float(value: Any) -> float:
-    """A number, or the one number that a tensor holds."""
-    return float(value.detach().item() if isinstance(value, Tensor) else value)
-
-
-def _as_given(value: Any) -> Any:
-    """Numbers as floats; flags, and tensors that autograd follows, as they are."""
-    if isinstance(value, Tensor):
-        return value if value.requires_grad else as_float(value)
-    return float(value) if is_number(value) else value

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain as each_of
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,26 +13,28 @@ from torch.autograd import _profiler_enabled
 from torch.compiler import is_compiling as _is_compiling
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from gradstep.backends import global_sums
-from gradstep.backends.base import Run
 from gradstep.backends.dispatch import check_dimensions, check_engine
-from gradstep.backends.update import has_shape, is_matrix
+from gradstep.backends.update import describe, has_shape
 from gradstep.optimizer.beginning import only_begins_states
-from gradstep.optimizer.checkpoint import check_outline, checked_state
-from gradstep.optimizer.checkpoint_names import keep_names
-from gradstep.optimizer.cut_short import accounted
-from gradstep.optimizer.cycled_momentum import with_momentum
-from gradstep.optimizer.group_run import as_float
-from gradstep.optimizer.parameter_groups import Places as Places
+from gradstep.optimizer.checkpoint import Holder
+from gradstep.optimizer.cycled_momentum import OffersMomentum, with_momentum
+from gradstep.optimizer.loading import load
+from gradstep.optimizer.observer import StepObserver
+from gradstep.optimizer.parameter_groups import GroupReader, Places
 from gradstep.optimizer.parameter_names import ParameterNames
-from gradstep.optimizer.planning import Planning
+from gradstep.optimizer.planning import Planner
 from gradstep.optimizer.schedules import Schedules
+from gradstep.optimizer.states import Beginnings
+from gradstep.optimizer.step import Step
+from gradstep.optimizer.step_hooks import HooksOnce
 from gradstep.program.formats import StateDType, with_state_dtype
+from gradstep.rule.combine import chain
 from gradstep.rule.definition import Rule
 from gradstep.rule.schedule import as_schedule, at_start
+from gradstep.rule.trace import trace
 
 
-class Optimizer(Planning):
+class Optimizer(HooksOnce):
     """Updates weights with their gradients, by any rule or chain of rules.
 
     A :class:`torch.optim.Optimizer` in every way: parameter groups, hooks, schedulers,
@@ -109,29 +111,33 @@ class Optimizer(Planning):
         }
         self._begin(params, rule, defaults, engine)
 
+    #: Where a rule's hyperparameters stand in a group, if not under their own names.
+    _places: ClassVar[Places] = {}
+    #: What reads the options of groups.
+    _reads_groups: ClassVar[type[GroupReader]] = GroupReader
+    #: Whether states exist from construction on (as in torch's Adagrad) or from the first step.
+    _states_at_construction = False
+    _observers: tuple[StepObserver, ...] = ()
+
     def _begin(self, params: Any, rule: Rule, defaults: dict[str, Any], engine: str) -> None:
         """Set up; for subclasses with an argument list of their own."""
         check_engine(engine)
         numbers = {n: at_start(v) for n, v in rule.hyperparameters.items()}
         scheduled = any(numbers[n] is not v for n, v in rule.hyperparameters.items())
-        self.rule = replace(rule, hyperparameters=numbers) if scheduled else rule
-        self.engine = engine
-        self._schedules = Schedules(defaults)
-        self._names = ParameterNames()
+        rule = replace(rule, hyperparameters=numbers) if scheduled else rule
+        schedules = Schedules(defaults)
         defaults = {n: at_start(as_schedule(v)) for n, v in defaults.items()}
         # As in torch's own: GradScaler then leaves scale and verdict to the step, which has both in
         # its one pass. Gradients stay scaled; torch's fused step writes over them.
         if defaults.get("fused"):
             self._step_supports_amp_scaling = True
-        self._prepare_reading(defaults)
-        self.check_group(defaults)
-        super().__init__(params, with_momentum(defaults, self._momenta))
-        for run in map(self._run, range(len(self.param_groups))):
-            self._read(run)  # a rule that cannot be traced is found here
-            for p in filter(has_shape, run.group["params"]):
-                check_dimensions(rule, run.graphs[is_matrix(p)], p, self._namer(p))
-
-    _given: Mapping[str, Any] | None = None
+        reader = self._reads_groups(rule, defaults, self._places)
+        reader.check_group(defaults)
+        self._planner = Planner(reader, engine, ParameterNames(), schedules)
+        super().__init__(params, with_momentum(defaults, reader.momenta))
+        planner = _observed(self)
+        for p, graph in planner.graphs():  # a rule that cannot be traced is found here
+            check_dimensions(rule, graph, p, planner.namer(p))
 
     # The step.
 
@@ -202,42 +208,17 @@ class Optimizer(Planning):
             with torch.enable_grad():
                 loss = closure()
         elif not self.state and only_begins_states(self):
-            self.begin_states()
+            planner_of(self).begin_states()
             return None
+        own = self.__dict__
+        step = Step((planner_of(self),), self._observers, loss, own.get("grad_scale"))
         # torch.amp.GradScaler leaves these two here if it was told that the step knows them.
-        found_inf = self.__dict__.get("found_inf")
+        found_inf = own.get("found_inf")
         if found_inf is not None and float(found_inf):
-            return loss
-        self.make(self.prepare(loss))
+            step.skip()
+        else:
+            step.make()
         return loss
-
-    def prepare(self, loss: Any) -> list[Run]:
-        """:meth:`plan`, for a step whose closure returned this loss, or None."""
-        if "loss" not in self.rule.inputs:
-            return self.plan()
-        self._loss = None if loss is None else as_float(loss)
-        try:
-            return self.plan()
-        finally:
-            self._loss = None
-
-    def make(self, runs: Sequence[Run]) -> None:
-        """Make the step that :meth:`prepare` has prepared."""
-        if self._may_stop:
-            with accounted([self]):
-                self.write(runs)
-        else:
-            self.write(runs)
-
-    def write(self, runs: Sequence[Run]) -> None:
-        """:meth:`make`, for who accounts for an error himself."""
-        if self._waits:
-            global_sums.run(runs)
-        else:
-            for each in runs:
-                each()
-        if self._schedules:
-            self._schedules.advance(self.param_groups)
 
     # torch.compile leaves the step as it is: it is compiled already. (The mark is asked for only
     # while torch.compile runs, since it imports torch._dynamo, which takes a second.)
@@ -249,24 +230,99 @@ class Optimizer(Planning):
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 
+    # Groups.
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with options of its own.
+
+        Args:
+            param_group: a dict with ``"params"`` and any options that differ from the defaults.
+
+        Raises:
+            TypeError: integer parameters, complex ones where states have a format of their own,
+                or an option of the wrong type.
+            ValueError: a parameter in two groups, or an option out of range. The optimizer is as
+                it was.
+        """
+        planner = planner_of(self)
+        reader, schedules = planner.reader, planner.schedules
+        own = {n: v for n, v in param_group.items() if n in reader.group_keys}
+        found = {n: as_schedule(v) for n, v in own.items()}
+        numbers = {n: at_start(v) for n, v in found.items()}
+        # Else as it is: torch keeps the very dict that it was given.
+        if any(numbers[n] is not v for n, v in own.items()):
+            param_group = {**param_group, **numbers}
+        try:
+            super().add_param_group(param_group)
+        except ValueError as error:
+            given = param_group["params"] if isinstance(param_group["params"], list) else []
+            ids = set(map(id, given))
+            twice = [name for name, p in planner.named() if id(p) in ids]
+            if twice and "more than one" in str(error):
+                raise ValueError(f"{error}: {', '.join(twice)}. Give each once.") from None
+            raise
+        group = self.param_groups[-1]
+        try:
+            for p in group["params"]:
+                self._check_parameter(p)
+            reader.check_group(group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        schedules.add_group(group, found)
+        planner.observe_options()
+        planner.names.begin(group)
+        if self._states_at_construction:
+            beginnings = Beginnings(reader.rule, group, reader.numbers(group))
+            for p in group["params"]:
+                if p.is_meta or not has_shape(p):  # its states begin with its first step
+                    continue
+                beginnings.begin(p, self.state[p], None, planner.namer(p))
+
+    def _check_parameter(self, p: Tensor) -> None:
+        """Raise unless the class takes such a parameter."""
+        if not (p.is_floating_point() or p.is_complex()):
+            raise TypeError(
+                f"{self.name_of(p)} holds {describe(p)}; only floating-point and complex tensors "
+                "can be optimized. Leave it out."
+            )
+        for state, name in self._planner.rule.formats.items() if p.is_complex() else ():
+            raise TypeError(
+                f"{self.name_of(p)} holds {describe(p)}, and {state} would be stored as {name}, of "
+                "real numbers. Give it to an optimizer without state_dtype."
+            )
+
+    def engines_used(self) -> dict[str, str]:
+        """The engine that updated each parameter at its last step: name -> engine."""
+        return planner_of(self).engines_used()
+
+    def name_of(self, p: Tensor) -> str:
+        """The parameter's name in the model if the optimizer was given names, else its place."""
+        return planner_of(self).name_of(p)
+
+    @property
+    def _names(self) -> ParameterNames:
+        return self._planner.names
+
     # Checkpoints.
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"rule": self.rule, "engine": self.engine, "_schedules": self._schedules}
-        return {**super().__getstate__(), **own, "_names": self._names}
+        planner = self._planner
+        own = {"rule": planner.rule, "engine": planner.engine, "_schedules": planner.schedules}
+        return {**super().__getstate__(), **own, "_names": planner.names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        loading = "defaults" not in state
-        if loading:
-            state = {**state, "state": checked_state(self, state, self._given)}
-            keep_names(self.param_groups, state["param_groups"], bool(state["state"]))
-        kept = set(self.defaults if loading else state["defaults"])
-        super().__setstate__(state)
+        own = {n: state[n] for n in state if n in ("rule", "engine", "_schedules", "_names")}
+        kept = set(state.get("defaults") or self.defaults)
+        super().__setstate__({n: v for n, v in state.items() if n not in own})
         for added in set(self.defaults) - kept:  # torch adds a flag that SparseAdam has not
             del self.defaults[added]
-        self._prepare_reading(self.defaults)
-        if loading:
-            self.begin_anew()
+        if own:  # a copy, or out of a pickle
+            reader = self._reads_groups(own["rule"], self.defaults, self._places)
+            self._planner = Planner(reader, own["engine"], own["_names"], own["_schedules"])
+            _observed(self)
+        else:
+            begin_anew(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint: of this class, or of torch.optim's class of the same name.
@@ -275,17 +331,72 @@ class Optimizer(Planning):
             ValueError: a checkpoint of another model or rule, or an incomplete one; says what was
                 found and expected. The optimizer is as it was.
         """
-        if not isinstance(state_dict, Mapping):
-            check_outline(state_dict)
-        # Behind the user's own hooks, which may change the checkpoint.
-        handle = self.register_load_state_dict_pre_hook(_take_checkpoint)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-            self._given = None
+        load(self, state_dict, {None: holder_of(self)})
 
 
-def _take_checkpoint(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
-    check_outline(state_dict)
-    optimizer._given = state_dict
+def planner_of(optimizer: Optimizer) -> Planner:
+    """What plans an optimizer's steps, and reads its groups; for other rooms of the package."""
+    planner = optimizer._planner
+    contents = planner.contents
+    contents.groups, contents.state = optimizer.param_groups, optimizer.state
+    return planner
+
+
+def holder_of(optimizer: Optimizer) -> Holder:
+    """What a checkpoint has to fit: the optimizer, which may be part of a partition."""
+    planner, kind = planner_of(optimizer), type(optimizer).__name__
+    return Holder(kind, optimizer.defaults, planner.name_of, planner.reader, planner.cycled)
+
+
+def begin_anew(optimizer: Optimizer, rule: Rule | None = None) -> None:
+    """Forget what is known of earlier steps: groups, states or the rule have been exchanged."""
+    before = planner_of(optimizer)
+    reader = optimizer._reads_groups(rule or before.rule, optimizer.defaults, optimizer._places)
+    optimizer._planner = Planner(reader, before.engine, before.names, before.schedules)
+    before.schedules.begin_anew(optimizer.param_groups)
+    planner = _observed(optimizer)
+    planner.names.follow(optimizer.param_groups)
+    planner.know_layouts(p for p in optimizer.state if isinstance(p, Tensor) and has_shape(p))
+
+
+def extend(optimizer: Optimizer, stage: Rule) -> None:
+    """Put a stage behind the rule, with its numbers in the defaults and in every group.
+
+    Raises:
+        ValueError: steps have been made already, which would have been other ones with it; or
+            the rule has a hyperparameter of the same name.
+        RuleError: a stage that cannot stand behind this rule. The optimizer is as it was.
+    """
+    planner, defaults, groups = planner_of(optimizer), optimizer.defaults, optimizer.param_groups
+    rule, schedules = planner.rule, planner.schedules
+    if optimizer.state:
+        raise ValueError(
+            f"{stage.name} cannot be added behind {rule.name} any more: the optimizer has "
+            "states already. Add it before the first step, and before a checkpoint is loaded."
+        )
+    taken = [n for n in stage.hyperparameters if n in defaults or n in planner.reader.places]
+    taken += [n for n in stage.states if n in rule.states]
+    if taken:
+        raise ValueError(
+            f"{rule.name} has its own {taken[0]!r}: is {stage.name} part of it already?"
+        )
+    whole = chain(rule, stage)
+    values = {n: v for n, v in defaults.items() if n in rule.hyperparameters}
+    trace(whole, {**whole.hyperparameters, **values, "lr": 0.0})
+    schedules.follow(groups)
+    for number, group in enumerate((*groups, defaults)):
+        group.update({n: at_start(v) for n, v in stage.hyperparameters.items()})
+        if group is not defaults:
+            schedules.add_to_group(number, group, stage.hyperparameters)
+    begin_anew(optimizer, whole)
+
+
+def _observed(optimizer: Optimizer) -> Planner:
+    """The optimizer's planner, which is new, with those looking on whom the options ask for."""
+    planner, groups = planner_of(optimizer), optimizer.param_groups
+    # The groups of a partition are offered the momentum that another part may have.
+    planner.cycled = isinstance(optimizer.defaults, OffersMomentum) or any(
+        "part" in g for g in groups
+    )
+    planner.observe_options()
+    return planner

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
+
+from gradstep.backends.update import has_shape
+from gradstep.optimizer.observer import Contents
 
 
 @dataclass
@@ -30,7 +36,7 @@ class _Record:
 
 
 class ParameterNames:
-    """The names of an optimizer's parameters.
+    """The names of an optimizer's parameters: whoever needs one asks here.
 
     A group has ``params`` and ``param_names`` side by side. Whoever takes a parameter out of the
     one, or appends one, mostly leaves the other as it was, and then neither length nor place fits.
@@ -39,44 +45,90 @@ class ParameterNames:
 
     def __init__(self) -> None:
         self._records: dict[int, _Record] = {}
+        #: By the id of a parameter: its group and place, its name, and what was given for it there.
+        self._index: dict[int, tuple[int, int, str, Any]] = {}
 
     def __getstate__(self) -> list[tuple[Mapping[str, Any], list[str | None] | None]]:
         # A copy has parameters of other ids.
-        return [(record.group, self.of(record.group)) for record in self._records.values()]
+        return [(record.group, self.in_group(record.group)) for record in self._records.values()]
 
     def __setstate__(self, named: list[tuple[Mapping[str, Any], list[str | None] | None]]) -> None:
-        self._records = {}
+        self._records, self._index = {}, {}
         for group, names in named:
             self._remember(group, names)
+
+    # To ask.
+
+    def of(self, groups: Sequence[Mapping[str, Any]], p: Tensor) -> str:
+        """A parameter's name in the model if the optimizer was given names, else its place."""
+        for _ in range(2):
+            number, place, name, given = self._index.get(id(p), (len(groups), 0, "", None))
+            if number < len(groups):
+                params = groups[number]["params"]
+                there = place < len(params) and params[place] is p
+                if there and _given(groups[number], place) == given:
+                    return name
+            self._index = {}
+            for number, named in enumerate(self._by_group(groups)):
+                for place, (name, q) in enumerate(named):
+                    found = number, place, name, _given(groups[number], place)
+                    self._index.setdefault(id(q), found)
+        return f"a parameter{_shape(p)}"
+
+    def all(
+        self, groups: Sequence[Mapping[str, Any]], shapes: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter with its name, or its place; with its shape beside that, or without."""
+        for named in self._by_group(groups, shapes):
+            yield from named
+
+    def in_group(self, group: Mapping[str, Any]) -> list[str | None] | None:
+        """The name that each parameter of a group was given; None if the group has no names."""
+        return self._of(group, self._known)
+
+    def namer(self, contents: Contents, p: Tensor) -> Callable[[], str]:
+        """What gives a parameter's name when a message needs it.
+
+        Plans keep it, and it does not keep the parameter, which may be replaced. (A weak reference
+        to it would be in the way of torch.utils.swap_tensors.)
+        """
+        return functools.partial(self._now, contents, id(p))
+
+    def _now(self, contents: Contents, key: int) -> str:
+        named = self.all(contents.groups)
+        return next((name for name, p in named if id(p) == key), "a parameter")
+
+    def _by_group(
+        self, groups: Sequence[Mapping[str, Any]], shapes: bool = True
+    ) -> Iterator[list[tuple[str, Tensor]]]:
+        known = functools.cache(self._known)
+        for number, group in enumerate(groups):
+            params = group["params"]
+            names = self._of(group, known) or [None] * len(params)
+            yield [
+                (name or f"parameter {place} of group {number}{_shape(p) if shapes else ''}", p)
+                for place, (name, p) in enumerate(zip(names, params, strict=True))
+            ]
+
+    # To remember.
 
     def begin(self, group: Mapping[str, Any]) -> None:
         """Take in a new group, whose names are those of its parameters."""
         if group.get("param_names"):
             self._remember(group, list(group["param_names"]))
 
-    def follow(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Remember these groups as they are, and no others."""
-        known = self._known()
-        named = [(group, self._of(group, *known)) for group in groups]
-        self._records = {}
+    def follow(self, groups: Sequence[Mapping[str, Any]], alone: bool = True) -> None:
+        """Remember these groups as they are; and, if ``alone``, no others."""
+        known = functools.cache(self._known)
+        named = [(group, self._of(group, known)) for group in groups if group.get("param_names")]
+        if alone:
+            self._records, self._index = {}, {}
         for group, names in named:
             self._remember(group, names)
 
-    def follow_one(self, group: Mapping[str, Any]) -> None:
-        """Remember one group as it is."""
-        record = self._records.get(id(group))
-        if record is None or not record.fits():
-            self._remember(group, self._of(group, *self._known()))
-
-    def of(self, group: Mapping[str, Any]) -> list[str | None] | None:
-        """The name of each parameter of a group; None if the group has no names at all."""
-        record = self._records.get(id(group))
-        if record is not None and record.fits():
-            return record.names
-        return self._of(group, *self._known())
-
     def _remember(self, group: Mapping[str, Any], names: list[str | None] | None) -> None:
-        if names is not None:
+        record = self._records.get(id(group))
+        if names is not None and (record is None or not record.fits()):
             ids, given = list(map(id, group["params"])), list(group["param_names"])
             self._records[id(group)] = _Record(group, ids, given, names)
 
@@ -88,7 +140,9 @@ class ParameterNames:
         return by_id, {tuple(record.given) for record in self._records.values()}
 
     def _of(
-        self, group: Mapping[str, Any], by_id: Mapping[int, str | None], seen: set[tuple[str, ...]]
+        self,
+        group: Mapping[str, Any],
+        known: Callable[[], tuple[Mapping[int, str | None], set[tuple[str, ...]]]],
     ) -> list[str | None] | None:
         params, given = group["params"], group.get("param_names")
         if not given:
@@ -96,6 +150,7 @@ class ParameterNames:
         record = self._records.get(id(group))
         if record is not None and record.fits():
             return record.names
+        by_id, seen = known()
         names = [by_id.get(id(p)) for p in params]
         if len(given) != len(params):
             return names
@@ -108,3 +163,19 @@ class ParameterNames:
             own if name is None and own not in taken else name
             for name, own in zip(names, given, strict=True)
         ]
+
+
+def names_of(optimizer: Any) -> ParameterNames:
+    """The names of any optimizer's parameters: of gradstep, of torch, or another."""
+    own = getattr(optimizer, "_names", None)
+    return own if isinstance(own, ParameterNames) else ParameterNames()
+
+
+def _given(group: Mapping[str, Any], place: int) -> Any:
+    """The name that stands beside a parameter."""
+    names = group.get("param_names") or ()
+    return names[place] if place < len(names) else None
+
+
+def _shape(p: Tensor) -> str:
+    return f" (shape {tuple(p.shape) if has_shape(p) else 'not known yet'})"

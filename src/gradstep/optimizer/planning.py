@@ -2,93 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import is_
 from typing import Any
 
 from torch import Tensor
 
+from gradstep.backends import global_sums
 from gradstep.backends.base import Run
 from gradstep.backends.desync import check_desync, mean_over
 from gradstep.backends.dispatch import Plan, takes_plain
 from gradstep.backends.eligibility import is_sharded
-from gradstep.backends.update import has_shape
+from gradstep.backends.update import has_shape, is_matrix
 from gradstep.optimizer.alike_groups import AlikeGroups, AlikeRun
 from gradstep.optimizer.beginning import Begun
+from gradstep.optimizer.cycled_momentum import CycledMomentum
 from gradstep.optimizer.group_run import GroupRun, Planned, Traces
-from gradstep.optimizer.plain import are_apart
-from gradstep.optimizer.preparing import Preparing
-from gradstep.optimizer.states import (
-    Beginnings,
-    shared_states,
-)
+from gradstep.optimizer.observer import Contents, StepObserver
+from gradstep.optimizer.parameter_groups import GroupReader, as_float
+from gradstep.optimizer.parameter_names import ParameterNames
+from gradstep.optimizer.preparing import Preparation, are_apart
+from gradstep.optimizer.schedules import Scheduled, Schedules
+from gradstep.optimizer.states import Beginnings, shared_states
+from gradstep.rule.graph import Graph
 
 
-class Planning(Preparing):
-    """What of :class:`gradstep.Optimizer` plans a step, and remembers the plan for the next.
+class Planner:
+    """Plans and writes the steps of an optimizer, and remembers each plan for the next step.
+
+    Args:
+        reader: reads the options of groups.
+        engine: one of :func:`gradstep.backends.engines`.
+        names: of the parameters.
+        schedules: of the groups' numbers.
 
     Attributes:
-        engine: one of :func:`gradstep.backends.engines`.
+        contents: the optimizer's groups and states, as they are by now.
+        cycled: whether schedulers of torch's may put a ``momentum`` into the groups.
+        observers: who looks on at each step, since an option asks for it.
+        may_stop: whether a step may raise when some weights are written already.
+        loss: of the present step; over several processes that split weights, the mean of theirs.
+        scale: by which the present step divides the gradients; None: by none.
+        shared: the states that all parameters have together, in this step.
     """
 
-    engine: str
-
-    def _prepare_reading(self, defaults: Mapping[str, Any]) -> None:
-        super()._prepare_reading(defaults)
+    def __init__(
+        self, reader: GroupReader, engine: str, names: ParameterNames, schedules: Schedules
+    ) -> None:
+        self.reader, self.rule, self.engine = reader, reader.rule, engine
+        self.names, self.schedules = names, schedules
+        self.contents = Contents()
+        self.cycled = False
+        self.observers: tuple[StepObserver, ...] = ()
+        self.may_stop = False
+        self.loss = 0.0
+        self.scale: Any = None
+        self.shared: dict[str, Tensor] = {}
+        self._asks_loss = "loss" in self.rule.inputs
+        self._preparation = Preparation(self.rule, self.contents, names)
         self._runs: dict[int, GroupRun] = {}
         self._alike: AlikeGroups | None = None
         self._traces = Traces(self.rule)
         self._entries: list[Any] = []
         self._said: set[str] = set()
         self._waits = False  # whether the rule sums over all parameters
-        self._may_stop = False  # whether a step may raise when some weights are written already
-        self._loss: float | None = None  # what the closure of the present step returned
-        self._loss_for_all = 0.0  # the same, over all processes
-        self._shared: dict[str, Tensor] = {}  # what all parameters have together, in this step
         self._shared_in_all = False  # whether this step has put it into all entries
         self._begun: list[Begun] = []  # states that no step has used yet
         self._mesh: Any = None  # the processes that a step has to talk to
 
-    def begin_anew(self) -> None:
-        """Forget what was known of earlier steps: groups and states have been exchanged."""
-        super().begin_anew()
-        self.know_layouts(p for p in self.state if isinstance(p, Tensor) and has_shape(p))
+    def observe_options(self) -> None:
+        """Have those look on whom the options ask for."""
+        contents, momenta = self.contents, self.reader.momenta
+        self.observers = (
+            *([CycledMomentum(contents, momenta)] if self.cycled and momenta else []),
+            *([Scheduled(self.schedules, contents)] if self.schedules else []),
+        )
 
-    def plan(self) -> list[Run]:
+    def know_layouts(self, params: Iterable[Any]) -> None:
+        """Take the parameters' layouts for those that their states have."""
+        self._preparation.know_layouts(params)
+
+    def graphs(self) -> Iterator[tuple[Tensor, Graph]]:
+        """Every parameter of a known shape, with what the rule does with it."""
+        for run in map(self._run, range(len(self.contents.groups))):
+            self._read(run)
+            for p in filter(has_shape, run.params()):
+                yield p, run.graphs[is_matrix(p)]
+
+    # A step.
+
+    def plan(self, loss: Any = None, scale: Any = None) -> list[Run]:
         """All of a step that reads: check everything, and return what will write, in order.
 
-        For measuring; :meth:`step` calls this and then each of the list. Raises what it raises.
+        Args:
+            loss: what the closure returned.
+            scale: by which the gradients are to be divided.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: something does not fit, named.
         """
         if self._begun:
             self._begin_again()
-        if self._momenta:
-            for group in self.param_groups:
-                self.take_momentum(group)
-        if self._schedules:
-            self._schedules.set_numbers(self.param_groups)
+        groups, self.scale = self.contents.groups, scale
         # Looking up each parameter's states costs more than seeing that none was exchanged.
-        entries, known = self.state.values(), self._entries
-        self._shared, self._shared_in_all = {}, False
+        entries, known = self.contents.state.values(), self._entries
+        if self.shared:
+            self.shared, self._shared_in_all = {}, False
         if not self._runs:  # after a checkpoint was loaded: which processes take part?
             for run in self._runs_of_step():
                 self._read(run)
-        if len(self._runs) > len(self.param_groups):  # groups have been taken out
+        if len(self._runs) > len(groups):  # groups have been taken out
             self._follow_groups()
         if self._mesh is not None:
             self._check_desync()
-        if "loss" in self.number_names:
-            self._loss_for_all = self._loss_given()
+        if self._asks_loss:
+            self.loss = self._loss_of_all(loss)
         if len(entries) != len(known) or not all(map(is_, entries, known)):
-            self._forget_entries()
-        if len(self.param_groups) == 1:
-            return self._plan_run(self._run(0))
+            self.forget_entries()
+        if len(groups) == 1:
+            return self._plan_group(self._run(0)) or []
         runs: list[Run] = []
         for run in self._runs_of_step():
             runs += self._plan_run(run)
         if self._waits:
             self._check_sums()
         return runs
+
+    def write(self, runs: Sequence[Run]) -> None:
+        """Make the step that :meth:`plan` has planned."""
+        if self._waits:
+            global_sums.run(runs)
+        else:
+            for each in runs:
+                each()
 
     def begin_states(self) -> None:
         """Let the states of every parameter with a gradient begin, without a step.
@@ -98,45 +145,44 @@ class Planning(Preparing):
         """
         entries: list[tuple[Tensor, dict[str, Any]]] = []
         known: dict[str, Tensor] = {}
-        for run in map(self._run, range(len(self.param_groups))):
+        for run in map(self._run, range(len(self.contents.groups))):
             self._read(run)
             known |= shared_states(self.rule, (), run.numbers, known)
             beginnings = Beginnings(self.rule, run.group, run.numbers, known)
             for p in run.group["params"]:
                 if p.grad is not None:
                     entry: dict[str, Any] = {}
-                    beginnings.begin(p, entry, p.grad, self._namer(p))
+                    beginnings.begin(p, entry, p.grad, self.namer(p))
                     if entry:
                         entries.append((p, entry))
-        self.state.update(entries)
+        self.contents.state.update(entries)
         self._begun = [Begun(p, entry) for p, entry in entries]
 
     def _begin_again(self) -> None:
         """Drop states that were only begun."""
         begun, self._begun = self._begun, []
-        if all(each.is_untouched(self.state) for each in begun):
+        if all(each.is_untouched(self.contents.state) for each in begun):
             for each in begun:
-                del self.state[each.parameter]
+                del self.contents.state[each.parameter]
 
-    def _forget_entries(self) -> None:
+    def forget_entries(self) -> None:
         """States have come, gone or been exchanged: each plan has to look its own up again."""
-        self._entries = list(self.state.values())
+        self._entries = list(self.contents.state.values())
         for run in self._all_runs():
             for planned in run.plans.values():
                 planned.entries = None
-        if len(self._layouts) > 2 * len(self._entries) + 64:  # of parameters that are gone
-            held = {id(p) for group in self.param_groups for p in group["params"]}
-            self._layouts = {key: own for key, own in self._layouts.items() if key in held}
+        params = (p for group in self.contents.groups for p in group["params"])
+        self._preparation.forget_gone(2 * len(self._entries) + 64, params)
 
     def _check_desync(self) -> None:
-        named = [(name, p) for name, p in self.named_parameters() if p.grad is not None]
+        named = [(name, p) for name, p in self.named() if p.grad is not None]
         check_desync(self._mesh, [f"{name} {tuple(p.shape)}" for name, p in named])
 
-    def _loss_given(self) -> float:
+    def _loss_of_all(self, given: Any) -> float:
         """The loss of the step; over several processes that split weights, the mean of theirs."""
-        loss = self._loss
+        loss = None if given is None else as_float(given)
         if loss is None:
-            groups = self.param_groups
+            groups = self.contents.groups
             gradients = [p.grad for g in groups for p in g["params"] if p.grad is not None]
             if gradients:
                 raise ValueError(
@@ -150,7 +196,7 @@ class Planning(Preparing):
         runs = [run for run in self._runs.values() if run.graphs]
         graphs = [graph for run in runs for graph in run.graphs.values()]
         for name in {name: None for graph in graphs for name in graph.alike}:
-            place = self.number_names.index(name)
+            place = self.reader.number_names.index(name)
             found = sorted({run.values.numbers[place] for run in runs})
             if len(found) > 1:
                 raise ValueError(
@@ -167,7 +213,7 @@ class Planning(Preparing):
             )
 
     def _run(self, index: int) -> GroupRun:
-        group = self.param_groups[index]
+        group = self.contents.groups[index]
         run = self._runs.get(index)
         if run is not None and run.group is not group:
             self._follow_groups()
@@ -183,9 +229,9 @@ class Planning(Preparing):
 
     def _runs_of_step(self) -> list[GroupRun]:
         """Of each group, or of several that are alike together."""
-        groups, known = self.param_groups, self._alike
+        groups, known = self.contents.groups, self._alike
         try:
-            options = list(map(self.read_options, groups))
+            options = list(map(self.reader.read_options, groups))
             if known is not None and known.hold_for(groups, options):
                 return known.runs
             self._alike = AlikeGroups(groups, options)
@@ -205,7 +251,7 @@ class Planning(Preparing):
         self, all_places: Sequence[list[int]], before: Mapping[tuple[int, ...], AlikeRun]
     ) -> Iterator[GroupRun]:
         """What is known of each of these sets of groups that are alike, or of its groups."""
-        groups = self.param_groups
+        groups = self.contents.groups
         apart = len(all_places) == 1 or are_apart([p for g in groups for p in g["params"]])
         for places in all_places:
             first = self._run(places[0])
@@ -235,18 +281,18 @@ class Planning(Preparing):
 
     def _follow_groups(self) -> None:
         """Groups have been exchanged or taken out: forget those that are gone."""
-        groups, runs = self.param_groups, self._runs.items()
+        groups, runs = self.contents.groups, self._runs.items()
         kept = [(i, run) for i, run in runs if i < len(groups) and run.group is groups[i]]
         self._runs = dict(kept)
-        self._names.follow(groups)
-        self._schedules.follow(groups)
+        self.names.follow(groups)
+        self.schedules.follow(groups)
 
     def _read(self, run: GroupRun) -> None:
         """Read a group's numbers and flags, check them, and trace the rule if flags are new."""
-        if not run.read(self, self._traces, self._loss_for_all):
+        if not run.read(self.reader, self._traces, self.loss, self.scale):
             return
         self._waits = self._waits or any(g.sums_over_all for g in run.graphs.values())
-        self._may_stop = self._may_stop or any(g.calls_opaque for g in run.graphs.values())
+        self.may_stop = self.may_stop or any(g.calls_opaque for g in run.graphs.values())
         if not all(g.is_elementwise for g in run.graphs.values()):
             shards = (p for p in run.params() if is_sharded(p))
             self._mesh = next((p.device_mesh for p in shards), self._mesh)
@@ -256,12 +302,12 @@ class Planning(Preparing):
         group = run.group
         try:
             # Equal floats need no second look; tensors and lists may change inside.
-            raw, known = self.read_options(group), run.raw
+            raw, known = self.reader.read_options(group), run.raw
             unchanged = known is not None and raw == known and type(raw[0]) is type(known[0])
             unchanged = unchanged and (run.free is None or run.free.unchanged())
         except Exception:
             unchanged = False
-        if not unchanged or "grad_scale" in self.__dict__ or "loss" in self.number_names:
+        if not unchanged or self.scale is not None or self._asks_loss:
             self._read(run)
         params = run.params()
         gradients = [p.grad for p in params]
@@ -277,7 +323,7 @@ class Planning(Preparing):
             planned = self._pick(run, mask, params) if mask else None
         if planned is not None:
             if planned.entries is None:
-                planned.entries = list(map(self.state.get, params))
+                planned.entries = list(map(self.contents.state.get, params))
             runs = planned.plan.again(params, gradients, planned.entries, run.values)
             if runs is not None:
                 return runs
@@ -317,8 +363,7 @@ class Planning(Preparing):
         if not {d > 1 for d in set(map(Tensor.dim, params))} <= set(run.graphs):
             self._read(run)  # the group has gained the first vector, or the first matrix
         if "param_names" in group:
-            for each in run.members if isinstance(run, AlikeRun) else (group,):
-                self._names.follow_one(each)
+            self.names.follow(run.members if isinstance(run, AlikeRun) else (group,), alone=False)
         if len({id(p) for p in params}) != len(params):
             if together:
                 return None
@@ -328,27 +373,27 @@ class Planning(Preparing):
                 f"{self.name_of(twice)} stands twice in one parameter group, and would be "
                 "updated twice. Give each parameter once."
             )
-        shared = shared_states(self.rule, self.state.values(), run.numbers, self._shared)
-        self._shared |= shared
+        shared = shared_states(self.rule, self.contents.state.values(), run.numbers, self.shared)
+        self.shared |= shared
         beginnings = Beginnings(self.rule, group, run.numbers, shared)
         names = {kind: [n for n, _, _ in graph.states] for kind, graph in run.graphs.items()}
-        plain = self._plain_entries(beginnings, names, params, gradients)
+        plain = self._preparation.plain_entries(beginnings, names, params, gradients)
         if plain is None and together:
             return None
-        prepared, begun = plain or self._entries_of(beginnings, params, gradients)
-        updates = self._updates_of(
-            run, beginnings.numbers, names, params, gradients, prepared, begun
+        prepared, begun = plain or self._preparation.entries(beginnings, params, gradients)
+        updates = self._preparation.updates(
+            run.numbers, beginnings.numbers, names, params, gradients, prepared, begun
         )
         plan = run.plans[mask].plan if mask in run.plans else None
         if plan is None or plan.programs is not run.programs:
             plan = self._empty_plan(run)
         # A differentiable step puts new tensors into the entries that the optimizer will hold.
-        entries = [self.state.get(p, e) for p, e in zip(params, prepared, strict=True)]
+        entries = [self.contents.state.get(p, e) for p, e in zip(params, prepared, strict=True)]
         for update, held in zip(updates, entries, strict=True):
             update.entry = held
         runs = plan.anew(updates, run.values, self._said, bool(mask), bool(plain))
         # torch's own operations may run out of memory, and miss for some types.
-        self._may_stop = self._may_stop or any(backend.may_stop for backend in plan.backends)
+        self.may_stop = self.may_stop or any(backend.may_stop for backend in plan.backends)
         if len(run.plans) > 16:  # masks that will hardly come back
             run.plans.clear()
 
@@ -357,10 +402,10 @@ class Planning(Preparing):
                 if held is not entry:
                     held.update(entry)
                 if held:
-                    self.state[p] = held
+                    self.contents.state[p] = held
             self.know_layouts([p for p, held in zip(params, entries, strict=True) if held])
             if shared and not self._shared_in_all:
-                for entry in self.state.values():
+                for entry in self.contents.state.values():
                     if isinstance(entry, dict):  # also those that sit this step out
                         entry.update({n: t for n, t in shared.items() if n in entry})
                 self._shared_in_all = True
@@ -377,4 +422,18 @@ class Planning(Preparing):
         used: dict[int, str] = {}
         for run in self._all_runs():
             used |= run.engines
-        return {name: used[id(p)] for name, p in self.named_parameters() if id(p) in used}
+        return {name: used[id(p)] for name, p in self.named() if id(p) in used}
+
+    # Names.
+
+    def name_of(self, p: Tensor) -> str:
+        """A parameter's name in the model if the optimizer was given names, else its place."""
+        return self.names.of(self.contents.groups, p)
+
+    def namer(self, p: Tensor) -> Callable[[], str]:
+        """What gives a parameter's name when a message needs it."""
+        return self.names.namer(self.contents, p)
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter with its name."""
+        return self.names.all(self.contents.groups)

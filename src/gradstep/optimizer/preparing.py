@@ -1,28 +1,50 @@
-"""What a step takes of each parameter, got ready: its states, begun or as they are."""
+"""What a step takes of each parameter, got ready: its states, begun or as they are.
+
+Nearly all weights are plain, and there may be thousands: whether all are is found out by calls over
+whole lists, in a tenth of the time of a look with care at each, which has words for what does not
+fit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter, ge
 from types import NoneType
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from gradstep.backends.update import Update, layout
-from gradstep.optimizer.group_run import GroupRun
-from gradstep.optimizer.parameter_groups import Groups
-from gradstep.optimizer.plain import are_plain
+from gradstep.optimizer.observer import Contents
+from gradstep.optimizer.parameter_names import ParameterNames
 from gradstep.optimizer.state_spec import StateSpec, state_specs
 from gradstep.optimizer.states import Beginnings, Entry, Unlike, unlike_weight
 from gradstep.program.formats import DType
+from gradstep.rule.definition import Rule
+
+_WEIGHTS = {Tensor, torch.nn.Parameter}
+_DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
+_NUMBERS = {torch.float32, torch.float64}
+
+_dtype, _shape, _layout = attrgetter("dtype"), attrgetter("shape"), attrgetter("layout")
+_is_cpu, _nbytes = attrgetter("is_cpu"), attrgetter("nbytes")
+_held = torch.UntypedStorage.nbytes
 
 
-class Preparing(Groups):
-    """What of :class:`gradstep.Optimizer` gets the updates of a step ready."""
+class Preparation:
+    """Gets the updates of a step ready.
 
-    def _prepare_reading(self, defaults: Mapping[str, Any]) -> None:
-        super()._prepare_reading(defaults)
+    Args:
+        rule: names the states.
+        contents: the states, which are only read.
+        names: of the parameters.
+    """
+
+    def __init__(self, rule: Rule, contents: Contents, names: ParameterNames) -> None:
+        self._rule, self._contents, self._names = rule, contents, names
         self._layouts: dict[int, Any] = {}  # by the ids of parameters
 
     def know_layouts(self, params: Iterable[Tensor]) -> None:
@@ -30,9 +52,15 @@ class Preparing(Groups):
         for p in params:
             self._layouts[id(p)] = layout(p) if p.layout is torch.strided else None
 
-    def _updates_of(
+    def forget_gone(self, most: int, params: Iterable[Tensor]) -> None:
+        """Where there are more layouts than that, keep those of these parameters alone."""
+        if len(self._layouts) > most:
+            held = set(map(id, params))
+            self._layouts = {key: own for key, own in self._layouts.items() if key in held}
+
+    def updates(
         self,
-        run: GroupRun,
+        values: Mapping[str, Any],
         numbers: Sequence[str],
         names: Mapping[bool, Sequence[str]],
         params: Sequence[Tensor],
@@ -43,7 +71,7 @@ class Preparing(Groups):
         """The updates of a step.
 
         Args:
-            run: of the parameters' group.
+            values: lr and every hyperparameter of the parameters' group, by name.
             numbers: the states that are one number.
             names: the other states, with rows and columns and without.
             params: the parameters.
@@ -51,7 +79,7 @@ class Preparing(Groups):
             entries: the states of each, complete.
             begun: whether they have just been begun.
         """
-        rule, specs = self.rule, self._unlike(names)
+        rule, specs = self._rule, self._unlike(names)
         firsts = begun
         if "first" in rule.inputs:  # states may have been saved before the first step
             pairs = zip(begun, entries, strict=True)
@@ -65,24 +93,24 @@ class Preparing(Groups):
             own, of_kind = tensors[p.dim() > 1], specs[p.dim() > 1]
             states = {n: entry[n] for n in own} if own else {}
             counts = {n: entry[n] for n in numbers} if numbers else {}
-            unlike: Unlike = unlike_weight(of_kind, p, run.numbers) if of_kind else alike
-            name = self._namer(p)
+            unlike: Unlike = unlike_weight(of_kind, p, values) if of_kind else alike
+            name = self._names.namer(self._contents, p)
             updates.append(Update(p, gradient, states, counts, first, name, *unlike, new, entry))
         return updates
 
     def _unlike(self, names: Mapping[bool, Sequence[str]]) -> dict[bool, list[StateSpec]]:
         """Of these states those that have not always their weight's shape and dtype."""
-        specs = state_specs(self.rule)
+        specs = state_specs(self._rule)
         return {
             k: [specs[n] for n in own if not specs[n].is_like_weight] for k, own in names.items()
         }
 
     def _tensor_names(self, names: Sequence[str]) -> list[str]:
         """Of the tensors of these states, in their order."""
-        specs = state_specs(self.rule)
+        specs = state_specs(self._rule)
         return [name for n in names for name in specs[n].names]
 
-    def _plain_entries(
+    def plain_entries(
         self,
         beginnings: Beginnings,
         names: Mapping[bool, Sequence[str]],
@@ -97,7 +125,7 @@ class Preparing(Groups):
         Args:
             names: the states that a parameter has, with rows and columns and without.
         """
-        held: list[Any] = list(map(self.state.get, params))
+        held: list[Any] = list(map(self._contents.state.get, params))
         states: list[list[Any]] = []
         counts: list[Any] = []
         if not {dict, NoneType}.issuperset(map(type, held)):
@@ -126,27 +154,125 @@ class Preparing(Groups):
         made = {kind: beginnings.makes_any(kind) for kind in (False, True)}
         begun = [not entry and made[p.dim() > 1] for p, entry in zip(params, held, strict=True)]
         lacking = [i for i, entry in enumerate(held) if not entry]
-        new = beginnings.begin_all([params[i] for i in lacking], [gradients[i] for i in lacking])
+        copied = any(state.start == "gradient" for state in self._rule.states.values())
+        firsts = [gradients[i] if copied else None for i in lacking]
+        new = beginnings.begin_all([params[i] for i in lacking], firsts)
         for i, entry in zip(lacking, new, strict=True):
             held[i] = entry
         return held, begun
 
-    def _entries_of(
+    def entries(
         self, beginnings: Beginnings, params: Sequence[Tensor], gradients: Sequence[Tensor]
     ) -> tuple[list[Entry], list[bool]]:
         """Copies of what parameters have, completed, and whether they were just begun."""
         entries, begun = [], []
         for p, gradient in zip(params, gradients, strict=True):
-            held = self.state.get(p, {})
+            held = self._contents.state.get(p, {})
             if not isinstance(held, Mapping):
+                name = self._names.of(self._contents.groups, p)
                 raise TypeError(
-                    f"optimizer.state of {self.name_of(p)} is a {type(held).__name__}, not a dict "
-                    "of states by name. Load a checkpoint, or delete it to start anew."
+                    f"optimizer.state of {name} is a {type(held).__name__}, not a dict of states "
+                    "by name. Load a checkpoint, or delete it to start anew."
                 )
             entry = dict(held)
-            new = beginnings.begin(p, entry, gradient, self._namer(p))
+            new = beginnings.begin(p, entry, gradient, self._names.namer(self._contents, p))
             if not new:
                 beginnings.follow_layout(p, entry, self._layouts.get(id(p)))
             entries.append(entry)
             begun.append(new)
         return entries, begun
+
+
+def are_plain(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    states: Sequence[Sequence[Any]] = (),
+    numbers: Sequence[Any] = (),
+    dtypes: Mapping[bool, Sequence[torch.dtype | None]] | None = None,
+) -> bool:
+    """Whether kernels can have all of these together, as far as the tensors themselves tell.
+
+    Dense real tensors in the memory of the CPU, each gradient of the dtype, shape and layout of its
+    weight, and so each state but for a dtype of its own, none sharing memory with another. False
+    also means: look with care.
+
+    Args:
+        weights: the parameters.
+        gradients: one a weight.
+        states: of each weight those that have its shape; none where they have just been begun.
+        numbers: all states of one number.
+        dtypes: where states have dtypes of their own: whether a weight has rows and columns -> the
+            dtypes of its states, None for the weight's.
+    """
+    flat: list[Any] = [*gradients, *chain.from_iterable(states)]
+    if not (_WEIGHTS.issuperset(map(type, weights)) and _only(Tensor, map(type, flat))):
+        return False
+    owners: list[Tensor] = [*weights]
+    if states:
+        owners += [p for p, own in zip(weights, states, strict=True) for _ in own]
+    wanted, shapes = list(map(_dtype, owners)), list(map(_shape, owners))
+    if dtypes and states:
+        pairs = zip(weights, states, strict=True)
+        own = [dtype for p, held in pairs if held for dtype in dtypes[p.dim() > 1]]
+        n = len(weights)
+        wanted[n:] = [dtype or other for dtype, other in zip(own, wanted[n:], strict=True)]
+    written = [*weights, *flat[len(gradients) :]]
+    everything = [*weights, *flat]
+    return (
+        _DTYPES.issuperset(wanted)
+        and list(map(_dtype, flat)) == wanted
+        and list(map(_shape, flat)) == shapes
+        and _only(torch.strided, map(_layout, everything))
+        and all(map(_is_cpu, everything))
+        and all(map(Tensor.is_contiguous, everything))
+        and not any(map(Tensor.is_neg, everything))
+        and not any(map(Tensor.is_inference, written))
+        and _have_memory(everything)
+        and _lie_apart(everything)
+        and _are_numbers(numbers)
+    )
+
+
+def are_apart(weights: Sequence[Tensor]) -> bool:
+    """Whether weights are such that it can be told, and no two share memory."""
+    return (
+        _WEIGHTS.issuperset(map(type, weights))
+        and _only(torch.strided, map(_layout, weights))
+        and all(map(_is_cpu, weights))
+        and all(map(Tensor.is_contiguous, weights))
+        and _lie_apart(weights)
+    )
+
+
+def _only(wanted: Any, found: Any) -> bool:
+    return set(found) <= {wanted}
+
+
+def _have_memory(tensors: Sequence[Tensor]) -> bool:
+    """Whether each storage is as large as its tensor needs: it may have been resized."""
+    needed = list(map(_nbytes, tensors))
+    for place, offset in enumerate(map(Tensor.storage_offset, tensors)):
+        if offset:
+            needed[place] += offset * tensors[place].element_size()
+    return all(map(ge, map(_held, map(Tensor.untyped_storage, tensors)), needed))
+
+
+def _lie_apart(tensors: Sequence[Tensor]) -> bool:
+    """Whether no two share memory."""
+    sizes = numpy.array(list(map(_nbytes, tensors)), numpy.int64)
+    starts = numpy.array(list(map(Tensor.data_ptr, tensors)), numpy.uint64).view(numpy.int64)
+    starts, sizes = starts[sizes > 0], sizes[sizes > 0]
+    order = starts.argsort()
+    ends = (starts + sizes)[order]
+    return bool((ends[:-1] <= starts[order][1:]).all())
+
+
+def _are_numbers(numbers: Sequence[Any]) -> bool:
+    return (
+        _only(Tensor, map(type, numbers))
+        and _NUMBERS.issuperset(map(_dtype, numbers))
+        and _only(1, map(Tensor.numel, numbers))
+        and _only(torch.strided, map(_layout, numbers))
+        and all(map(_is_cpu, numbers))
+        and _have_memory(numbers)
+    )

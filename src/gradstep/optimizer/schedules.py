@@ -6,6 +6,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from operator import is_
 from typing import Any
 
+from gradstep.optimizer.observer import Contents, StepObserver
 from gradstep.rule.hyperparameter import Interval, check_number
 from gradstep.rule.schedule import Schedule, as_schedule
 
@@ -33,9 +34,14 @@ class Schedules:
         self._held: list[MutableMapping[str, Any]] = []
         #: What was put into the groups last, by group and place: nobody else may change it.
         self._written: dict[tuple[int, Place], Any] = {}
+        self._any = bool(self._defaults)
 
     def __bool__(self) -> bool:
-        return bool(self._defaults) or any(self._groups)
+        return self._any
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._any = bool(self._defaults) or any(self._groups)
 
     def add_group(self, group: MutableMapping[str, Any], given: Mapping[str, Any]) -> None:
         """Take in a new group.
@@ -66,6 +72,7 @@ class Schedules:
     ) -> None:
         self._groups[number].update(found)
         if found:
+            self._any = True
             group.setdefault(COUNT, 0)
         self._written.update({(number, place): _read(group, place) for place in found})
 
@@ -128,7 +135,7 @@ class Schedules:
                 value = schedule(int(group[COUNT]))
                 if value != value:  # else it would be taken, as from torch's schedulers
                     check_number(place[0], value, Interval())
-                _write(group, place, value)
+                write_number(group, place, value)
                 self._written[number, place] = value
 
     def advance(self, groups: Sequence[MutableMapping[str, Any]]) -> None:
@@ -161,6 +168,26 @@ class Schedules:
             )
 
 
+class Scheduled(StepObserver):
+    """Lets the numbers of an optimizer's groups follow their schedules, step by step.
+
+    Args:
+        schedules: what they follow.
+        contents: the groups.
+    """
+
+    def __init__(self, schedules: Schedules, contents: Contents) -> None:
+        self._schedules, self._contents = schedules, contents
+
+    def begun(self, step: Any) -> None:
+        """Put the numbers of the step into the groups."""
+        self._schedules.set_numbers(self._contents.groups)
+
+    def written(self, step: Any) -> None:
+        """Count it."""
+        self._schedules.advance(self._contents.groups)
+
+
 def _found(options: Mapping[str, Any]) -> dict[Place, Schedule]:
     """The schedules among options, by their places."""
     found: dict[Place, Schedule] = {}
@@ -182,7 +209,8 @@ def _read(group: Mapping[str, Any], place: Place) -> Any:
     return group[key] if index is None else group[key][index]
 
 
-def _write(group: MutableMapping[str, Any], place: Place, value: float) -> None:
+def write_number(group: MutableMapping[str, Any], place: Place, value: Any) -> None:
+    """Put a number into its place in a group."""
     key, index = place
     if index is None:
         group[key] = value

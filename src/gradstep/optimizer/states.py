@@ -162,12 +162,14 @@ class Beginnings:
         """Whether a parameter with rows and columns, or without, has states of its own."""
         return bool(self._of(matrix)[1])
 
-    def begin_all(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Entry]:
+    def begin_all(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    ) -> list[Entry]:
         """All states of parameters that have none yet, in the order of :meth:`begin`.
 
         Args:
             params: plain tensors, whose gradients have their dtypes.
-            gradients: the first of each.
+            gradients: the first of each; None where no state starts as it.
         """
         numbers, shared = self._own_numbers, self.shared
         tensors = {kind: self._of(kind)[2] for kind in (False, True)}

@@ -160,10 +160,6 @@ class Graph:
         """Whether it works along rows or columns, which a vector does not have."""
         return any(node.extent in ("row", "column", "matrix") for node in self.order)
 
-    def holds_for(self, values: dict[str, object]) -> bool:
-        """True while every question that the rule asked would be answered as it was."""
-        return all(bool(values[name] != 0) == answer for name, answer in self.questions)
-
 
 def in_order(roots: Iterable[Node], known: Set[int] = frozenset()) -> tuple[Node, ...]:
     """All nodes below ``roots``, each after its arguments and once.

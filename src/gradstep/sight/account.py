@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 import torch
 
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.rule.graph import Node
 from gradstep.rule.latex import latex_number
 from gradstep.sight.digits import Equation, equation, shortest_text
@@ -120,7 +120,7 @@ def same_bits(a: float, b: float, dtype: torch.dtype) -> bool:
 def class_name(optimizer: Optimizer) -> str:
     """What to call an optimizer: by its class, or by its rule where that says nothing."""
     kind = type(optimizer)
-    return optimizer.rule.name if kind is Optimizer else kind.__name__
+    return planner_of(optimizer).rule.name if kind is Optimizer else kind.__name__
 
 
 def _real(dtype: torch.dtype) -> Any:

@@ -19,7 +19,10 @@ from gradstep.backends import global_sums
 from gradstep.backends.eligibility import is_sharded
 from gradstep.compose.partition import Partition
 from gradstep.compose.wrapper import Wrapper
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.observer import StepObserver, observe
+from gradstep.optimizer.optimizer import Optimizer, planner_of
+from gradstep.optimizer.planning import Planner
+from gradstep.optimizer.step import Step
 from gradstep.sight.account import Account, class_name
 from gradstep.sight.element import Element, element_of, group_of, sparse_entries
 from gradstep.sight.page import Page
@@ -99,7 +102,7 @@ def explain(
     return StepExplanation(optimizer, part, name, parameter, choice)
 
 
-class StepExplanation(Shown):
+class StepExplanation(Shown, StepObserver):
     """What one step does to the weights that were asked for. Made by :func:`explain`.
 
     Print it, or take :meth:`text`, :meth:`markdown`, :meth:`html` or :meth:`latex`; a notebook
@@ -113,7 +116,7 @@ class StepExplanation(Shown):
 
     def __init__(
         self,
-        stepped: torch.optim.Optimizer,
+        stepped: Optimizer | Partition,
         optimizer: Optimizer,
         parameter: str,
         tensor: Tensor,
@@ -126,9 +129,10 @@ class StepExplanation(Shown):
         self._choice = choice
         self._armed: tuple[Optimizer, Tensor] | None = (optimizer, tensor)
         self._reading: _Reading | None = None
+        self._raised = False
         self._note = ""
         # A partition makes the step of its parts, which have no step of their own.
-        self._hook = stepped.register_step_pre_hook(self._begin)
+        self._leave: Callable[[], None] | None = observe(stepped, self)
 
     @property
     def note(self) -> str:
@@ -136,7 +140,7 @@ class StepExplanation(Shown):
         if self._note or self._armed is None:
             return self._note
         waiting = f"{self.parameter}: waits for the next step of {self._class}"
-        if self._reading is not None:
+        if self._raised:
             return f"{waiting}; the last one raised an error before it was done"
         try:
             unscaled = _not_finite(self._armed[0])
@@ -153,59 +157,53 @@ class StepExplanation(Shown):
 
     # Within the step.
 
-    def _begin(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
-        """Before the step, and before its closure: be called when all is checked."""
-        if self._reading is not None:  # of a step that raised an error
-            self._reading.leave()
-            self._reading = None
-        found_inf = optimizer.__dict__.get("found_inf")
-        if found_inf is None or not float(found_inf):
-            assert self._armed is not None
-            _Planning.of(self._armed[0]).add(self)
-            return None
-        # The step will do nothing, and then nothing will be called but its closure. GradScaler
-        # gives none. (Within the loop over hooks, none can be removed.)
-        if len(args) > 1 or kwargs:
-            return None
-        return (*args, self._skipped), kwargs
-
-    def _skipped(self) -> None:
-        self._done(
-            f"{self.parameter}: the step was skipped, and nothing was written: GradScaler found "
-            "inf or nan in the gradients"
-        )
-
-    def read(self, runs: Sequence[Any]) -> list[Any]:
-        """Read what the step starts from; returns what is to be run beside it."""
+    def planned(self, step: Step) -> None:
+        """Read what the step starts from."""
         assert self._armed is not None
+        self._raised = False
+        optimizer, tensor = self._armed
+        planner = planner_of(optimizer)
         try:
             with torch.no_grad():
-                self._reading = _Reading(*self._armed, self.parameter, self._choice)
-                return self._reading.start(runs)
+                reading = _Reading(planner, class_name(optimizer), tensor, self.parameter)
+                self._reading = reading
+                reading.look(self._choice)
+                step.run_beside(planner, reading.start(step.runs_of(planner)))
         except Exception as error:
             self._failed(error)
-            return []
 
-    def finish(self) -> None:
+    def written(self, step: Step) -> None:
         """Read what the step wrote."""
         if self._reading is not None and not self._note:
             try:
                 with torch.no_grad():
-                    self.accounts = self._reading.finish(self._class)
+                    self.accounts = self._reading.finish()
                 self._note = self._reading.note
             except Exception as error:
                 self._failed(error)
         self._done(self._note)
+
+    def closed(self, step: Step) -> None:
+        """Wait for the next step if this one has raised; for none if it was skipped."""
+        if step.skipped:
+            self._done(
+                f"{self.parameter}: the step was skipped, and nothing was written: GradScaler "
+                "found inf or nan in the gradients"
+            )
+        elif self._reading is not None:
+            self._reading.leave()
+            self._reading, self._note, self._raised = None, "", True
 
     def _failed(self, error: Exception) -> None:
         said = " ".join(str(error).split()) or type(error).__name__
         self._note = f"{self.parameter}: the step could not be explained: {said}"
 
     def _done(self, note: str) -> None:
-        self._hook.remove()
+        if self._leave is not None:
+            self._leave()
         if self._reading is not None:
             self._reading.leave()
-        self._note, self._armed, self._reading = note, None, None
+        self._note, self._armed, self._reading, self._leave = note, None, None, None
         self.ready = True
 
     # Shown.
@@ -222,85 +220,34 @@ class StepExplanation(Shown):
         return f"<explanation of {weights or self.note}>"
 
 
-class _Planning:
-    """Stands for an optimizer's ``plan`` during one step, to let explanations read behind it."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
-        self._waiting: list[StepExplanation] = []
-        self._before = optimizer.__dict__.get("plan")
-        self._plan: Callable[[], list[Any]] = optimizer.plan
-        optimizer.__dict__["plan"] = self
-
-    @classmethod
-    def of(cls, optimizer: Optimizer) -> _Planning:
-        """The one that stands there already, or a new one."""
-        found = optimizer.__dict__.get("plan")
-        return found if isinstance(found, _Planning) else cls(optimizer)
-
-    def add(self, explanation: StepExplanation) -> None:
-        """Let an explanation read in the step."""
-        if explanation not in self._waiting:
-            self._waiting.append(explanation)
-
-    def __call__(self) -> list[Any]:
-        """What ``plan`` returns, between what reads before it and what reads after it."""
-        own = self._optimizer.__dict__
-        if self._before is None:
-            del own["plan"]
-        else:
-            own["plan"] = self._before
-        runs = self._plan()  # checks everything and may raise
-        waiting = [each for each in self._waiting if not each.ready]
-        beside = [run for each in waiting for run in each.read(runs)]
-        return [*beside, *runs, _Afterwards(self._optimizer, waiting)]
-
-
-class _Afterwards:
-    """Stands last in a step, and lets explanations read what it wrote."""
-
-    def __init__(self, optimizer: Optimizer, waiting: Sequence[StepExplanation]) -> None:
-        self._waiting = waiting
-        graphs = [graph for run in optimizer._runs.values() for graph in run.graphs.values()]
-        sums = [sum(n.operation == "global_sum" for n in graph.nodes) for graph in graphs]
-        self._sums = max(sums, default=0)
-        if optimizer._waits:
-            self.rounds = self._last
-
-    def __call__(self) -> None:
-        for each in self._waiting:
-            each.finish()
-
-    def _last(self) -> global_sums.Rounds:
-        """In each round it comes after all others; in the last they have written."""
-        for _ in range(self._sums):
-            yield 0.0
-        self()
-
-
 class _Reading:
     """The numbers that were read in a step, until it is done."""
 
-    def __init__(self, optimizer: Optimizer, tensor: Tensor, name: str, choice: Choice) -> None:
+    def __init__(self, planner: Planner, kind: str, tensor: Tensor, name: str) -> None:
         self.note = ""
         self._tensor = tensor
         self._name = name
+        self._kind = kind
         self._elements: list[Element] = []
         self._notes: list[str] = []
         self._probe: Any = None
         self._outcomes: list[list[float]] | None = None
         self._problem: Exception | None = None
-        self._optimizer = optimizer
+        self._planner = planner
+
+    def look(self, choice: Choice) -> None:
+        """Read what the weights start from."""
+        tensor, planner = self._tensor, self._planner
         gradient = tensor.grad
         if gradient is None:
-            self.note = f"{name}: it had no gradient in this step, which left it as it was"
+            self.note = f"{self._name}: it had no gradient in this step, which left it as it was"
             return
         for place in choice.of(gradient):
             known = self._elements[0].graph if self._elements else None
-            element = element_of(optimizer, tensor, place, known)
+            element = element_of(planner, tensor, place, known)
             untouched = (
                 gradient.is_sparse
-                and optimizer.rule.sparse is not None
+                and planner.rule.sparse is not None
                 and not len(sparse_entries(gradient, place))
             )
             said = "the sparse gradient does not name its row, and the step left it as it was"
@@ -317,9 +264,9 @@ class _Reading:
             gathered_eagerly,
         )
 
-        optimizer, places = self._optimizer, [element.place for element in self._elements]
+        planner, places = self._planner, [element.place for element in self._elements]
         if graph.sums_over_all:
-            held = [p for group in optimizer.param_groups for p in group["params"]]
+            held = [p for group in planner.contents.groups for p in group["params"]]
             weights = [p.numel() for p in held if p.grad is not None]
             everything = (len(weights), sum(weights))
             self._elements = [replace(e, everything=everything) for e in self._elements]
@@ -328,9 +275,8 @@ class _Reading:
             self._probe = probe
             return []
         settings = self._elements[0].settings
-        update = live_update(
-            optimizer, group_of(optimizer, self._tensor), self._tensor, graph, settings
-        )
+        group = group_of(planner, self._tensor)
+        update = live_update(planner, group, self._tensor, graph, settings)
         rounds = self._keep(gathered_eagerly(graph, update, settings, places))
         if graph.sums_over_all:
             return [_Beside(rounds)]
@@ -344,14 +290,13 @@ class _Reading:
         except Exception as error:
             self._problem = error
 
-    def finish(self, kind: str) -> tuple[Account, ...]:
+    def finish(self) -> tuple[Account, ...]:
         """What became of it."""
         if self._probe is not None:
             self._outcomes, self._problem = self._probe.found, self._probe.problem
         if self._problem is not None:
             raise self._problem
-        used = self._optimizer.engines_used()
-        engine = used.get(self._optimizer.name_of(self._tensor), "")
+        engine = self._planner.engines_used().get(self._planner.name_of(self._tensor), "")
         accounts = []
         for position, (element, note) in enumerate(zip(self._elements, self._notes, strict=True)):
             if element.graph.gathered:
@@ -359,7 +304,7 @@ class _Reading:
                 own = tuple(values[position] for values in self._outcomes)
                 element = replace(element, outcomes=own)
             written = float(self._tensor[element.place].item())
-            accounts.append(Account(self._name, kind, engine, element, written, note))
+            accounts.append(Account(self._name, self._kind, engine, element, written, note))
         return tuple(accounts)
 
     def leave(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import is_matrix
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.planning import Planner
 from gradstep.optimizer.state_spec import StateSpec, state_specs
 from gradstep.optimizer.states import common_number
 from gradstep.rule.definition import Rule
@@ -68,20 +68,20 @@ class Element:
         return {**numeric, **self.facts, "step": self.step, "first": float(self.first)}
 
 
-def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+def group_of(planner: Planner, parameter: Tensor) -> dict[str, Any]:
     """The group that holds a parameter.
 
     Raises:
         ValueError: none does.
     """
-    for group in optimizer.param_groups:
+    for group in planner.contents.groups:
         if any(p is parameter for p in group["params"]):
             return group
     raise ValueError("the optimizer does not hold this parameter")
 
 
 def element_of(
-    optimizer: Optimizer, parameter: Tensor, index: Sequence[int], graph: Graph | None = None
+    planner: Planner, parameter: Tensor, index: Sequence[int], graph: Graph | None = None
 ) -> Element:
     """Read what the next step of one weight starts from. Changes nothing.
 
@@ -89,7 +89,7 @@ def element_of(
     adds it.
 
     Args:
-        optimizer: holds the parameter.
+        planner: of the optimizer that holds the parameter.
         parameter: real, with a gradient, which may be sparse.
         index: the place of the weight in it: one number a dimension.
         graph: of another weight of the parameter, read for the same step; None to trace the rule.
@@ -98,18 +98,17 @@ def element_of(
         ValueError: the parameter is not in the optimizer, or has no gradient.
         TypeError: a complex parameter.
     """
-    group = group_of(optimizer, parameter)
+    group = group_of(planner, parameter)
     if parameter.grad is None:
         raise ValueError("the parameter has no gradient: call backward() first")
     if parameter.is_complex():
         raise TypeError("a complex weight is two real ones; look at view_as_real(parameter)")
-    rule, place = optimizer.rule, tuple(index)
-    settings = {n: _plain(optimizer.hyperparameter(group, n)) for n in rule.hyperparameters}
-    settings["lr"] = _plain(group["lr"])
+    rule, place = planner.rule, tuple(index)
+    settings = {n: _plain(value) for n, value in planner.reader.numbers(group).items()}
     maximize = bool(group.get("maximize", False))
     if "loss" in rule.inputs:  # known within a step only
-        settings["loss"] = (-1.0 if maximize else 1.0) * optimizer._loss_for_all
-    held = optimizer.state.get(parameter, {})
+        settings["loss"] = (-1.0 if maximize else 1.0) * planner.loss
+    held = planner.contents.state.get(parameter, {})
     weight = float(parameter[place].item())
     place = tuple(range(n)[i] for i, n in zip(place, parameter.shape, strict=True))
     gradient = gradient_at(parameter.grad, place)
@@ -122,7 +121,7 @@ def element_of(
             continue
         value = settings[state.value] if isinstance(state.value, str) else state.value
         if state.shared:  # also of a parameter whose first gradient comes late
-            kept = common_number(name, optimizer.state.values())
+            kept = common_number(name, planner.contents.state.values())
             states[name] = float(value if kept is None else kept)
         elif state.start == "number":
             kept = held.get(name)
@@ -133,7 +132,7 @@ def element_of(
             begun = {"weight": weight, "gradient": gradient}.get(state.start)
             spec = specs[name]
             states[name] = spec.rounded(value if begun is None else begun, parameter.dtype)
-    scale = getattr(optimizer, "grad_scale", None)
+    scale = planner.scale
     if scale is not None:
         settings["grad_scale"] = float(scale)
     if graph is None:

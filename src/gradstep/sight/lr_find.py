@@ -13,6 +13,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from gradstep.optimizer.observer import unobserved
+from gradstep.sight.armed import StepExplanation
 from gradstep.sight.restored import restored
 
 #: A loss so many times the smallest one before it has diverged.
@@ -242,7 +244,8 @@ def _unseen(optimizer: Any) -> Iterator[None]:
             if str(getattr(hook, "__module__", "")).startswith("gradstep.sight."):
                 del hooks[key]
     try:
-        yield
+        with unobserved(optimizer, StepExplanation):
+            yield
     finally:
         for hooks, own in zip(found, before, strict=True):
             hooks.clear()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.sight.catalogue import nearest
 
 Place = tuple[int, ...]
@@ -61,7 +61,7 @@ def find_parameter(
             hold.
         TypeError: neither a name nor a tensor.
     """
-    held = [(name, p, each) for each in optimizers for name, p in each.named_parameters()]
+    held = [(name, p, each) for each in optimizers for name, p in planner_of(each).named()]
     named: dict[str, Tensor] = {}
     if model is not None:
         named |= model.named_parameters(remove_duplicate=False)

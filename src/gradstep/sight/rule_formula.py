@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gradstep.compose.partition import Partition
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.rule.definition import Rule
 from gradstep.rule.formula import formula as formula_of
 from gradstep.rule.hyperparameter import is_number
@@ -84,8 +84,9 @@ def _page(rule: Rule | Optimizer, greek: bool, flags: Mapping[str, Any]) -> Page
     changed = dict(flags)
     maximize = bool(changed.pop("maximize", False))
     if isinstance(rule, Optimizer):
-        group, own = rule.param_groups[0], rule.rule
-        found = {n: _plain(rule.hyperparameter(group, n)) for n in own.hyperparameters}
+        group, reader = rule.param_groups[0], planner_of(rule).reader
+        own = reader.rule
+        found = {n: _plain(v) for n, v in reader.hyperparameters(group).items()}
         given = {n: v for n, v in found.items() if v != own.hyperparameters[n]}
         maximize = maximize or bool(group.get("maximize", False))
         title, changed = class_name(rule), {**given, **changed}

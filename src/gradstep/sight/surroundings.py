@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.backends.update import Update
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.planning import Planner
 from gradstep.optimizer.state_spec import state_specs
 from gradstep.optimizer.states import Beginnings, shared_states, unlike_weight
 from gradstep.rule.graph import Graph, Node
 
 
 def live_update(
-    optimizer: Optimizer,
+    planner: Planner,
     group: Mapping[str, Any],
     parameter: Tensor,
     graph: Graph,
@@ -26,14 +26,12 @@ def live_update(
 
     The optimizer does not get those.
     """
-    rule = optimizer.rule
+    rule, state = planner.rule, planner.contents.state
     assert parameter.grad is not None
-    entry: dict[str, Any] = dict(optimizer.state.get(parameter, {}))
+    entry: dict[str, Any] = dict(state.get(parameter, {}))
 
-    def name_of() -> str:
-        return optimizer.name_of(parameter)
-
-    shared = shared_states(rule, optimizer.state.values(), settings, optimizer._shared)
+    name_of = planner.namer(parameter)
+    shared = shared_states(rule, state.values(), settings, planner.shared)
     beginnings = Beginnings(rule, group, settings, shared)
     first = beginnings.begin(parameter, entry, parameter.grad, name_of)
     specs = [state_specs(rule)[name] for name, _, _ in graph.states]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling as _is_compiling
 
 from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.parameter_names import names_of
 from gradstep.sight.histograms import histogram
 from gradstep.sight.records import Record, frame
 from gradstep.sight.sinks import JsonLines, Memory, open_sinks
@@ -354,13 +355,8 @@ class Watch:
 
 
 def _names(model: nn.Module | None, optimizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    known: dict[int, str] = {}
-    for number, group in enumerate(optimizer.param_groups):
-        for position, p in enumerate(group["params"]):
-            given = group.get("param_names")
-            known[id(p)] = (
-                str(given[position]) if given else f"parameter {position} of group {number}"
-            )
+    named = names_of(optimizer).all(optimizer.param_groups, shapes=False)
+    known = {id(p): name for name, p in named}
     if model is not None:
         known.update((id(p), name) for name, p in model.named_parameters())
     return tuple(known[i] for i in ids)

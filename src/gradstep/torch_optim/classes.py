@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.backends.update import has_shape
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer, planner_of
+from gradstep.optimizer.parameter_groups import GroupReader
 from gradstep.optimizer.state_spec import state_specs
 from gradstep.program.formats import StateDType
 from gradstep.rules.adadelta import adadelta
@@ -29,12 +30,21 @@ from gradstep.torch_optim.declaration import over
 # The arguments stand as torch has them: in its order, with its defaults.
 
 
+class _SGDGroups(GroupReader):
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        super().check_group(group)
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+
 @over(sgd)
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum or without: :func:`gradstep.sgd`.
 
     Takes torch.optim.SGD's arguments and its checkpoints. Plain descent has its bits.
     """
+
+    _reads_groups = _SGDGroups
 
     def __init__(
         self, params: Any, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
@@ -44,10 +54,13 @@ class SGD(Optimizer):
         state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
+
+class _AdamGroups(GroupReader):
     def check_group(self, group: Mapping[str, Any]) -> None:
         super().check_group(group)
-        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
-            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        beta1, beta2 = group["betas"]
+        if isinstance(beta1, Tensor) != isinstance(beta2, Tensor):
+            raise ValueError("betas must be either both floats or both Tensors")
 
 
 @over(
@@ -60,6 +73,8 @@ class Adam(Optimizer):
 
     Takes torch.optim.Adam's arguments and its checkpoints.
     """
+
+    _reads_groups = _AdamGroups
 
     def __init__(
         self, params: Any, lr: float | Tensor = 1e-3,
@@ -80,12 +95,6 @@ class Adam(Optimizer):
                         f"{name} as a Tensor is not supported for capturable=False and foreach=True"
                     )
         super()._begin(params, rule, defaults, engine)
-
-    def check_group(self, group: Mapping[str, Any]) -> None:
-        super().check_group(group)
-        beta1, beta2 = group["betas"]
-        if isinstance(beta1, Tensor) != isinstance(beta2, Tensor):
-            raise ValueError("betas must be either both floats or both Tensors")
 
 
 @over(adam, decoupled_weight_decay=True)
@@ -170,6 +179,14 @@ class Adamax(Optimizer):
     ) -> None: ...  # fmt: skip
 
 
+class _SparseAdamGroups(GroupReader):
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise unless every option of a group is allowed."""
+        super().check_group(group)
+        if not group["eps"] > 0:
+            raise ValueError(f"Invalid epsilon value: {group['eps']}; SparseAdam needs more than 0")
+
+
 @over(sparse_adam)
 class SparseAdam(Optimizer):
     """Adam for sparse gradients: :func:`gradstep.sparse_adam`.
@@ -185,6 +202,8 @@ class SparseAdam(Optimizer):
     Raises:
         RuntimeError: at a step, a dense gradient.
     """
+
+    _reads_groups = _SparseAdamGroups
 
     def __init__(
         self, params: Any, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
@@ -212,26 +231,16 @@ class SparseAdam(Optimizer):
         }
         return {**saved, "state": state}
 
-    def check_group(self, group: Mapping[str, Any]) -> None:
-        """Raise unless every option of a group is allowed."""
-        super().check_group(group)
-        if not group["eps"] > 0:
-            raise ValueError(f"Invalid epsilon value: {group['eps']}; SparseAdam needs more than 0")
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters.
-
-        Raises:
-            ValueError: sparse or complex parameters.
-        """
-        super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
-            if p.is_sparse or p.is_complex():
-                name = self.name_of(p)
-                self.param_groups.pop()
-                if p.is_sparse:
-                    raise ValueError(f"SparseAdam requires dense parameter tensors; {name} is not")
-                raise ValueError(f"SparseAdam does not support complex parameters; {name} is one")
+    def _check_parameter(self, p: Tensor) -> None:
+        super()._check_parameter(p)
+        if p.is_sparse:
+            raise ValueError(
+                f"SparseAdam requires dense parameter tensors; {self.name_of(p)} is not"
+            )
+        if p.is_complex():
+            raise ValueError(
+                f"SparseAdam does not support complex parameters; {self.name_of(p)} is one"
+            )
 
 
 @over(
@@ -279,7 +288,7 @@ class Adagrad(Optimizer):
         """Put the sums into memory that other processes can share."""
         for group in self.param_groups:
             for p in group["params"]:
-                for name in state_specs(self.rule)["sum"].names:
+                for name in state_specs(planner_of(self).rule)["sum"].names:
                     self.state[p][name].share_memory_()
 
 
@@ -298,6 +307,17 @@ class Adadelta(Optimizer):
     ) -> None: ...  # fmt: skip
 
 
+class _RpropGroups(GroupReader):
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        super().check_group(group)
+        minus, plus = group["etas"]
+        if not 0.0 < minus < 1.0 < plus:
+            raise ValueError(
+                f"Invalid eta values: {minus}, {plus}; the first must lie between 0 and 1, the "
+                "second above 1"
+            )
+
+
 @over(rprop, order="lr etas step_sizes foreach maximize differentiable capturable")
 class Rprop(Optimizer):
     """Rprop: :func:`gradstep.rprop`.
@@ -310,6 +330,8 @@ class Rprop(Optimizer):
         step_sizes: the smallest and the largest step.
     """
 
+    _reads_groups = _RpropGroups
+
     def __init__(
         self, params: Any, lr: float | Tensor = 1e-2, etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50), *, capturable: bool = False,
@@ -317,15 +339,6 @@ class Rprop(Optimizer):
         engine: str = "auto",
         state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
-
-    def check_group(self, group: Mapping[str, Any]) -> None:
-        super().check_group(group)
-        minus, plus = group["etas"]
-        if not 0.0 < minus < 1.0 < plus:
-            raise ValueError(
-                f"Invalid eta values: {minus}, {plus}; the first must lie between 0 and 1, the "
-                "second above 1"
-            )
 
 
 @over(asgd)
@@ -347,6 +360,19 @@ class ASGD(Optimizer):
     ) -> None: ...  # fmt: skip
 
 
+class _AdafactorGroups(GroupReader):
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise unless every option of a group is allowed, in torch's words where it has some."""
+        eps1 = self.hyperparameter(group, "eps1")
+        if eps1 is not None and not eps1 >= 0:
+            raise ValueError(f"epsilon1 should be >= 0 but is: {eps1}")
+        if group["d"] < 1:
+            raise ValueError(f"Clipping threshold d should be >= 1 but is: {group['d']}")
+        if group["beta2_decay"] > 0:
+            raise ValueError(f"beta2_decay should be <= 0 but is: {group['beta2_decay']}")
+        super().check_group(group)
+
+
 @over(adafactor)
 class Adafactor(Optimizer):
     """Adafactor, with a second moment a row and a column: :func:`gradstep.adafactor`.
@@ -361,6 +387,8 @@ class Adafactor(Optimizer):
         RuntimeError: at a step, complex parameters and sparse gradients.
     """
 
+    _reads_groups = _AdafactorGroups
+
     def __init__(
         self, params: Any, lr: float | Tensor = 1e-2, beta2_decay: float = -0.8,
         eps: tuple[float | None, float] = (None, 1e-3), d: float = 1.0, weight_decay: float = 0.0,
@@ -368,20 +396,28 @@ class Adafactor(Optimizer):
         state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
-    def check_group(self, group: Mapping[str, Any]) -> None:
-        """Raise unless every option of a group is allowed, in torch's words where it has some."""
-        eps1 = self.hyperparameter(group, "eps1")
-        if eps1 is not None and not eps1 >= 0:
-            raise ValueError(f"epsilon1 should be >= 0 but is: {eps1}")
-        if group["d"] < 1:
-            raise ValueError(f"Clipping threshold d should be >= 1 but is: {group['d']}")
-        if group["beta2_decay"] > 0:
-            raise ValueError(f"beta2_decay should be <= 0 but is: {group['beta2_decay']}")
-        super().check_group(group)
-
 
 #: The ways in which a matrix' shape scales its step.
 _ADJUSTMENTS = ("original", "match_rms_adamw", "spectral_unclamped")
+
+
+class _MuonGroups(GroupReader):
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise unless every option of a group is allowed."""
+        super().check_group(group)
+        self._check_adjustment(group)
+
+    def check_changed(self, group: Mapping[str, Any], loaded: bool = False) -> None:
+        """Raise unless a step can be made with the options that a group has by now."""
+        self._check_adjustment(group)
+        super().check_changed(group, loaded)
+
+    def _check_adjustment(self, group: Mapping[str, Any]) -> None:
+        if group["adjust_lr_fn"] not in (None, *_ADJUSTMENTS):
+            raise ValueError(
+                f"Adjust learning rate function {group['adjust_lr_fn']} is not supported; choose "
+                f"one of {', '.join(map(repr, _ADJUSTMENTS))}"
+            )
 
 
 @over(muon)
@@ -402,6 +438,8 @@ class Muon(Optimizer):
         RuntimeError: at a step, complex parameters and sparse gradients.
     """
 
+    _reads_groups = _MuonGroups
+
     def __init__(
         self, params: Any, lr: float | Tensor = 1e-3, weight_decay: float = 0.1,
         momentum: float = 0.95, nesterov: bool = True,
@@ -411,35 +449,10 @@ class Muon(Optimizer):
         state_dtype: StateDType = None,
     ) -> None: ...  # fmt: skip
 
-    def check_group(self, group: Mapping[str, Any]) -> None:
-        """Raise unless every option of a group is allowed."""
-        super().check_group(group)
-        self._check_adjustment(group)
-
-    def check_changed(self, group: Mapping[str, Any]) -> None:
-        """Raise unless a step can be made with the options that a group has by now."""
-        self._check_adjustment(group)
-        super().check_changed(group)
-
-    def _check_adjustment(self, group: Mapping[str, Any]) -> None:
-        if group["adjust_lr_fn"] not in (None, *_ADJUSTMENTS):
+    def _check_parameter(self, p: Tensor) -> None:
+        super()._check_parameter(p)
+        if has_shape(p) and p.dim() != 2:
             raise ValueError(
-                f"Adjust learning rate function {group['adjust_lr_fn']} is not supported; choose "
-                f"one of {', '.join(map(repr, _ADJUSTMENTS))}"
+                f"Muon only supports 2D parameters, and {self.name_of(p)} has size "
+                f"{tuple(p.shape)}. Give it to AdamW."
             )
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters.
-
-        Raises:
-            ValueError: a parameter that has not two dimensions.
-        """
-        super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
-            if has_shape(p) and p.dim() != 2:
-                name = self.name_of(p)
-                self.param_groups.pop()
-                raise ValueError(
-                    f"Muon only supports 2D parameters, and {name} has size {tuple(p.shape)}. "
-                    "Give it to AdamW."
-                )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import LBFGS as TorchLBFGS
 
-from gradstep.optimizer.checkpoint import check_class, check_outline
+from gradstep.optimizer.loading import load
 from gradstep.optimizer.step_hooks import HooksOnce, without_hooks
 
 
@@ -40,14 +40,7 @@ class LBFGS(HooksOnce, TorchLBFGS):
             ValueError: a checkpoint of another class, or one that maximizes where torch's LBFGS
                 cannot, before 2.14; the optimizer is as it was.
         """
-        if not isinstance(state_dict, Mapping):
-            check_outline(state_dict)
-        # Behind the user's own hooks, which may change the checkpoint.
-        handle = self.register_load_state_dict_pre_hook(_check)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
+        load(self, state_dict, None)
 
     def _gather_flat_grad(self) -> Tensor:
         # torch's own stops at gradients of another layout than rows: channels-last, transposed. So
@@ -76,14 +69,3 @@ def _in_rows(p: Tensor) -> Tensor:
     in_rows = torch.empty_like(p, memory_format=torch.contiguous_format)
     in_rows.grad = g.contiguous()
     return in_rows
-
-
-def _check(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
-    check_outline(state_dict)
-    for number, group in enumerate(state_dict["param_groups"]):
-        check_class(optimizer, group, number)
-        if group.get("maximize") and "maximize" not in optimizer.defaults:
-            raise ValueError(
-                f"group {number} of the checkpoint maximizes, and LBFGS of torch "
-                f"{torch.__version__} only minimizes; install torch 2.14 or later"
-            )

@@ -12,42 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from gradstep.optimizer.parameter_names import names_of
 from gradstep.sight.mistakes.finding import (
     Finding,
+    Mistake,
     MistakeError,
     MistakeWarning,
     Severity,
 )
-from gradstep.sight.mistakes.finite import Finite
-from gradstep.sight.mistakes.forward import Forward
-from gradstep.sight.mistakes.gradients import Gradients
-from gradstep.sight.mistakes.layers import Layers
+from gradstep.sight.mistakes.known import load
 from gradstep.sight.mistakes.membership import Membership
-from gradstep.sight.mistakes.outside import Outside
 from gradstep.sight.mistakes.place import Place, here
-from gradstep.sight.mistakes.rule_signs import RuleSigns
 from gradstep.sight.mistakes.scaling import Scaling
 from gradstep.sight.mistakes.scheduling import Scheduling
-from gradstep.sight.mistakes.sizes import Sizes
 from gradstep.sight.mistakes.watched import Family, Watched
 
 _log = logging.getLogger(__name__)
 
 OnMistake = Literal["warn", "list", "raise"]
 
-#: In this order they are asked; Gradients keeps the counts that the others read.
-_FAMILIES: tuple[type[Family], ...] = (
-    Gradients,
-    Membership,
-    Outside,
-    Scheduling,
-    Scaling,
-    Finite,
-    Forward,
-    Layers,
-    Sizes,
-    RuleSigns,
-)
 #: What wrappers put before a parameter's name.
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
@@ -68,7 +51,7 @@ class Diagnosis:
         self,
         on_mistake: OnMistake = "list",
         every: int = 50,
-        families: Sequence[type[Family]] = _FAMILIES,
+        families: Sequence[type[Family]] | None = None,
     ) -> None:
         self.findings: list[Finding] = []
         self.watched: list[Watched] = []
@@ -87,7 +70,9 @@ class Diagnosis:
         self._running: list[Watched] = []
         self._closed = False
         self.interrupted = False
-        self._families = [family(self) for family in families]
+        self._families = [
+            family(self) for family in load()[0] if families is None or family in families
+        ]
         self._before = self._those_with("before_step")
         self._before_look = [*self._before, *self._those_with("before_look")]
         self._after = self._those_with("after_step")
@@ -177,12 +162,10 @@ class Diagnosis:
         if name:
             return name
         for watched in self.watched:
-            for number, group in enumerate(watched.optimizer.param_groups):
-                for index, p in enumerate(group["params"]):
-                    if p is parameter:
-                        if "param_names" in group:
-                            return str(group["param_names"][index])
-                        return f"parameter {index} of group {number}"
+            groups = watched.optimizer.param_groups
+            for held_as, p in names_of(watched.optimizer).all(groups, shapes=False):
+                if p is parameter:
+                    return held_as
         return "a parameter"
 
     def module_of(self, parameter: Tensor) -> tuple[str, nn.Module | None]:
@@ -253,26 +236,35 @@ class Diagnosis:
 
     def report(
         self,
-        name: str,
+        mistake: Mistake,
         seen: str,
         *,
-        why: str,
-        write: str,
-        severity: Severity = "mistake",
+        why: str = "",
+        write: str = "",
+        severity: Severity | None = None,
         parameter: str | None = None,
         watched: Watched | None = None,
         place: Place | None = None,
         key: Any = None,
     ) -> None:
-        """Say what was found; once for each name and optimizer (or ``key``)."""
-        said = (name, key if key is not None else id(watched))
+        """Say what was found; once for each mistake and optimizer (or ``key``).
+
+        Args:
+            mistake: which it is.
+            seen: what was seen.
+            why, write, severity: where this one is another than usual.
+            parameter, watched, place: what it is about, and where.
+            key: in place of the optimizer.
+        """
+        said = (mistake.name, key if key is not None else id(watched))
         if said in self._said:
             return
         self._said.add(said)
         step = watched.steps if watched is not None else 0
-        finding = Finding(
-            name, seen, why, write, severity, place or here(), parameter=parameter, step=step
-        )
+        severity = severity or mistake.severity
+        why, write = why or mistake.why, write or mistake.write
+        place = place or here()
+        finding = Finding(mistake.name, seen, why, write, severity, place, parameter, step)
         self.findings.append(finding)
         if self._on_mistake == "raise" and severity == "mistake" and not self._closed:
             raise MistakeError(finding)

@@ -27,6 +27,27 @@ class MistakeError(Exception):
 
 
 @dataclass(frozen=True)
+class Mistake:
+    """What can go wrong in a training loop. It stands in the file that finds it, and only there.
+
+    ``gradstep doctor --list`` and docs/mistakes.md are made of all.
+
+    Attributes:
+        name: such as ``"forgotten-zero-grad"``.
+        when: when it is found.
+        why: why it hurts.
+        write: what to write instead, as far as that is always the same.
+        severity: ``"mistake"`` for a fact, ``"advice"`` for what is often, not always, wrong.
+    """
+
+    name: str
+    when: str
+    why: str
+    write: str
+    severity: Severity = "mistake"
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something in a training loop that is wrong, or looks so.
 

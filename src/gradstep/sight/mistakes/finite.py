@@ -8,8 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.forward import Forward
 from gradstep.sight.mistakes.watched import Family, Held, Watched
+
+NON_FINITE_GRADIENT = Mistake(
+    "non-finite-gradient",
+    when="inf or nan, with the first module of the forward pass that returned them though its "
+    "input and weights were finite, or that was given them; else with the first one of "
+    "the backward pass",
+    why="a step with them makes weights nan, and nothing repairs them",
+    write="a smaller lr, or operations with a finite derivative: "
+    "torch.autograd.set_detect_anomaly(True) shows which makes them",
+)
 
 #: At each of the first steps, where a training that diverges does so, then at each of these.
 _FIRST, _EACH = 20, 10
@@ -17,6 +28,8 @@ _FIRST, _EACH = 20, 10
 
 class Finite(Family):
     """Non-finite gradients. A nan stays in the weights, so a look now and then does not miss it."""
+
+    order = 6
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
@@ -83,9 +96,8 @@ class Finite(Family):
         if forward is not None and not spoilt and key is None:
             forward.arm()  # in case the step is left out, as a loop may do, and the weights last
         self.diagnosis.report(
-            "non-finite-gradient",
+            NON_FINITE_GRADIENT,
             seen,
-            why="a step with them makes weights nan, and nothing repairs them",
             write=write,
             parameter=name,
             watched=watched,

@@ -49,6 +49,8 @@ class Forward(Family):
         looked: whether a module has been looked at since the last step.
     """
 
+    order = 7
+
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
         self.spoilt: Spoilt | None = None

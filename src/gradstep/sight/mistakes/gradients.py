@@ -12,9 +12,38 @@ import torch
 from torch import Tensor
 
 from gradstep.sight.mistakes.calls import follow
+from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.membership import Membership
 from gradstep.sight.mistakes.place import Place, here
 from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of
+
+STEP_TWICE = Mistake(
+    "step-twice",
+    when="a step uses the very gradients of the step before",
+    why="the second step follows a slope that was measured before the first one",
+    write="one optimizer.step() for each loss.backward()",
+)
+FORGOTTEN_ZERO_GRAD = Mistake(
+    "forgotten-zero-grad",
+    when="a step uses a gradient that a backward pass has added onto the very gradient of the "
+    "step before, and that nobody has cleared or scaled in between",
+    why="each step then follows the sum of all gradients so far instead of the new one, so the"
+    " steps grow and point the wrong way",
+    write="optimizer.zero_grad() before this line, once for each step",
+)
+STEP_BEFORE_BACKWARD = Mistake(
+    "step-before-backward",
+    when="the first step, and no backward pass has been made",
+    why="a step without gradients changes nothing",
+    write="loss.backward() before this line",
+)
+ZERO_GRAD_BEFORE_STEP = Mistake(
+    "zero-grad-before-step",
+    when="gradients are cleared between backward and step",
+    why="the step has no gradient to follow, so these weights do not learn",
+    write="optimizer.zero_grad() before loss.backward() or after optimizer.step(), not between"
+    " them",
+)
 
 
 class _Proof:
@@ -79,6 +108,8 @@ class Gradients(Family):
     first three steps, and for two after a step at which a used gradient came again, changed.
     Where that is usual, because ``zero_grad(set_to_none=False)`` keeps the tensors, at each 50th.
     """
+
+    order = 1  # first: it keeps the counts that the others read
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
@@ -191,11 +222,9 @@ class Gradients(Family):
             self._without_gradient(watched, arrived)
         elif all_used and not self._is_about_other_parameters(watched):
             self.diagnosis.report(
-                "step-twice",
+                STEP_TWICE,
                 f"step {watched.steps + 1} uses the very gradients that step {watched.steps} used: "
                 "no backward() in between",
-                why="the second step follows a slope that was measured before the first one",
-                write="one optimizer.step() for each loss.backward()",
                 watched=watched,
             )
         elif arrived and watched.looks and self._all_zeroed(watched):
@@ -264,12 +293,9 @@ class Gradients(Family):
                 continue  # cleared since
             name = self.diagnosis.name_of(held.parameter)
             self.diagnosis.report(
-                "forgotten-zero-grad",
+                FORGOTTEN_ZERO_GRAD,
                 f"backward() added onto the gradient of {name} that step {watched.steps} had "
                 "already used: zero_grad() was not called in between",
-                why="each step then follows the sum of all gradients so far instead of the new "
-                "one, so the steps grow and point the wrong way",
-                write="optimizer.zero_grad() before this line, once for each step",
                 parameter=name,
                 watched=watched,
                 place=state.place,
@@ -283,10 +309,8 @@ class Gradients(Family):
             self._cleared(watched)
         elif not watched.steps and not self._anything_reached():
             self.diagnosis.report(
-                "step-before-backward",
+                STEP_BEFORE_BACKWARD,
                 "step() was called before any backward(): no parameter has a gradient",
-                why="a step without gradients changes nothing",
-                write="loss.backward() before this line",
                 watched=watched,
             )
 
@@ -312,11 +336,8 @@ class Gradients(Family):
 
     def _cleared(self, watched: Watched) -> None:
         self.diagnosis.report(
-            "zero-grad-before-step",
+            ZERO_GRAD_BEFORE_STEP,
             "the gradients that backward() had made were cleared before step() could use them",
-            why="the step has no gradient to follow, so these weights do not learn",
-            write="optimizer.zero_grad() before loss.backward() or after optimizer.step(), not "
-            "between them",
             watched=watched,
             place=self.diagnosis.last_zero_grad(),
         )

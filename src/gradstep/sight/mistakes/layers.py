@@ -7,7 +7,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.watched import Family, Held, Watched
+
+VANISHING_GRADIENT = Mistake(
+    "vanishing-gradient",
+    when="a layer's gradient is below 1e-7 of the largest one's",
+    why="these layers do not learn while the others do",
+    write="ReLU in place of sigmoid or tanh, a normalisation, residual connections, or a "
+    "larger initialisation",
+    severity="advice",
+)
+EXPLODING_GRADIENT = Mistake(
+    "exploding-gradient",
+    when="gradients are 10,000 times as large as the weights",
+    why="one step with such a gradient undoes what was learnt",
+    write="torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before step(); a mean in "
+    "place of a sum in the loss; a smaller initialisation",
+    severity="advice",
+)
+DEAD_UNITS = Mistake(
+    "dead-units",
+    when="90 % of a layer's units get no gradient at all",
+    why="a ReLU that is below zero for every input passes no gradient and never comes back",
+    write="a smaller lr, LeakyReLU or GELU, and biases that do not start far below 0",
+    severity="advice",
+)
 
 #: A gradient's root mean square, as a share of the largest layer's. Sound networks keep within 1e-3
 #: of each other; twelve layers of sigmoids are beyond this.
@@ -23,6 +48,8 @@ _WITH_UNITS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 class Layers(Family):
     """What the gradients of matrices and kernels say about the layers."""
+
+    order = 8
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
@@ -66,13 +93,9 @@ class Layers(Family):
                 name = self.diagnosis.name_of(held.parameter)
                 most = self.diagnosis.name_of(layers[sizes.index(largest)].parameter)
                 self.diagnosis.report(
-                    "vanishing-gradient",
+                    VANISHING_GRADIENT,
                     f"the gradient of {name} is {size / largest:.0e} of that of {most}, at "
                     f"{count} looks in a row",
-                    why="these layers do not learn while the others do",
-                    write="ReLU in place of sigmoid or tanh, a normalisation, residual "
-                    "connections, or a larger initialisation",
-                    severity="advice",
                     parameter=name,
                     watched=watched,
                 )
@@ -88,13 +111,9 @@ class Layers(Family):
         if seen >= 3:
             name = self.diagnosis.name_of(layers[sizes.index(max(sizes))].parameter)
             self.diagnosis.report(
-                "exploding-gradient",
+                EXPLODING_GRADIENT,
                 f"the gradients' norm is {all_gradients:.1e} against {all_weights:.1e} of the "
                 f"weights, at {seen} looks in a row; {name} has the largest",
-                why="one step with such a gradient undoes what was learnt",
-                write="torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before step(); a "
-                "mean in place of a sum in the loss; a smaller initialisation",
-                severity="advice",
                 parameter=name,
                 watched=watched,
             )
@@ -115,13 +134,9 @@ class Layers(Family):
         if looks + 1 >= _LOOKS:
             dead, units = int(silent.sum()), silent.numel()
             self.diagnosis.report(
-                "dead-units",
+                DEAD_UNITS,
                 f"{dead} of the {units} units of {name.rpartition('.')[0] or name} got no gradient "
                 f"at {looks + 1} looks in a row",
-                why="a ReLU that is below zero for every input passes no gradient and never "
-                "comes back",
-                write="a smaller lr, LeakyReLU or GELU, and biases that do not start far below 0",
-                severity="advice",
                 parameter=name,
                 watched=watched,
             )

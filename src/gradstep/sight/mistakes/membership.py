@@ -9,8 +9,39 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.place import Place, here
 from gradstep.sight.mistakes.watched import Family, Held, Watched
+
+PARAMETER_IN_TWO_OPTIMIZERS = Mistake(
+    "parameter-in-two-optimizers",
+    when="two optimizers use one gradient of it; advice where they take turns",
+    why="it moves twice for one gradient, by two rules that know nothing of each other",
+    write="each parameter to one optimizer; groups give it settings of its own",
+)
+PARAMETER_REPLACED = Mistake(
+    "parameter-replaced",
+    when="the model has another tensor in the place of a held one: a new `nn.Parameter`, "
+    "`load_state_dict(assign=True)`, `model.to` where it makes new ones",
+    why="the model's own weights stay as they are: it does not learn there",
+    write="the optimizer after this line; or change the weights in place: with "
+    "torch.no_grad(): p.copy_(…)",
+)
+PARAMETER_IN_NO_GROUP = Mistake(
+    "parameter-in-no-group",
+    when="a parameter of the model gets gradients, is in no optimizer, and nobody moves it by hand",
+    why="it never moves, and its gradient grows from step to step",
+    write="it into a parameter group of the optimizer; or requires_grad_(False), which also "
+    "saves its backward pass",
+)
+PARAMETER_NOT_REACHED = Mistake(
+    "parameter-not-reached",
+    when="a parameter is held, but no backward pass ever reached it (after 100 steps, or at "
+    "the end)",
+    why="it never learns",
+    write="the forward pass so that the loss uses it: look for a module that is not called, "
+    "detach(), .data, .item() or torch.no_grad() on the way",
+)
 
 #: After so many steps a parameter that no gradient ever reached is worth a word.
 _LONG_ENOUGH = 100
@@ -50,6 +81,8 @@ class _Shared:
 
 class Membership(Family):
     """Parameters in no optimizer, in two, out of reach of the loss, or not the model's any more."""
+
+    order = 2
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
@@ -121,12 +154,9 @@ class Membership(Family):
             later = max(mine[0], theirs[0], key=self.diagnosis.watched.index)
             if theirs[1].is_used_gradient(gradient) and not mine[1].is_used_gradient(gradient):
                 self.diagnosis.report(
-                    "parameter-in-two-optimizers",
+                    PARAMETER_IN_TWO_OPTIMIZERS,
                     f"{name} is held by two optimizers, and both make a step with the same "
                     "gradient",
-                    why="it moves twice for one gradient, by two rules that know nothing of each "
-                    "other",
-                    write="each parameter to one optimizer; groups give it settings of its own",
                     parameter=name,
                     watched=watched,
                     place=later.place,
@@ -137,7 +167,7 @@ class Membership(Family):
                 shared.last = watched
             if shared.turns == 3:  # one turn is a second phase of the training
                 self.diagnosis.report(
-                    "parameter-in-two-optimizers",
+                    PARAMETER_IN_TWO_OPTIMIZERS,
                     f"{name} is held by two optimizers that take turns with it",
                     why="the momentum of each one is about weights that the other has moved",
                     write="each parameter to one optimizer, unless this is what you want",
@@ -174,12 +204,9 @@ class Membership(Family):
 
     def _say_replaced(self, watched: Watched, names: list[str], place: Place | None) -> None:
         self.diagnosis.report(
-            "parameter-replaced",
+            PARAMETER_REPLACED,
             f"{_some(names)} in the model was replaced by another tensor after the optimizer was "
             "made: the optimizer still moves the old one",
-            why="the model's own weights stay as they are: it does not learn there",
-            write="the optimizer after this line; or change the weights in place: "
-            "with torch.no_grad(): p.copy_(…)",
             parameter=names[0],
             watched=watched,
             place=place,
@@ -244,11 +271,8 @@ class Membership(Family):
             self._say_replaced(watched, unheld, watched.place)
             return
         self.diagnosis.report(
-            "parameter-in-no-group",
+            PARAMETER_IN_NO_GROUP,
             f"{_some(unheld)} of the model gets gradients, but no optimizer holds it",
-            why="it never moves, and its gradient grows from step to step",
-            write="it into a parameter group of the optimizer; or requires_grad_(False), which "
-            "also saves its backward pass",
             parameter=unheld[0],
             watched=watched,
             place=watched.place,
@@ -269,12 +293,9 @@ class Membership(Family):
         if not unreached or len(unreached) == len(watched.held):
             return
         self.diagnosis.report(
-            "parameter-not-reached",
+            PARAMETER_NOT_REACHED,
             f"{_some(unreached)} is held by the optimizer, but no backward() in {watched.steps} "
             "steps gave it a gradient: the loss does not depend on it",
-            why="it never learns",
-            write="the forward pass so that the loss uses it: look for a module that is not "
-            "called, detach(), .data, .item() or torch.no_grad() on the way",
             parameter=unreached[0],
             watched=watched,
             place=watched.step_place,

@@ -8,8 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.place import Place, here
 from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of, window_of
+
+UPDATED_BY_HAND_TOO = Mistake(
+    "updated-by-hand-too",
+    when="between steps somebody also moves the weights against their gradient",
+    why="every update is made twice: once by hand and once by the optimizer",
+    write="only one of them: either optimizer.step() or the update by hand",
+)
+WEIGHTS_CHANGED_OUTSIDE = Mistake(
+    "weights-changed-outside",
+    when="somebody changed the weights, once. What is done again and again (clipping, "
+    "projections, averages) is on purpose, and so is a checkpoint that is loaded into "
+    "model and optimizer",
+    why="what the optimizer remembers, such as momentum, is about the weights before",
+    write="a new optimizer after new weights, or load its own state_dict() with them",
+    severity="advice",
+)
 
 #: What happens once and then not for so many steps was no part of the loop.
 _QUIET = 30
@@ -65,6 +82,8 @@ class Outside(Family):
     gradient by hand, beside the optimizer's own, is a mistake.
     """
 
+    order = 3
+
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
         self._witnesses: dict[int, _Witness] = {}
@@ -118,11 +137,9 @@ class Outside(Family):
         if witness.along >= 2:
             name = self.diagnosis.name_of(witness.held.parameter)
             self.diagnosis.report(
-                "updated-by-hand-too",
+                UPDATED_BY_HAND_TOO,
                 f"between two steps of the optimizer {name} was also moved against its gradient by "
                 "somebody else",
-                why="every update is made twice: once by hand and once by the optimizer",
-                write="only one of them: either optimizer.step() or the update by hand",
                 parameter=name,
                 watched=watched,
             )
@@ -148,12 +165,9 @@ class Outside(Family):
         name = self.diagnosis.name_of(witness.held.parameter)
         step, place = witness.first
         self.diagnosis.report(
-            "weights-changed-outside",
+            WEIGHTS_CHANGED_OUTSIDE,
             f"{name} was changed outside of the optimizer between steps {step} and {step + 1}, and "
             "not again",
-            why="what the optimizer remembers, such as momentum, is about the weights before",
-            write="a new optimizer after new weights, or load its own state_dict() with them",
-            severity="advice",
             parameter=name,
             watched=watched,
             place=place,

@@ -9,8 +9,32 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.scheduling import Scheduling
 from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of
+
+DECAY_ON_BIASES = Mistake(
+    "decay-on-biases",
+    when="a `weight_decay` that you chose also shrinks biases and norms",
+    why="shrinking them does not make the network simpler, and norms lose their scale",
+    write="two groups, the second with weight_decay=0 for the parameters of p.ndim < 2",
+    severity="advice",
+)
+BETA2_TOO_NEAR_1 = Mistake(
+    "beta2-too-near-1",
+    when="beta2 averages over more than twice the steps that OneCycleLR was made for",
+    why="the size of the first, largest gradients decides all the steps to the end",
+    write="a smaller beta2, which averages over a tenth of the steps",
+    severity="advice",
+)
+EPS_TOO_LARGE = Mistake(
+    "eps-too-large",
+    when="eps is larger than the root of the second moment for most weights",
+    why="the rule then divides by eps alone: it is SGD with momentum, and its steps are as "
+    "small as the gradients",
+    write="a smaller eps, or a loss that is not scaled down",
+    severity="advice",
+)
 
 _LOOKS = 5
 _NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
@@ -18,6 +42,8 @@ _NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 
 class RuleSigns(Family):
     """Advice that only settings and states of the rule tell."""
+
+    order = 10
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
@@ -44,11 +70,8 @@ class RuleSigns(Family):
             name, decay = found[0]
             more = f" and {len(found) - 1} others" if len(found) > 1 else ""
             self.diagnosis.report(
-                "decay-on-biases",
+                DECAY_ON_BIASES,
                 f"weight_decay={decay:g} also shrinks {name}{more}: biases and norms",
-                why="shrinking them does not make the network simpler, and norms lose their scale",
-                write="two groups, the second with weight_decay=0 for the parameters of p.ndim < 2",
-                severity="advice",
                 parameter=name,
                 watched=watched,
                 place=watched.place,
@@ -65,13 +88,11 @@ class RuleSigns(Family):
             horizon = 1 / (1 - beta2)
             if horizon > 2 * total:
                 self.diagnosis.report(
-                    "beta2-too-near-1",
+                    BETA2_TOO_NEAR_1,
                     f"beta2={beta2:g} averages the squared gradients over about {horizon:,.0f} "
                     f"steps, and the schedule ends after {total:,}",
-                    why="the size of the first, largest gradients decides all the steps to the end",
                     write=f"betas=({0.9 if betas is None else float(betas[0]):g}, "
                     f"{max(0.9, 1 - 10 / total):.3g})",
-                    severity="advice",
                     watched=watched,
                     place=watched.place,
                 )
@@ -110,14 +131,11 @@ class RuleSigns(Family):
                 typical = float(roots[alive].median())
                 name = self.diagnosis.name_of(held.parameter)
                 self.diagnosis.report(
-                    "eps-too-large",
+                    EPS_TOO_LARGE,
                     f"eps={eps:g} is more than sqrt(exp_avg_sq), about {typical:.0e}, for most "
                     f"weights of {name} ({looks} looks)",
-                    why="the rule then divides by eps alone: it is SGD with momentum, and its "
-                    "steps are as small as the gradients",
                     write=f"eps={10 ** math.floor(math.log10(max(typical, 1e-38)) - 2):.0e}, or a "
                     "loss that is not scaled down",
-                    severity="advice",
                     parameter=name,
                     watched=watched,
                 )

@@ -11,12 +11,30 @@ from torch import Tensor
 from torch.nn.utils import clip_grad
 
 from gradstep.sight.mistakes.calls import follow
+from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.gradients import Gradients
 from gradstep.sight.mistakes.watched import Family, Held, Watched
+
+GRADIENTS_STILL_SCALED = Mistake(
+    "gradients-still-scaled",
+    when="a step uses gradients with GradScaler's factor in them. (After a step with "
+    "`fused=True` it is so by design: the step unscales on its way and leaves `.grad` as "
+    "it was; torch's writes the unscaled gradient there)",
+    why="the update is as many times too large",
+    write="scaler.step(optimizer) and scaler.update() in place of optimizer.step()",
+)
+CLIPPED_BEFORE_UNSCALE = Mistake(
+    "clipped-before-unscale",
+    when="gradients are clipped while GradScaler's factor is in them",
+    why="the limit is as many times too low for them: after unscaling next to nothing is left",
+    write="scaler.unscale_(optimizer) before this line",
+)
 
 
 class Scaling(Family):
     """Knows which gradients came from a scaled loss, by when its backward pass began and ended."""
+
+    order = 5
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
@@ -94,11 +112,9 @@ class Scaling(Family):
             scaler = self._scaler_of(watched, held)
             if scaler is not None:
                 self.diagnosis.report(
-                    "gradients-still-scaled",
+                    GRADIENTS_STILL_SCALED,
                     f"optimizer.step() used gradients of a loss that GradScaler had multiplied by "
                     f"{scaler.get_scale():g}",
-                    why="the update is as many times too large",
-                    write="scaler.step(optimizer) and scaler.update() in place of optimizer.step()",
                     watched=watched,
                 )
                 return
@@ -121,12 +137,9 @@ class Scaling(Family):
             gradient = held.parameter.grad
             if gradient is not None and gradient._version != held.arrived_version:
                 self.diagnosis.report(
-                    "clipped-before-unscale",
+                    CLIPPED_BEFORE_UNSCALE,
                     f"gradients were clipped while GradScaler's factor of {scaler.get_scale():g} "
                     "was still in them",
-                    why="the limit is as many times too low for them: after unscaling next to "
-                    "nothing is left",
-                    write="scaler.unscale_(optimizer) before this line",
                     watched=watched,
                 )
         self._scaled_now = []

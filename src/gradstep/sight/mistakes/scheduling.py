@@ -10,8 +10,22 @@ from typing import Any
 import torch
 
 from gradstep.sight.mistakes.calls import follow
+from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.place import Place
 from gradstep.sight.mistakes.watched import Family, Watched
+
+SCHEDULER_BEFORE_OPTIMIZER = Mistake(
+    "scheduler-before-optimizer",
+    when="a scheduler is stepped before the first step of its optimizer",
+    why="the first value of the schedule is skipped",
+    write="scheduler.step() after optimizer.step()",
+)
+SCHEDULER_NEVER_STEPPED = Mistake(
+    "scheduler-never-stepped",
+    when="a scheduler is made, and its step() never called",
+    why="the learning rate stays where the schedule begins",
+    write="scheduler.step() after optimizer.step(), or at the end of each epoch",
+)
 
 _TRIAL = 3
 
@@ -27,6 +41,8 @@ class _Scheduler:
 
 class Scheduling(Family):
     """Schedulers that are stepped before the optimizer, or never."""
+
+    order = 4
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
@@ -69,10 +85,8 @@ class Scheduling(Family):
         ):
             return  # it has skipped the first step, because of a scale that was too large
         self.diagnosis.report(
-            "scheduler-before-optimizer",
+            SCHEDULER_BEFORE_OPTIMIZER,
             f"{type(scheduler).__name__}.step() was called before the first optimizer.step()",
-            why="the first value of the schedule is skipped",
-            write="scheduler.step() after optimizer.step()",
             watched=watched,
         )
 
@@ -96,11 +110,9 @@ class Scheduling(Family):
             ):
                 continue
             self.diagnosis.report(
-                "scheduler-never-stepped",
+                SCHEDULER_NEVER_STEPPED,
                 f"{type(known.scheduler).__name__} was made, but its step() was never called in "
                 f"{watched.steps} steps of the optimizer",
-                why="the learning rate stays where the schedule begins",
-                write="scheduler.step() after optimizer.step(), or at the end of each epoch",
                 watched=watched,
                 place=known.place,
                 key=key,

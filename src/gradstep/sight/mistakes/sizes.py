@@ -8,7 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of
+
+LEARNING_RATE_TOO_HIGH = Mistake(
+    "learning-rate-too-high",
+    when="a step moves the weights by more than 10 % of their size",
+    why="training jumps about or diverges",
+    write="a smaller lr: begin with a tenth",
+    severity="advice",
+)
+LEARNING_RATE_TOO_LOW = Mistake(
+    "learning-rate-too-low",
+    when="a step moves the weights by less than a millionth of their size",
+    why="training takes thousands of times as many steps as it needs",
+    write="a larger lr: begin with ten times as much",
+    severity="advice",
+)
+UPDATES_ROUND_AWAY = Mistake(
+    "updates-round-away",
+    when="float16 or bfloat16 weights stay as they are though they have a gradient",
+    why="an update that is smaller than half the distance between two numbers of the type is "
+    "rounded to nothing",
+    write="the weights in float32, with torch.autocast for the forward pass",
+)
 
 #: Usual is about 1e-3 a step. An order of magnitude off, with another one for doubt:
 _TOO_LARGE, _TOO_SMALL = 0.1, 1e-6
@@ -19,6 +42,8 @@ _ROUNDED = 0.95
 
 class Sizes(Family):
     """Update-to-weight ratios, and updates that low precision rounds away."""
+
+    order = 9
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
@@ -67,9 +92,8 @@ class Sizes(Family):
             usual = statistics.median(ratios[-_LOOKS:])
             self._say_rate(
                 watched,
-                "learning-rate-too-high",
+                LEARNING_RATE_TOO_HIGH,
                 f"a step moves the weights by {usual:.0%} of their size; about 0.1 % is usual",
-                "training jumps about or diverges",
                 f"a smaller lr than {rates[-1]:g}: begin with a tenth, {rates[-1] / 10:.1g}",
             )
         # Late in a training steps are small because little is left to learn; in a warm-up because
@@ -84,19 +108,16 @@ class Sizes(Family):
             usual = statistics.median(ratios)
             self._say_rate(
                 watched,
-                "learning-rate-too-low",
+                LEARNING_RATE_TOO_LOW,
                 f"a step moves the weights by {usual:.0e} of their size; about 1e-3 is usual",
-                "training takes thousands of times as many steps as it needs",
                 f"a larger lr than {rates[-1]:g}: begin with ten times as much, {rates[-1] * 10:g}",
             )
 
-    def _say_rate(self, watched: Watched, name: str, seen: str, why: str, write: str) -> None:
+    def _say_rate(self, watched: Watched, mistake: Mistake, seen: str, write: str) -> None:
         self.diagnosis.report(
-            name,
+            mistake,
             f"{seen} ({len(self._ratios[id(watched)])} looks)",
-            why=why,
             write=write,
-            severity="advice",
             watched=watched,
         )
 
@@ -116,12 +137,11 @@ class Sizes(Family):
             name = self.diagnosis.name_of(held.parameter)
             dtype = str(old.dtype).removeprefix("torch.")
             self.diagnosis.report(
-                "updates-round-away",
+                UPDATES_ROUND_AWAY,
                 f"{same:.0%} of the weights of {name}, which are {dtype}, stay as they are at a "
                 f"step, though they have a gradient ({looks} looks)",
                 why=f"an update that is smaller than half the distance between two {dtype} numbers "
                 "is rounded to nothing",
-                write="the weights in float32, with torch.autocast for the forward pass",
                 parameter=name,
                 watched=watched,
             )

@@ -120,7 +120,13 @@ class Watched:
 
 
 class Family:
-    """Diagnoses of one kind. Each method is called when something happens; it reads only."""
+    """Diagnoses of one kind. Each method is called when something happens; it reads only.
+
+    Attributes:
+        order: families are asked in the order of these.
+    """
+
+    order = 100
 
     def __init__(self, diagnosis: Any) -> None:
         self.diagnosis = diagnosis

@@ -1,0 +1,108 @@
+"""Loading a checkpoint: one function, for optimizers, partitions and LBFGS, from top to bottom."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gradstep.optimizer.checkpoint import Holder, check_class, check_outline, checked_state
+from gradstep.optimizer.checkpoint_names import keep_names
+from gradstep.optimizer.cycled_momentum import put_momentum
+
+
+def load(optimizer: Any, state_dict: Any, parts: Mapping[str | None, Holder] | None) -> None:
+    """Load a checkpoint. Nothing is changed before all of it was checked.
+
+    Args:
+        optimizer: the one with the groups, and with the hooks.
+        state_dict: the checkpoint.
+        parts: by the name that groups have under ``"part"``, or one under None for all groups. None
+            for an optimizer without a rule, whose states are taken as torch takes them.
+
+    Raises:
+        TypeError, ValueError: a checkpoint of another class, model or rule, or an incomplete one;
+            says what was found and expected.
+    """
+    given = changed_by_hooks(optimizer, state_dict)
+    check_outline(given)
+    prepared = _as_torch_prepares(optimizer, given)
+    # Of these are taken out what parts check. What hooks and wrappers keep beside is kept.
+    state: defaultdict[Any, Any] = prepared["state"]
+    groups = prepared["param_groups"]
+    for number, (group, own) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
+        if parts is None:
+            _check_without_rule(optimizer, group, number)
+        elif None not in parts and group.get("part") != own["part"]:
+            raise ValueError(
+                f"the checkpoint is of another partition: its group {number} is of the part "
+                f"{group.get('part')!r}, and here of {own['part']!r}"
+            )
+    for name, part in (parts or {}).items():
+        places = [i for i, group in enumerate(groups) if name in (None, group.get("part"))]
+        of_part = [groups[i] for i in places]
+        for group in of_part if part.cycled else ():
+            put_momentum(group, part.reader.momenta)
+        held = [p for group in of_part for p in group["params"]]
+        entries = {p: state.pop(p) for p in held if p in state}
+        as_given = {**given, "param_groups": [given["param_groups"][i] for i in places]}
+        loaded = {"state": entries, "param_groups": of_part}
+        state.update(checked_state(part, loaded, as_given))
+    keep_names(optimizer.param_groups, groups, bool(state))
+    optimizer.__setstate__({"state": state, "param_groups": groups})
+    tell_loaded(optimizer)
+
+
+def changed_by_hooks(optimizer: Any, state_dict: Any) -> dict[str, Any]:
+    """A checkpoint as the user's hooks leave it, which may change it.
+
+    Raises:
+        ValueError: no mapping.
+    """
+    if not isinstance(state_dict, Mapping):
+        check_outline(state_dict)
+    given = dict(state_dict)
+    for before in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        changed = before(optimizer, given)
+        given = given if changed is None else changed
+    return given
+
+
+def tell_loaded(optimizer: Any) -> None:
+    """Call the user's hooks behind the loading."""
+    for after in optimizer._optimizer_load_state_dict_post_hooks.values():
+        after(optimizer)
+
+
+def _check_without_rule(optimizer: Any, group: Mapping[str, Any], number: int) -> None:
+    kind = type(optimizer).__name__
+    check_class(kind, optimizer.defaults, group, number)
+    if group.get("maximize") and "maximize" not in optimizer.defaults:
+        raise ValueError(
+            f"group {number} of the checkpoint maximizes, and {kind} of torch "
+            f"{torch.__version__} only minimizes; install torch 2.14 or later"
+        )
+
+
+class _Prepared(torch.optim.Optimizer):
+    """Stands in for an optimizer, and takes what torch's own loading would give to that.
+
+    So torch compares the groups, and brings states to their parameters' devices and dtypes.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        self.param_groups = groups
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_load_state_dict_post_hooks = OrderedDict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.prepared = state
+
+
+def _as_torch_prepares(optimizer: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The states by parameter, and the groups, with the optimizer's parameters."""
+    taken = _Prepared(optimizer.param_groups)
+    taken.load_state_dict(given)
+    return taken.prepared

@@ -1,0 +1,70 @@
+"""The one door for whoever looks on at steps: explanations, schedules, the account of an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradstep.optimizer.step import Step
+
+
+@dataclass(slots=True)
+class Contents:
+    """An optimizer's groups and states as they are by now: anybody may exchange them.
+
+    The optimizer itself is not in it: what belongs to it would keep it, and all states, alive.
+    """
+
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    state: MutableMapping[Any, Any] = field(default_factory=dict)
+
+
+class StepObserver:
+    """Is told of each step of an optimizer, or of a partition; does nothing unless overridden.
+
+    The order is begun, planned, written, closed. What is raised before ``written`` ends the step,
+    and only ``closed`` comes then.
+    """
+
+    def begun(self, step: Step) -> None:
+        """The closure has run, and nothing of the step has been read yet."""
+
+    def planned(self, step: Step) -> None:
+        """All is read and checked, nothing is written: ``step.runs`` will write."""
+
+    def written(self, step: Step) -> None:
+        """Weights and states are written."""
+
+    def closed(self, step: Step) -> None:
+        """It is over: written, skipped (``step.skipped``), or ended by ``step.error``."""
+
+
+def observe(optimizer: Any, observer: StepObserver) -> Callable[[], None]:
+    """Let an observer look on at the steps of an optimizer of gradstep, or of a partition.
+
+    Returns:
+        what ends it.
+    """
+    optimizer._observers = (*optimizer._observers, observer)
+
+    def end() -> None:
+        optimizer._observers = tuple([o for o in optimizer._observers if o is not observer])
+
+    return end
+
+
+@contextmanager
+def unobserved(optimizer: Any, kind: type[StepObserver]) -> Iterator[None]:
+    """Observers of this kind do not see the steps within; any optimizer may be given."""
+    before = getattr(optimizer, "_observers", ())
+    hidden = tuple([o for o in before if isinstance(o, kind)])
+    if hidden:
+        optimizer._observers = tuple([o for o in before if o not in hidden])
+    try:
+        yield
+    finally:
+        if hidden:
+            optimizer._observers = before

@@ -1,0 +1,97 @@
+"""One step of an optimizer, or of the parts of a partition: begun, planned, written, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradstep.backends.base import Run
+from gradstep.optimizer.cut_short import CutShort
+from gradstep.optimizer.observer import StepObserver
+from gradstep.optimizer.planning import Planner
+
+
+class Step:
+    """A step: all or nothing over its planners.
+
+    Attributes:
+        planners: of the optimizer, or of each part.
+        observers: who is told of it.
+        loss: what the closure returned; None without one.
+        scale: what GradScaler has multiplied the gradients by, where the step is to divide them.
+        runs: once it is planned, of each planner what will write, in order.
+        skipped: whether it is left out, since GradScaler found inf or nan in the gradients.
+        error: once it is closed, what ended it.
+    """
+
+    __slots__ = ("error", "loss", "observers", "planners", "runs", "scale", "skipped")
+
+    def __init__(
+        self,
+        planners: Sequence[Planner],
+        observers: Sequence[StepObserver],
+        loss: Any = None,
+        scale: Any = None,
+    ) -> None:
+        self.planners = planners
+        self.observers = observers
+        self.loss = loss
+        self.scale = scale
+        self.runs: Sequence[list[Run]] = ()
+        self.skipped = False
+        self.error: BaseException | None = None
+
+    def make(self) -> None:
+        """Make it.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: something does not fit. Nothing has been written.
+            RuntimeError: it was cut short; names the parameters that had been updated.
+        """
+        planners = self.planners
+        if len(planners) == 1 and not (self.observers or planners[0].observers):
+            # The short way, for nobody looks on: all the rest takes a microsecond.
+            runs = planners[0].plan(self.loss, self.scale)
+            if not planners[0].may_stop:
+                planners[0].write(runs)
+                return
+            self.runs = [runs]
+        own = [observer for planner in planners for observer in planner.observers]
+        self.observers = (*own, *self.observers)
+        try:
+            for observer in self.observers:
+                observer.begun(self)
+            self.runs = self.runs or [each.plan(self.loss, self.scale) for each in planners]
+            if any(planner.may_stop for planner in planners):
+                self.observers = (*self.observers, CutShort())
+            for observer in self.observers:
+                observer.planned(self)
+            for planner, runs in zip(planners, self.runs, strict=True):
+                planner.write(runs)
+            for observer in self.observers:
+                observer.written(self)
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            try:
+                self._close()
+            finally:
+                self.error = None  # whose traceback holds this step
+
+    def skip(self) -> None:
+        """Leave it out."""
+        self.skipped = True
+        self._close()
+
+    def _close(self) -> None:
+        for observer in self.observers:
+            observer.closed(self)
+
+    def runs_of(self, planner: Planner) -> list[Run]:
+        """What will write of a planner's."""
+        return self.runs[self.planners.index(planner)]
+
+    def run_beside(self, planner: Planner, runs: Sequence[Run]) -> None:
+        """Make runs of an observer's together with those of a planner, and before them."""
+        self.runs_of(planner)[:0] = runs
