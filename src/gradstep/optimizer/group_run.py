@@ -137,7 +137,8 @@ class GroupRun:
 
     def params(self) -> list[Any]:
         """The group's parameters."""
-        return self.group["params"]
+        params: list[Any] = self.group["params"]
+        return params
 
     def remember(self, ids: Sequence[int], plan: Plan) -> None:
         """What a step with care has found out about parameters, for steps of another mask."""

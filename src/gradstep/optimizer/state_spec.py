@@ -177,7 +177,7 @@ class StateSpec:
                 and held.device == p.device
                 and layout(held) != now
             ):
-                with torch.no_grad(), torch.inference_mode(False):
+                with torch.inference_mode(False), torch.no_grad():
                     entry[part.name] = torch.empty_like(p, dtype=held.dtype).copy_(held).detach()
 
     # What a checkpoint holds.
@@ -315,7 +315,7 @@ def _is_like(gradient: Tensor, p: Tensor) -> bool:
 
 def _zeros_along(p: Tensor, gone: int) -> Tensor:
     """Zeros of a parameter's shape, but for one dimension of one element."""
-    with torch.no_grad(), torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():
         if type(p) in PLAIN:
             shape = list(p.shape)
             shape[gone] = 1

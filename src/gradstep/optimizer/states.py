@@ -194,7 +194,8 @@ class Beginnings:
             value = 0.0 if name == "step" else self._rule.states[name].value
             number = self._values[value] if isinstance(value, str) else value
         if self._differentiable and is_followed(number):
-            return number.reshape(()).to(dtype, copy=True)
+            followed: Tensor = number.reshape(()).to(dtype, copy=True)
+            return followed
         device: Any = p.device if self._on_device else "cpu"
         if torch.is_inference_mode_enabled():  # or later steps may not write it
             with torch.inference_mode(False):
