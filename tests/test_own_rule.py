@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import gradstep
+from gradstep.optimizer.optimizer import planner_of
 from gradstep.rule.definition import Rule
 from ranks import run_ranks
 
@@ -39,7 +40,7 @@ def as_in(page: str, net: nn.Module) -> gradstep.Optimizer:
 
 
 def own_rule() -> Rule:
-    return as_in("README.md", network()).rule
+    return planner_of(as_in("README.md", network())).rule
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, end: int) -> list[Tensor]:
