@@ -148,6 +148,14 @@ def test_a_copy_is_not_observed() -> None:
     assert seen.told == []
 
 
+def test_a_partition_names_its_parameters_and_engines() -> None:
+    params = weights()
+    optimizer = two_parts(params, engine="eager")
+    optimizer.step()
+    assert [optimizer.name_of(p) for p in params] == ["a", "b"]
+    assert optimizer.engines_used() == {"a": "eager", "b": "eager"}
+
+
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adafactor"])
 def test_users_see_torchs_names_and_two_more(name: str) -> None:
     """Everything else stands behind the optimizer, in its planner."""
@@ -156,5 +164,4 @@ def test_users_see_torchs_names_and_two_more(name: str) -> None:
         optimizer = getattr(module, name)([torch.nn.Parameter(torch.ones(2))])
         return {n for n in dir(optimizer) if not n.startswith("_")}
 
-    # torch puts these names into its classes when it has made an optimizer of them.
     assert names(gradstep) - names(torch.optim) == {"engines_used", "name_of"}

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradstep.backends.update import has_shape
 from gradstep.compose.members import (
@@ -200,6 +200,16 @@ class Partition(HooksOnce):
                 The optimizer is as it was.
         """
         load(self, state_dict, {name: holder_of(part) for name, part in self.parts.items()})
+
+    # Names.
+
+    def engines_used(self) -> dict[str, str]:
+        """The engine that updated each parameter at its last step: name -> engine."""
+        return {n: e for part in self.parts.values() for n, e in part.engines_used().items()}
+
+    def name_of(self, p: Tensor) -> str:
+        """The parameter's name in the model if the parts were given names, else its place."""
+        return self._names.of(self.param_groups, p)
 
     # Print.
 
