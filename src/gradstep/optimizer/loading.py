@@ -29,7 +29,7 @@ def load(optimizer: Any, state_dict: Any, parts: Mapping[str | None, Holder] | N
     given = changed_by_hooks(optimizer, state_dict)
     check_outline(given)
     prepared = _as_torch_prepares(optimizer, given)
-    # Of these are taken out what parts check. What hooks and wrappers keep beside is kept.
+    # Parts replace what they check. What hooks and wrappers keep beside is kept.
     state: defaultdict[Any, Any] = prepared["state"]
     groups = prepared["param_groups"]
     for number, (group, own) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
@@ -45,11 +45,14 @@ def load(optimizer: Any, state_dict: Any, parts: Mapping[str | None, Holder] | N
         of_part = [groups[i] for i in places]
         for group in of_part if part.cycled else ():
             put_momentum(group, part.reader.momenta)
-        held = [p for group in of_part for p in group["params"]]
-        entries = {p: state.pop(p) for p in held if p in state}
+        held = {p for group in of_part for p in group["params"]}
+        entries = {p: entry for p, entry in state.items() if p in held}
         as_given = {**given, "param_groups": [given["param_groups"][i] for i in places]}
         loaded = {"state": entries, "param_groups": of_part}
-        state.update(checked_state(part, loaded, as_given))
+        checked = checked_state(part, loaded, as_given)
+        for p in entries.keys() - checked.keys():
+            del state[p]
+        state.update(checked)  # in the order of the file, as torch has it
     keep_names(optimizer.param_groups, groups, bool(state))
     optimizer.__setstate__({"state": state, "param_groups": groups})
     tell_loaded(optimizer)
