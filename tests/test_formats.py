@@ -140,7 +140,7 @@ def test_a_state_is_decoded_and_rounded_once(dtype: torch.dtype, name: str, engi
     assert set(found.engines_used().values()) == {engine}
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["float32", pytest.param("bfloat16", marks=pytest.mark.deep)])
 def test_torch_compile_agrees(name: str) -> None:
     """In bfloat16 weights, where it agrees without formats as well."""
     reached = {}

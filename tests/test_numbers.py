@@ -392,7 +392,7 @@ def test_same_as_the_formula(
     "all_layouts",
     [pytest.param(False, id="shapes"), pytest.param(True, id="layouts", marks=pytest.mark.deep)],
 )
-@pytest.mark.parametrize("engine", ["fused", "eager"])
+@pytest.mark.parametrize("engine", ["fused", pytest.param("eager", marks=pytest.mark.deep)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @FORMULA_CONFIGURATIONS
 def test_roundings_apart_from_the_formula_in_more_digits(
@@ -583,8 +583,8 @@ def check_any_hyperparameters(reference: Reference, data: st.DataObject) -> None
 # tensors of three dtypes.
 
 
-#: Of the classes whose function is compiled, and not said to run eagerly, these few are quick.
-COMPILED_SOON = {"Adam", "Momo"}
+#: Of the classes whose function is compiled, and not said to run eagerly, the quick run's.
+COMPILED_SOON = {"Adam"}
 
 
 @pytest.mark.slow

@@ -684,7 +684,7 @@ def scenario_shared_memory(method: str) -> None:
     assert all(p.is_shared() for p in params)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.deep)])
 def test_shared_memory(method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} here")
