@@ -146,7 +146,7 @@ class Problem:
     gradients: Sequence[Sequence[Tensor | None]]
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=12)  # the types and layouts of one rule; of 8 MB each
 def problem(dtype: torch.dtype, cases: tuple[Case, ...] = CASES, seed: int = 0) -> Problem:
     """Weights of size 1 and gradients of sizes 0.01 to 3; some elements always have gradient 0.
 
@@ -175,6 +175,12 @@ def problem(dtype: torch.dtype, cases: tuple[Case, ...] = CASES, seed: int = 0) 
             own.append(case.gradient(g) if case.has_gradient(t) else None)
         gradients.append(own)
     return Problem(cases, weights, gradients)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_problem_stays() -> Iterator[None]:
+    yield
+    problem.cache_clear()
 
 
 def run(
