@@ -940,6 +940,29 @@ def test_averages_of_codes() -> None:
     assert weight.isfinite().all()
 
 
+class Nothing(Cut):
+    """Under the same name: whatever is written is 0."""
+
+    def code(self, converts_half: bool) -> Any:
+        from llvmlite import ir
+
+        read, _ = super().code(converts_half)
+        return read, lambda builder, value: ir.Constant(ir.IntType(16), 0)
+
+
+@pytest.mark.usefixtures("own_formats")
+def test_a_format_registered_anew_takes_the_place_of_the_one_of_its_name() -> None:
+    rule = gradstep.stored_as(gradstep.adam(), exp_avg="cut")
+    for kind, is_kept in ((Cut, True), (Nothing, False)):
+        formats.register(kind())
+        weight = nn.Parameter(torch.ones(3))
+        weight.grad = torch.ones(3)
+        optimizer = gradstep.Optimizer([weight], rule, lr=0.1, engine="fused")
+        optimizer.step()
+        assert set(optimizer.engines_used().values()) == {"fused"}
+        assert bool(optimizer.state[weight]["exp_avg"].any()) is is_kept
+
+
 @pytest.mark.usefixtures("own_formats")
 def test_what_register_refuses() -> None:
     with pytest.raises(TypeError, match="register takes a format"):

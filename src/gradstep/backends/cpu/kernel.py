@@ -11,7 +11,7 @@ from torch import Tensor
 from gradstep.backends.cpu import compiler
 from gradstep.backends.eligibility import STORAGE
 from gradstep.backends.llvm.walk import ARGUMENTS, write_kernel
-from gradstep.program.formats import is_ours
+from gradstep.program.formats import format_of, is_ours
 from gradstep.program.kernel_spec import KernelSpec, Places, kernel_spec, working_type
 from gradstep.program.passes import Pass
 from gradstep.program.program import Program
@@ -123,7 +123,9 @@ class Kernel:
 def kernel_for(program: Program, dtype: Any) -> Kernel:
     """The kernel for weights of a dtype, from what the program keeps if it is there."""
     storage = STORAGE[dtype][0]
-    if storage not in program.kept:
-        program.kept[storage] = Kernel(program, storage)
-    kernel: Kernel = program.kept[storage]
+    # Another format may have been registered under the name since.
+    key = (storage, *map(format_of, program.rule.formats.values()))
+    if key not in program.kept:
+        program.kept[key] = Kernel(program, storage)
+    kernel: Kernel = program.kept[key]
     return kernel
