@@ -248,14 +248,15 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
     ]
     if not every_rule:
         return others
-    return [
-        (other and (dtype != SHARPEST or item.get("engine", "fused") != "fused" or all_layouts))
-        or (all_layouts and dtype != torch.float32)
-        for other, dtype, all_layouts, item in (
-            (other, item.get("dtype", SHARPEST), item.get("all_layouts", False), item)
-            for other, item in zip(others, items, strict=True)
-        )
-    ]
+    return [_left_of_a_rules_own(item, other) for item, other in zip(items, others, strict=True)]
+
+
+def _left_of_a_rules_own(item: Mapping[str, Any], other: bool) -> bool:
+    """Whether an item that asks a rule for its own is deep; ``other``: of no representative."""
+    dtype, all_layouts = item.get("dtype", SHARPEST), item.get("all_layouts", False)
+    if all_layouts and dtype != torch.float32:
+        return True
+    return other and (dtype != SHARPEST or item.get("engine", "fused") != "fused" or all_layouts)
 
 
 def _subject(value: Any, item: Mapping[str, Any]) -> Configuration | None:

@@ -15,6 +15,7 @@ from gradstep.backends.eligibility import is_recorded, overlapping
 from gradstep.backends.inductor import Inductor
 from gradstep.backends.update import Update, check, is_matrix
 from gradstep.program.program import Program
+from gradstep.program.registration import checked_name
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
 
@@ -48,21 +49,9 @@ def register(backend: Backend) -> None:
         TypeError: no :class:`gradstep.backends.Backend`.
         ValueError: a name that is taken, or none.
     """
-    if not isinstance(backend, Backend):
-        raise TypeError(
-            f"register takes a backend; got {backend!r}. Derive its class from "
-            "gradstep.backends.Backend, and give an instance."
-        )
-    name = getattr(backend, "name", None)
-    if not isinstance(name, str) or not name:
-        raise ValueError(
-            f"{type(backend).__name__}.name is {name!r}. Expected the text that engine= takes."
-        )
-    if name in _OURS:
-        raise ValueError(
-            f"{type(backend).__name__}.name is {name!r}, which names an engine of gradstep's own "
-            f"({', '.join(_OURS)}). Choose another."
-        )
+    name = checked_name(
+        backend, Backend, "gradstep.backends.Backend", "engine=", _OURS, "names an engine"
+    )
     _engines[name] = (backend, _EAGER)
 
 

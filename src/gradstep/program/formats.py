@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.program.registration import checked_name
 from gradstep.rule.definition import Rule
 from gradstep.rule.state import State
 
@@ -166,21 +167,8 @@ def register(format: Format) -> None:
         TypeError: no :class:`Format`.
         ValueError: a name that is taken, or none.
     """
-    if not isinstance(format, Format):
-        raise TypeError(
-            f"register takes a format; got {format!r}. Derive its class from "
-            "gradstep.program.formats.Format, and give an instance."
-        )
-    name = getattr(format, "name", None)
-    if not isinstance(name, str) or not name:
-        raise ValueError(
-            f"{type(format).__name__}.name is {name!r}. Expected the text that stored_as() takes."
-        )
-    if name in _OURS:
-        raise ValueError(
-            f"{type(format).__name__}.name is {name!r}, which is a format of gradstep's own "
-            f"({', '.join(_OURS)}). Choose another."
-        )
+    public = "gradstep.program.formats.Format"
+    name = checked_name(format, Format, public, "stored_as()", _OURS, "is a format")
     _COLUMNS[name] = _STATES[name] = format
 
 
