@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from gradstep.compose.nonfinite import SkipNonFinite
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.sharpness import ASAM, SAM
+    from gradstep.compose.step_in_backward import StepInBackward
     from gradstep.optimizer.optimizer import Optimizer
     from gradstep.program.formats import stored_as
     from gradstep.sight.armed import explain
@@ -156,6 +157,7 @@ __all__ = [
     "Share",
     "SkipNonFinite",
     "SparseAdam",
+    "StepInBackward",
     "Value",
     "Watch",
     "abs",
@@ -226,6 +228,7 @@ _LATER = {
     "SkipNonFinite": "gradstep.compose.nonfinite",
     "ASAM": "gradstep.compose.sharpness",
     "SAM": "gradstep.compose.sharpness",
+    "StepInBackward": "gradstep.compose.step_in_backward",
     "Partition": "gradstep.compose.partition",
     "for_model": "gradstep.compose.partition",
     "partition": "gradstep.compose.partition",

@@ -37,6 +37,7 @@ class Accumulate(Wrapper):
     """
 
     _keeps_gradients = True
+    _needs_all_gradients = None
 
     def __init__(self, optimizer: torch.optim.Optimizer, steps: int, *, mean: bool = True) -> None:
         super().__init__(optimizer)
@@ -96,6 +97,14 @@ class Accumulate(Wrapper):
                     p.grad = gradient
             raise
         return loss
+
+    def _takes_now(self, p: Tensor) -> bool:
+        return self.pending + 1 >= self.steps
+
+    @torch.no_grad()
+    def _take_gradient(self, p: Tensor) -> None:
+        if self._share() > 1 and p.grad is not None:
+            p.grad.div_(self._share())
 
     def _share(self) -> int:
         return self.steps if self.mean else 1

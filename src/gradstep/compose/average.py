@@ -45,6 +45,7 @@ class AveragedWeights(Wrapper):
     """
 
     _hands_closure_on = True
+    _needs_all_gradients = None
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(optimizer)
@@ -117,12 +118,15 @@ class AveragedWeights(Wrapper):
             self.train()
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
+        self._begin_weights()
+        self._numbers()  # go with the first group, and do not keep another alive
+        return self.optimizer.step(closure)
+
+    def _begin_weights(self) -> None:
         if self._aside:
             raise RuntimeError(
                 "step() while the averages stand in the place of the weights: call train() first"
             )
-        self._numbers()  # go with the first group, and do not keep another alive
-        return self.optimizer.step(closure)
 
     # Checkpoints.
 

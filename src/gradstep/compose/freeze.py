@@ -29,6 +29,8 @@ class Freeze(Wrapper):
         ValueError: an optimizer without names, or a pattern that fits none of them.
     """
 
+    _needs_all_gradients = None
+
     def __init__(self, optimizer: torch.optim.Optimizer, *patterns: str) -> None:
         super().__init__(optimizer)
         if not all(group.get("param_names") for group in self.param_groups):
@@ -55,6 +57,10 @@ class Freeze(Wrapper):
             for name, p in zip(self._names.in_group(group) or (), group["params"], strict=False)
             if name is not None and any(fnmatchcase(name, pattern) for pattern in self.patterns)
         ]
+
+    def _takes_now(self, p: Tensor) -> bool:
+        name = self.name_of(p)
+        return not any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._loss_of(closure)

@@ -34,6 +34,8 @@ class GradientNoise(Wrapper):
         RuntimeError: at a step, a sparse gradient.
     """
 
+    _needs_all_gradients = "it draws the noise of all weights in their order"
+
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,

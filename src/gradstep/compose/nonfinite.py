@@ -30,6 +30,8 @@ class SkipNonFinite(Wrapper):
         FloatingPointError: at a step, more of them in a row than the limit; names a weight.
     """
 
+    _needs_all_gradients = "it looks at all gradients before the first weight moves"
+
     def __init__(self, optimizer: torch.optim.Optimizer, limit: int = 10) -> None:
         super().__init__(optimizer)
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:

@@ -45,6 +45,7 @@ class SAM(Wrapper):
     """
 
     _needs_closure = True
+    _needs_all_gradients = "it takes two gradients of all weights for one step"
     _rho, _eta = 0.05, 0.0
 
     def __init__(self, optimizer: torch.optim.Optimizer, rho: float | None = None) -> None:

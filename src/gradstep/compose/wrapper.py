@@ -38,6 +38,10 @@ class Wrapper(HooksOnce):
     _hands_closure_on = False
     #: Whether the gradients of earlier batches stay in the parameters between its steps.
     _keeps_gradients = False
+    #: Whether no other wrapper may stand around it.
+    _outermost = False
+    #: Why weights cannot make their steps one by one, each as its gradient comes; None if they can.
+    _needs_all_gradients: str | None = "its steps see the gradients of all weights together"
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         kind = type(self).__name__
@@ -54,6 +58,12 @@ class Wrapper(HooksOnce):
                 )
             if type(inside) is type(self):
                 raise ValueError(f"there is a {kind} inside already: wrap it once")
+            if getattr(inside, "_outermost", False):
+                other = type(inside).__name__
+                raise ValueError(
+                    f"{kind} around {other}, which has to know of all that happens in a step: put "
+                    f"{other} outside, as {other}({kind}(…))"
+                )
             if getattr(inside, "_needs_closure", False) and not self._hands_closure_on:
                 other = type(inside).__name__
                 raise ValueError(
@@ -62,7 +72,7 @@ class Wrapper(HooksOnce):
                 )
         self.optimizer: Any = optimizer
         self._holder: dict[str, Any] = {}  # the group that the wrapper's numbers stand in
-        super().__setstate__({})  # hooks of its own, and no groups of its own
+        self._begin_hooks()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -90,6 +100,18 @@ class Wrapper(HooksOnce):
     @defaults.setter
     def defaults(self, defaults: dict[str, Any]) -> None:
         self.optimizer.defaults = defaults
+
+    # Weights that make their steps one by one, within backward.
+
+    def _begin_weights(self) -> None:
+        """Raise unless a step may begin."""
+
+    def _takes_now(self, p: Tensor) -> bool:
+        """Whether a weight whose gradient has come makes its step now, and not at ``step()``."""
+        return True
+
+    def _take_gradient(self, p: Tensor) -> None:
+        """Make of the gradient that has come what the step is to see."""
 
     # The step.
 
@@ -217,7 +239,14 @@ class Wrapper(HooksOnce):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._begin_hooks()
+
+    def _begin_hooks(self) -> None:
+        """Have hooks of its own, and no groups of its own."""
+        known = set(self.defaults)
         super().__setstate__({})
+        for added in set(self.defaults) - known:  # torch adds a flag, which Adafactor has not
+            del self.defaults[added]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.optimizer!r})"

@@ -36,7 +36,7 @@ class CutShort(StepObserver):
             (planner, p, _version(p), _versions(planner.contents.state.get(p)))
             for planner in step.planners
             for group in planner.contents.groups
-            for p in group["params"]
+            for p in (group["params"] if step.weight is None else [step.weight])
             if p.grad is not None
         ]
 

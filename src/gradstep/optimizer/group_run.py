@@ -193,3 +193,31 @@ class GroupRun:
             self.plans, self.rows = {}, {}
         self.raw, self.values, self.numbers = reading.raw, reading.values, reading.values.given
         return anew
+
+
+class WeightRun(GroupRun):
+    """What is known of one weight of a group, for steps that it makes by itself.
+
+    Attributes:
+        place: of the weight in the group. The weight itself is not kept, so that one that is
+            replaced is freed.
+    """
+
+    def __init__(self, group: dict[str, Any], place: int) -> None:
+        super().__init__(group)
+        self.place = place
+
+    def params(self) -> list[Any]:
+        """The weight."""
+        params: list[Any] = self.group["params"]
+        return params[self.place : self.place + 1]
+
+    def follow(self, whole: GroupRun) -> None:
+        """Take over what is known of the group's options, which were read once for all weights."""
+        if self.programs is not whole.programs:
+            self.plans, self.rows = {}, {}
+        self.graphs, self.programs, self.flags = whole.graphs, whole.programs, whole.flags
+        self.raw, self.values, self.numbers = whole.raw, whole.values, whole.numbers
+        self.free = whole.free
+        for planned in self.plans.values():
+            planned.entries = None  # any states may have been exchanged since its last step

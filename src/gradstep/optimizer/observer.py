@@ -26,7 +26,8 @@ class StepObserver:
     """Is told of each step of an optimizer, or of a partition; does nothing unless overridden.
 
     The order is begun, planned, written, closed. What is raised before ``written`` ends the step,
-    and only ``closed`` comes then.
+    and only ``closed`` comes then. Where weights make their steps by themselves, within backward,
+    ``planned`` comes once for each, with ``step.weight``; then, without, for all that are left.
     """
 
     def begun(self, step: Step) -> None:

@@ -18,7 +18,7 @@ from gradstep.backends.update import has_shape, is_matrix
 from gradstep.optimizer.alike_groups import AlikeGroups, AlikeRun
 from gradstep.optimizer.beginning import Begun
 from gradstep.optimizer.cycled_momentum import CycledMomentum
-from gradstep.optimizer.group_run import GroupRun, Planned, Traces
+from gradstep.optimizer.group_run import GroupRun, Planned, Traces, WeightRun
 from gradstep.optimizer.observer import Contents, StepObserver
 from gradstep.optimizer.parameter_groups import GroupReader, as_float
 from gradstep.optimizer.parameter_names import ParameterNames
@@ -62,6 +62,7 @@ class Planner:
         self._asks_loss = "loss" in self.rule.inputs
         self._preparation = Preparation(self.rule, self.contents, names)
         self._runs: dict[int, GroupRun] = {}
+        self._weights: dict[tuple[int, int], WeightRun] = {}  # by places of group and weight
         self._alike: AlikeGroups | None = None
         self._traces = Traces(self.rule)
         self._entries: list[Any] = []
@@ -128,6 +129,45 @@ class Planner:
         if self._waits:
             self._check_sums()
         return runs
+
+    def read_all(self) -> None:
+        """Read and check the options of every group, before single weights are planned.
+
+        Raises:
+            TypeError, ValueError: an option that is not allowed.
+        """
+        for run in map(self._run, range(len(self.contents.groups))):
+            self._read_if_changed(run)
+
+    def plan_weight(self, group: int, place: int) -> list[Run]:
+        """As :meth:`plan`, for one weight with a gradient, whatever the others have.
+
+        Args:
+            group: the place of its group.
+            place: its own place in the group.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: something does not fit, named; or a rule that sums
+                over all weights.
+        """
+        if self._begun:
+            self._begin_again()
+        self.scale = None
+        whole = self._run(group)
+        self._read_if_changed(whole)
+        run = self._weights.get((group, place))
+        if run is None or run.group is not whole.group:
+            run = self._weights[group, place] = WeightRun(whole.group, place)
+        run.follow(whole)
+        (p,) = run.params()
+        if self._waits:
+            raise ValueError(
+                f"{self.rule.name} sums over all weights by now, and {self.name_of(p)} cannot make "
+                "its step alone. Make ordinary steps."
+            )
+        if self._mesh is not None:
+            check_desync(self._mesh, [f"{self.name_of(p)} {tuple(p.shape)}"])
+        return self._plan_params(run) or []
 
     def write(self, runs: Sequence[Run]) -> None:
         """Make the step that :meth:`plan` has planned."""
@@ -225,7 +265,8 @@ class Planner:
     def _all_runs(self) -> list[GroupRun]:
         """Also those of several groups together, which come last: they are what made a step."""
         together = [] if self._alike is None else self._alike.runs
-        return [*self._runs.values(), *(run for run in together if isinstance(run, AlikeRun))]
+        alike = (run for run in together if isinstance(run, AlikeRun))
+        return [*self._runs.values(), *alike, *self._weights.values()]
 
     def _runs_of_step(self) -> list[GroupRun]:
         """Of each group, or of several that are alike together."""
@@ -284,6 +325,11 @@ class Planner:
         groups, runs = self.contents.groups, self._runs.items()
         kept = [(i, run) for i, run in runs if i < len(groups) and run.group is groups[i]]
         self._runs = dict(kept)
+        self._weights = {
+            key: run
+            for key, run in self._weights.items()
+            if key[0] in self._runs and run.group is groups[key[0]]
+        }
         self.names.follow(groups)
         self.schedules.follow(groups)
 
@@ -299,6 +345,10 @@ class Planner:
 
     def _plan_group(self, run: GroupRun) -> list[Run] | None:
         """The step of a group; None for several together that have to be taken one by one."""
+        self._read_if_changed(run)
+        return self._plan_params(run)
+
+    def _read_if_changed(self, run: GroupRun) -> None:
         group = run.group
         try:
             # Equal floats need no second look; tensors and lists may change inside.
@@ -309,6 +359,9 @@ class Planner:
             unchanged = False
         if not unchanged or self.scale is not None or self._asks_loss:
             self._read(run)
+
+    def _plan_params(self, run: GroupRun) -> list[Run] | None:
+        """The step of those parameters of a group, or of a weight alone, that have a gradient."""
         params = run.params()
         gradients = [p.grad for p in params]
         mask: tuple[bool, ...] = ()

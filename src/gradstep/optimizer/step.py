@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from gradstep.backends.base import Run
 from gradstep.optimizer.cut_short import CutShort
 from gradstep.optimizer.observer import StepObserver
@@ -20,11 +22,13 @@ class Step:
         loss: what the closure returned; None without one.
         scale: what GradScaler has multiplied the gradients by, where the step is to divide them.
         runs: once it is planned, of each planner what will write, in order.
+        weight: where each weight makes its step by itself, within backward: the one whose step is
+            planned. None: all that have a gradient.
         skipped: whether it is left out, since GradScaler found inf or nan in the gradients.
         error: once it is closed, what ended it.
     """
 
-    __slots__ = ("error", "loss", "observers", "planners", "runs", "scale", "skipped")
+    __slots__ = ("error", "loss", "observers", "planners", "runs", "scale", "skipped", "weight")
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Step:
         self.loss = loss
         self.scale = scale
         self.runs: Sequence[list[Run]] = ()
+        self.weight: Tensor | None = None
         self.skipped = False
         self.error: BaseException | None = None
 
@@ -78,6 +83,37 @@ class Step:
                 self._close()
             finally:
                 self.error = None  # whose traceback holds this step
+
+    def make_weight(self, planner: Planner, group: int, place: int) -> None:
+        """Make the part of one weight, which has a gradient; the observers have been told begun.
+
+        Args:
+            planner: one of the step's.
+            group: the place of the weight's group.
+            place: its own place in the group.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: something does not fit. Nothing of the weight has
+                been written.
+            RuntimeError: it was cut short; says what has been written.
+        """
+        runs = planner.plan_weight(group, place)
+        if not (self.observers or planner.may_stop):
+            planner.write(runs)
+            return
+        self.weight = planner.contents.groups[group]["params"][place]
+        self.runs = [runs if each is planner else [] for each in self.planners]
+        account = CutShort() if planner.may_stop else StepObserver()
+        try:
+            for observer in (*self.observers, account):
+                observer.planned(self)
+            planner.write(runs)
+        except BaseException as error:
+            self.error = error
+            account.closed(self)
+            raise
+        finally:
+            self.weight, self.runs, self.error = None, (), None
 
     def skip(self) -> None:
         """Leave it out."""

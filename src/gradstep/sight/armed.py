@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gradstep.backends import global_sums
 from gradstep.backends.eligibility import is_sharded
 from gradstep.compose.partition import Partition
+from gradstep.compose.step_in_backward import steps_in_backward
 from gradstep.compose.wrapper import Wrapper
 from gradstep.optimizer.observer import StepObserver, observe
 from gradstep.optimizer.optimizer import Optimizer, planner_of
@@ -160,8 +161,10 @@ class StepExplanation(Shown, StepObserver):
     def planned(self, step: Step) -> None:
         """Read what the step starts from."""
         assert self._armed is not None
-        self._raised = False
         optimizer, tensor = self._armed
+        if step.weight is not tensor and steps_in_backward(tensor) and tensor.grad is None:
+            return  # another weight's turn, or it has had its own
+        self._raised = False
         planner = planner_of(optimizer)
         try:
             with torch.no_grad():
@@ -174,6 +177,8 @@ class StepExplanation(Shown, StepObserver):
 
     def written(self, step: Step) -> None:
         """Read what the step wrote."""
+        if self._armed is not None and self._reading is None and not self._note:
+            return  # the weight moved before this was armed: it waits for the next step
         if self._reading is not None and not self._note:
             try:
                 with torch.no_grad():

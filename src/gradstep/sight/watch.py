@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling as _is_compiling
 
+from gradstep.compose.step_in_backward import steps_in_backward
 from gradstep.optimizer.optimizer import Optimizer
 from gradstep.optimizer.parameter_names import names_of
 from gradstep.sight.histograms import histogram
@@ -63,7 +64,8 @@ def watch(
 
     Raises:
         TypeError: no optimizer, no module, or a ``to`` that takes no records.
-        ValueError: ``every`` is no whole number above 0, or a file name with another ending.
+        ValueError: ``every`` is no whole number above 0, a file name with another ending, or an
+            optimizer within ``StepInBackward``, which frees the gradients.
         OSError: a file or folder that cannot be written.
         ImportError: TensorBoard is asked for and not installed.
 
@@ -383,6 +385,11 @@ def _check(model: Any, optimizer: Any, every: Any, start: Any, on_mistake: Any) 
         raise TypeError(
             f"{type(optimizer).__name__} wraps an optimizer and runs no step hooks. Give the one "
             "inside it, before it is wrapped."
+        )
+    if any(map(steps_in_backward, (p for g in optimizer.param_groups for p in g["params"]))):
+        raise ValueError(
+            "watch() measures gradients at step(), and StepInBackward has freed them by then. "
+            "Watch an optimizer without it"
         )
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every={every!r}; expected a whole number of steps, 1 or more")

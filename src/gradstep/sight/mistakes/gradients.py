@@ -216,7 +216,8 @@ class Gradients(Family):
                     all_used, changed = False, True
         self._anything_arrived |= any_gradient or arrived
         if not state.left:
-            state.odd = state.odd + 1 if changed or not any_gradient else 0
+            odd = changed or not (any_gradient or watched.in_backward)
+            state.odd = state.odd + 1 if odd else 0
             state.begin = state.odd % 50 == 1
         if not any_gradient:
             self._without_gradient(watched, arrived)
@@ -257,7 +258,8 @@ class Gradients(Family):
             self._hooks_on(watched)
         else:
             state.left -= 1
-            if not state.left and not self._always:
+            # Of what moves in backward nothing else says that it was reached.
+            if not state.left and not self._always and not watched.in_backward:
                 self._hooks_off(watched)
         for held in watched.held:
             _forget_proof(held)
@@ -303,7 +305,7 @@ class Gradients(Family):
             return
 
     def _without_gradient(self, watched: Watched, arrived: bool) -> None:
-        if self._is_about_other_parameters(watched):
+        if self._is_about_other_parameters(watched) or (arrived and watched.in_backward):
             return
         if arrived:
             self._cleared(watched)

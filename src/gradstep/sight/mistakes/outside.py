@@ -101,7 +101,7 @@ class Outside(Family):
         if witness is None or witness.weight is None or watched.inner:
             return
         now = witness.look()
-        if now is None or now.shape != witness.weight.shape:
+        if now is None or now.shape != witness.weight.shape or watched.in_backward:
             return
         if not torch.equal(now, witness.weight):
             self._changed(watched, witness, now)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import in_pairs
+from gradstep.compose.step_in_backward import steps_in_backward
 from gradstep.sight.mistakes.place import Place
 
 
@@ -94,6 +95,12 @@ class Watched:
         self.loaded = 0
         self.step_place: Place | None = None
         self.refresh()
+
+    @property
+    def in_backward(self) -> bool:
+        """Whether its weights move within backward, so that ``step()`` finds no gradients."""
+        first = next((h.parameter for h in self.held if h.parameter.requires_grad), None)
+        return first is not None and steps_in_backward(first)
 
     def is_current(self) -> bool:
         """Whether its groups hold the parameters that are known, and no others."""
