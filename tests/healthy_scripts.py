@@ -36,6 +36,20 @@ for _ in range(30):
     model.zero_grad()
 show(model)
 """,
+    "steps-in-backward": """
+import gradstep
+model = nn.ModuleList([network(), network()])
+rates = torch.optim.lr_scheduler.LinearLR
+optimizer = gradstep.StepInBackward(gradstep.EMA(gradstep.AdamW(model.parameters(), lr=1e-3)))
+scheduler = rates(optimizer, 0.5, total_iters=20)
+for step in range(60):
+    x, y = batch()
+    cross_entropy(model[step > 40](x), y).backward()  # the second is reached late
+    optimizer.step()
+    optimizer.zero_grad()
+    scheduler.step()
+show(model)
+""",
     "accumulation": """
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 for step in range(60):

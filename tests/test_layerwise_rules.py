@@ -38,6 +38,7 @@ OVER_ELEMENTS = {
     "adam_mini": (2, 2),
     "sm3": (2, 1),
     "apollo_quasi_newton": (3, 3),  # a norm, products with what it divides, and the step
+    "adalomo": (3, 2),
     "came": (4, 2),  # a norm between two second moments
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from gradstep.backends.update import has_shape
 from gradstep.compose.weight_by_weight import check_memory, check_optimizer, check_processes
@@ -67,6 +68,8 @@ class StepInBackward(Wrapper):
         self._running: _Running | None = None
         self._places: dict[int, tuple[Planner, int, int]] = {}
         self._seen = False  # whether the processes were looked at when the first gradient came
+        #: Those between this one and the optimizer.
+        self._wrappers = [each for each in _inside(self.optimizer) if isinstance(each, Wrapper)]
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -142,26 +145,26 @@ class StepInBackward(Wrapper):
 
     # A step.
 
-    def _wrappers(self) -> list[Wrapper]:
-        """Those between this one and the optimizer."""
-        return [each for each in _inside(self.optimizer) if isinstance(each, Wrapper)]
-
-    @torch._disable_dynamo
     def _arrived(self, p: Tensor) -> None:
         """The gradient of a weight is complete."""
-        with self._lock, torch.no_grad():
-            if self._paused or p.grad is None or id(p) not in self._places:
+        gradient = p.grad
+        if self._paused or gradient is None:
+            return
+        if gradient.requires_grad:
+            raise RuntimeError(
+                f"the gradient of {self.name_of(p)} has a graph of its own, as "
+                "backward(create_graph=True) makes it, and the weights in that graph would move. "
+                "Call backward() without it, or within optimizer.paused()"
+            )
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._arrived(p)
+        with self._lock:
+            if not all(each._takes_now(p) for each in self._wrappers):
                 return
-            if p.grad.requires_grad:
-                raise RuntimeError(
-                    f"the gradient of {self.name_of(p)} has a graph of its own, as "
-                    "backward(create_graph=True) makes it, and the weights in that graph would "
-                    "move. Call backward() without it, or within optimizer.paused()"
-                )
-            wrappers = self._wrappers()
-            if not all(each._takes_now(p) for each in wrappers):
+            running = self._running or self._begin_step()
+            if id(p) not in self._places:  # it has left the optimizer
                 return
-            running = self._running or self._begin_step(wrappers)
             if id(p) in running.done:
                 raise RuntimeError(
                     f"a second gradient of {self.name_of(p)} has come before step(), and the first "
@@ -170,7 +173,7 @@ class StepInBackward(Wrapper):
                     "optimizer.paused(). (A weight that a reentrant checkpoint uses twice gets two "
                     "in one backward(): give checkpoint use_reentrant=False)"
                 )
-            for each in wrappers:
+            for each in self._wrappers:
                 each._take_gradient(p)
             try:
                 running.step.make_weight(*self._places[id(p)])
@@ -180,12 +183,16 @@ class StepInBackward(Wrapper):
             running.done.add(id(p))
             p.grad = None
 
-    def _begin_step(self, wrappers: list[Wrapper]) -> _Running:
+    # What torch.compile makes of a backward pass leaves it alone. The mark costs as much as a small
+    # step, and is met only where there is something to leave.
+    _arrived_outside_of_graph = torch._disable_dynamo(_arrived)
+
+    def _begin_step(self) -> _Running:
         """The first gradient of a step has come: look at all that needs no other one."""
         if not self._seen:
             check_processes(self._weights())
             self._seen = True
-        for wrapper in wrappers:
+        for wrapper in self._wrappers:
             wrapper._begin_weights()
         *_, core = _inside(self.optimizer)
         rules = rules_inside(self.optimizer)
@@ -275,7 +282,7 @@ class StepInBackward(Wrapper):
         self._running = None
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_lock", "_running", "_places", "_seen", "_paused")
+        own = ("_lock", "_running", "_places", "_seen", "_paused", "_wrappers")
         return {n: v for n, v in super().__getstate__().items() if n not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -310,7 +317,11 @@ class _Arrival:
 
     def __call__(self, p: Tensor) -> None:
         optimizer = self.optimizer()
-        if optimizer is not None:
+        if optimizer is None:
+            return
+        if is_compiling():
+            optimizer._arrived_outside_of_graph(p)
+        else:
             optimizer._arrived(p)
 
 

@@ -1,4 +1,4 @@
-"""What cannot make a step weight by weight, each by its own gradient alone; it is refused by name."""
+"""What cannot make a step weight by weight, each by its own gradient: refused, by name."""
 
 from __future__ import annotations
 

@@ -85,6 +85,12 @@ CHOICES["sophia"] = Choice(
     gradstep.Sophia, 0.002, "momentum over the curvature, no step larger than the learning rate"
 )
 
+#: Their papers' rates are for language models, too.
+CHOICES |= {
+    "lomo": Choice(gradstep.LOMO, 0.1, "plain descent without states, for steps in backward"),
+    "adalomo": Choice(gradstep.AdaLomo, 0.02, "Adafactor's relative, for steps in backward"),
+}
+
 #: Its rate multiplies an average over many steps, and so moves less than others of the same size.
 CHOICES["srmm"] = Choice(
     gradstep.SRMM, 0.3, "from the average of the weights so far, along that of their gradients"

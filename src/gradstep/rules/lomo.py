@@ -74,8 +74,8 @@ def adalomo(
 ) -> Result:
     """AdaLomo: Adafactor's second moment with grouped update normalization, for steps in backward.
 
-    The step is relative to the size of the weights, and clipped where it is larger than usual: each
-    weight tensor by itself, so that none has to wait for the gradients of the others. Put
+    The step is relative to the size of the weights, and clipped where it is larger than usual:
+    those of each layer by themselves, so that none has to wait for the gradients of the others. Put
     :class:`gradstep.StepInBackward` around it.
 
     States:
