@@ -24,7 +24,7 @@ import gradstep
 from configurations import CONFIGURATIONS, spelled
 from gradstep.optimizer.optimizer import planner_of
 from gradstep.program import formats
-from gradstep.program.formats import Format, Part, with_state_dtype
+from gradstep.program.formats import Format, Part, format_of, with_state_dtype
 from gradstep.program.kernel_spec import Places, kernel_spec
 from gradstep.program.program import Program
 from gradstep.rule.trace import trace
@@ -280,7 +280,13 @@ def test_a_kernel_s_name_on_disk_tells_formats_apart() -> None:
         graph = trace(rule, {**rule.hyperparameters, "lr": 0.1})
         program = Program(rule, graph, ["lr", *rule.hyperparameters])
         return [
-            kernel_spec(each, program.inputs, "float32", Places(), formats=rule.formats).text()
+            kernel_spec(
+                each,
+                program.inputs,
+                "float32",
+                Places(),
+                formats={n: format_of(name) for n, name in rule.formats.items()},
+            ).text()
             for each in program.passes
         ]
 
@@ -481,7 +487,7 @@ def weights_of_two() -> list[nn.Parameter]:
         (
             lambda: gradstep.AdamW(weights_of_two(), state_dtype=16),
             TypeError,
-            "state_dtype got 16 as its format. Expected one of float32, bfloat16, float16, or a",
+            "state_dtype got 16 as its format. Expected one of float32, bfloat16, float16, int8, dynamic8",
         ),
         (
             lambda: gradstep.AdamW(weights_of_two(), state_dtype={"exp_avg": "bf16"}),

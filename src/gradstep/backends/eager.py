@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.eager_rounds import EagerRounds
-from gradstep.backends.eligibility import is_recorded, is_sharded
+from gradstep.backends.eligibility import is_recorded
 from gradstep.backends.unusual import copy_of, is_usual, naming
 from gradstep.backends.update import (
     Update,
@@ -28,6 +28,7 @@ from gradstep.backends.update import (
     working_dtype,
 )
 from gradstep.program.program import Program
+from gradstep.program.shards import is_sharded
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.operations import is_followed
@@ -294,7 +295,7 @@ def _evaluate(
     maximize: bool,
 ) -> tuple[Tensor, dict[str, Any]]:
     weight = weight.to(working_dtype(weight))
-    states = decoded(states, update.formats, weight.dtype)
+    states = decoded(states, update.formats, weight.dtype, weight.shape)
     gradient = gradient.to(weight.dtype)
     # Python refuses 1/0 between numbers, and makes a complex one of (-1) ** 0.5. NumPy's float64
     # answers as IEEE says, as the kernels' numbers do; torch.compile, though, cannot follow it.

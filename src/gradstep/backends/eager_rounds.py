@@ -83,7 +83,7 @@ class EagerRounds:
         dtype = working_dtype(update.weight)
         known: dict[int, Any] = {id(graph.weight): update.weight.to(dtype)}
         known[id(graph.gradient)] = update.gradient.to(dtype)
-        states = decoded(update.states, update.formats, dtype)
+        states = decoded(update.states, update.formats, dtype, update.weight.shape)
         for name, before, _ in graph.states:
             known[id(before)] = states[name]
         return known

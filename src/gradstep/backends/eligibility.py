@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import Update, is_dense, laid_out_alike
+from gradstep.program.shards import is_sharded, local
 from gradstep.rule.graph import Graph
 
 #: How a weight's dtype is stored, and how many stored numbers an element has.
@@ -69,20 +70,6 @@ def ineligible_as_whole(update: Update, graph: Graph) -> str | None:
     if any(not s.is_contiguous() for n, s in update.states.items() if n in shapes):
         return "its state does not lie in one piece"
     return None
-
-
-def is_sharded(tensor: Any) -> bool:
-    """Whether it is a DTensor, of which each process holds a part."""
-    # Asked by name: importing torch.distributed.tensor takes longer than a thousand steps.
-    kind = type(tensor)
-    if kind is torch.nn.Parameter or kind is Tensor:
-        return False
-    return kind.__name__ == "DTensor" and kind.__module__.startswith("torch.distributed.")
-
-
-def local(tensor: Any) -> Any:
-    """A DTensor's part in this process; any other tensor itself."""
-    return tensor._local_tensor if is_sharded(tensor) else tensor
 
 
 def local_update(update: Update) -> Update:

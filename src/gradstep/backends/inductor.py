@@ -6,7 +6,7 @@ nothing anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.unusual import naming
 from gradstep.backends.update import Update, decoded, encoded, working_dtype
-from gradstep.program.formats import state_formats
+from gradstep.program.format import Format
 from gradstep.program.program import Program
 from gradstep.program.scalars import TotalsAsInputs, row_scalars, scalar_function
 from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node, in_order
@@ -101,11 +101,16 @@ class Inductor(Backend):
         # Lists of other lengths or shapes are other functions to torch.compile, which makes no more
         # than eight of one.
         known = program.kept.setdefault("compiled", {})
-        about = tuple([(u.weight.shape, u.weight.stride(), u.weight.dtype) for u in updates])
+        about = tuple(
+            [
+                (u.weight.shape, u.weight.stride(), u.weight.dtype, *u.formats.items())
+                for u in updates
+            ]
+        )
         if about not in known:
             if len(known) > 16:  # masks that will hardly come back
                 known.clear()
-            known[about] = Compiled(program)
+            known[about] = Compiled(program, [u.formats for u in updates])
         return _Bound(known[about], updates)
 
 
@@ -123,7 +128,7 @@ class _Bound(Binding):
 class Compiled:
     """A function of torch.compile that updates a list of weights."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, formats: Sequence[Mapping[str, Format]]) -> None:
         graph = program.graph
         after = [node for _, _, node in graph.numbers]
         totals = [n for n in in_order(after) if n.operation in REDUCTIONS and n.extent == "tensor"]
@@ -139,10 +144,12 @@ class Compiled:
         self._own_names = [name for name, _, _ in graph.numbers]
         function = graph_function(graph, nodes, totals)
         own_states = [name for name, _, _ in graph.states]
-        formats = state_formats(program.rule, own_states)
-        #: The tensors of a weight's states, in the order in which a step takes them.
-        tensors = [t for n in own_states for t in (formats[n].names(n) if n in formats else (n,))]
-        self._tensors = tensors
+        #: The tensors of each weight's states, in the order in which a step takes them.
+        self._tensors = [
+            [t for n in own_states for t in (own[n].names(n) if n in own else (n,))]
+            for own in formats
+        ]
+        kinds = list(zip(formats, self._tensors, strict=True))
 
         def update_all(
             weights: list[Tensor],
@@ -151,14 +158,16 @@ class Compiled:
             rows: list[list[Tensor]],
         ) -> list[list[Tensor]]:
             found = []
-            for weight, gradient, own, row in zip(weights, gradients, states, rows, strict=True):
+            for weight, gradient, own, row, (stored_as, names) in zip(
+                weights, gradients, states, rows, kinds, strict=True
+            ):
                 dtype = working_dtype(weight)
-                stored = dict(zip(tensors, own, strict=True))
-                given = decoded(stored, formats, dtype)
+                stored = dict(zip(names, own, strict=True))
+                given = decoded(stored, stored_as, dtype, weight.shape)
                 new_weight, *rest = function(
                     weight.to(dtype), gradient.to(dtype), *[given[n] for n in own_states], *row
                 )
-                new = encoded(dict(zip(own_states, rest, strict=False)), stored, formats)
+                new = encoded(dict(zip(own_states, rest, strict=False)), stored, stored_as)
                 for name, old in stored.items():
                     old.copy_(new[name])
                 weight.copy_(new_weight)
@@ -187,7 +196,10 @@ class Compiled:
                     totals = self._update_all(
                         [_real(u.weight) for u in updates],
                         [_real(u.gradient) for u in updates],
-                        [[_real(u.states[n]) for n in self._tensors] for u in updates],
+                        [
+                            [_real(u.states[n]) for n in names]
+                            for u, names in zip(updates, self._tensors, strict=True)
+                        ],
                         rows,
                     )
                 for u, key, own in zip(updates, keys, totals, strict=True):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradstep.program.formats import Format
+from gradstep.program.format import Format
 
 #: The types whose memory is where they say.
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -54,7 +54,10 @@ def working_dtype(weight: Tensor) -> torch.dtype:
 
 
 def decoded(
-    stored: Mapping[str, Tensor], formats: Mapping[str, Format], dtype: torch.dtype
+    stored: Mapping[str, Tensor],
+    formats: Mapping[str, Format],
+    dtype: torch.dtype,
+    shape: Sequence[int],
 ) -> dict[str, Tensor]:
     """State -> its numbers, as a step works with them.
 
@@ -62,6 +65,7 @@ def decoded(
         stored: the tensors of all states, by their names.
         formats: state -> its format, for those that are not stored as their weight.
         dtype: what the step works in.
+        shape: the weight's, which states in formats have.
     """
     if not formats:
         return {n: t.float() if dtype == torch.float32 else t for n, t in stored.items()}
@@ -69,10 +73,10 @@ def decoded(
     gone: set[str] = set()
     for state, format in formats.items():
         names = format.names(state)
-        found[state] = format.decode([stored[n] for n in names], dtype)
+        found[state] = format.numbers([stored[n] for n in names], dtype, shape)
         gone.update(names)
     rest = {n: t for n, t in stored.items() if n not in gone}
-    return found | decoded(rest, {}, dtype)
+    return found | decoded(rest, {}, dtype, shape)
 
 
 def encoded(

@@ -87,7 +87,8 @@ class HessianOptimizer(Optimizer):
             share = 1 - float(planner.reader.hyperparameter(each.group, beta))
             spec, found = state_specs(planner.rule)[state], each.found()
             is_complex = each.parameter.is_complex()
-            held = spec.read(entry, each.parameter.dtype if is_complex else found.dtype)
+            dtype = each.parameter.dtype if is_complex else found.dtype
+            held = spec.read(entry, dtype, each.parameter.shape)
             after = torch.lerp(in_pairs(held).to(found.dtype), found, share)
             whole = torch.view_as_complex(after) if is_complex else after
             new = spec.encoded(whole, each.parameter)

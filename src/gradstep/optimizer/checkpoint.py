@@ -245,9 +245,9 @@ def checked_state(
             if not needed | ({"step"} & rule.inputs) <= set(entry):
                 raise _misfit(optimizer, p, [*entry, *foreign_entry], expected, options)
             for name in expected:
-                lost = specs[name].loses(entry) if name in specs else ""
+                lost = specs[name].loses(entry, p) if name in specs else ""
                 if lost:
-                    rounded[name] = f"{name} from {lost} to {rule.formats[name]}"
+                    rounded[name] = lost
             entry = _checked_entry(optimizer, p, entry, values, specs)
             entry.update(foreign_entry)
             state[p] = {

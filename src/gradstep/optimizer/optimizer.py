@@ -27,7 +27,7 @@ from gradstep.optimizer.schedules import Schedules
 from gradstep.optimizer.states import Beginnings
 from gradstep.optimizer.step import Step
 from gradstep.optimizer.step_hooks import HooksOnce
-from gradstep.program.formats import StateDType, with_state_dtype
+from gradstep.program.formats import StateDType, format_of, with_state_dtype
 from gradstep.rule.combine import chain
 from gradstep.rule.definition import Rule
 from gradstep.rule.schedule import as_schedule, at_start
@@ -286,11 +286,13 @@ class Optimizer(HooksOnce):
                 f"{self.name_of(p)} holds {describe(p)}; only floating-point and complex tensors "
                 "can be optimized. Leave it out."
             )
-        for state, name in self._planner.rule.formats.items() if p.is_complex() else ():
-            raise TypeError(
-                f"{self.name_of(p)} holds {describe(p)}, and {state} would be stored as {name}, of "
-                "real numbers. Give it to an optimizer without state_dtype."
-            )
+        for state, name in self._planner.rule.formats.items():
+            reason = format_of(name).refusal(p)
+            if reason is not None:
+                raise TypeError(
+                    f"{self.name_of(p)} holds {describe(p)}, and {state} would be stored as "
+                    f"{name}, {reason}. Give it to an optimizer without state_dtype."
+                )
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""

@@ -13,7 +13,6 @@ from gradstep.backends import global_sums
 from gradstep.backends.base import Run
 from gradstep.backends.desync import check_desync, mean_over
 from gradstep.backends.dispatch import Plan, takes_plain
-from gradstep.backends.eligibility import is_sharded
 from gradstep.backends.update import has_shape, is_matrix
 from gradstep.optimizer.alike_groups import AlikeGroups, AlikeRun
 from gradstep.optimizer.beginning import Begun
@@ -25,6 +24,7 @@ from gradstep.optimizer.parameter_names import ParameterNames
 from gradstep.optimizer.preparing import Preparation, are_apart
 from gradstep.optimizer.schedules import Scheduled, Schedules
 from gradstep.optimizer.states import Beginnings, shared_states
+from gradstep.program.shards import is_sharded
 from gradstep.rule.graph import Graph
 
 

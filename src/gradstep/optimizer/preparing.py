@@ -22,7 +22,7 @@ from gradstep.optimizer.observer import Contents
 from gradstep.optimizer.parameter_names import ParameterNames
 from gradstep.optimizer.state_spec import StateSpec, state_specs
 from gradstep.optimizer.states import Beginnings, Entry, Unlike, unlike_weight
-from gradstep.program.formats import DType
+from gradstep.program.format import DType
 from gradstep.rule.definition import Rule
 
 _WEIGHTS = {Tensor, torch.nn.Parameter}
@@ -84,13 +84,15 @@ class Preparation:
         if "first" in rule.inputs:  # states may have been saved before the first step
             pairs = zip(begun, entries, strict=True)
             firsts = [new or ("step" in e and not float(e["step"])) for new, e in pairs]
-        tensors = {kind: self._tensor_names(own) for kind, own in names.items()}
+        all_specs = state_specs(rule)
         alike: Unlike = ({}, {}, {})
         updates: list[Update] = []
         for p, gradient, entry, new, first in zip(
             params, gradients, entries, begun, firsts, strict=True
         ):
-            own, of_kind = tensors[p.dim() > 1], specs[p.dim() > 1]
+            own, of_kind = names[p.dim() > 1], specs[p.dim() > 1]
+            if of_kind:
+                own = [t for n in own for t in all_specs[n].names_for(p)]
             states = {n: entry[n] for n in own} if own else {}
             counts = {n: entry[n] for n in numbers} if numbers else {}
             unlike: Unlike = unlike_weight(of_kind, p, values) if of_kind else alike
@@ -104,11 +106,6 @@ class Preparation:
         return {
             k: [specs[n] for n in own if not specs[n].is_like_weight] for k, own in names.items()
         }
-
-    def _tensor_names(self, names: Sequence[str]) -> list[str]:
-        """Of the tensors of these states, in their order."""
-        specs = state_specs(self._rule)
-        return [name for n in names for name in specs[n].names]
 
     def plain_entries(
         self,

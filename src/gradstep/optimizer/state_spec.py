@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.backends.eligibility import local
 from gradstep.backends.update import describe, is_dense, laid_out_alike, layout, working_dtype
-from gradstep.program.formats import DType, Format, Part, coded_formats, format_of, formats
+from gradstep.program.block_formats import BlockFormat
+from gradstep.program.format import DType, Format, Part
+from gradstep.program.formats import coded_formats, format_of, format_of_state, formats
+from gradstep.program.shards import local
 from gradstep.rule.definition import Rule
+from gradstep.rule.signs import never_negative
 from gradstep.rule.state import State
 
 #: The types whose states torch's own functions make as they should be.
@@ -37,20 +40,42 @@ class StateSpec:
     Attributes:
         name: of the state.
         state: how it is declared; one that is no number.
+        rule: whose state it is.
     """
 
     name: str
     state: State
+    rule: Rule
 
     @cached_property
     def format(self) -> Format | None:
-        """What it is stored as; None for what its weight is."""
-        return None if self.state.format is None else format_of(self.state.format)
+        """What it is stored as, of weights that the format takes; None for what the weight is."""
+        return format_of_state(self.rule, self.name)
+
+    @property
+    def never_negative(self) -> bool:
+        """Whether its numbers are 0 or more."""
+        return self.name in never_negative(self.rule)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Of its tensors."""
+        """Of its tensors, of whatever weight."""
         return (self.name,) if self.format is None else self.format.names(self.name)
+
+    def format_for(self, weight: Tensor) -> Format | None:
+        """What it is stored as for a weight; None for what the weight is."""
+        if self.format is None or not self.format.takes(weight):
+            return None
+        return self.format
+
+    def names_for(self, weight: Tensor) -> tuple[str, ...]:
+        """Of its tensors for a weight."""
+        return self.names if self.format_for(weight) is not None else (self.name,)
+
+    def _held_as(self, entry: Mapping[str, Any]) -> Format | None:
+        """What it is stored as in a parameter's states."""
+        held = all(entry.get(name) is not None for name in self.names)
+        return self.format if held else None
 
     @property
     def is_like_weight(self) -> bool:
@@ -65,8 +90,9 @@ class StateSpec:
             options: every hyperparameter, of which shapes may depend.
         """
         shape = self.state.shape_for(tuple(weight.shape), options)
-        if self.format is not None:
-            return self.format.parts(self.name, shape)
+        format = self.format_for(weight)
+        if format is not None:
+            return format.parts(self.name, shape)
         own = self.state.shape == "own"
         return (Part(self.name, shape, own_dtype(weight.dtype) if own else weight.dtype),)
 
@@ -87,12 +113,16 @@ class StateSpec:
             gradient: the first one; None before there is one.
             entry: the parameter's states by name; added to.
         """
-        if self.format is None or isinstance(self.format, DType):
-            dtype = None if self.format is None else self.format.dtype
+        format = self.format_for(p)
+        if format is None or isinstance(format, DType):
+            dtype = None if format is None else format.dtype
             entry[self.name] = self._start(p, options, gradient, dtype)
             return
-        started = self._start(p, options, gradient, working_dtype(p))
-        entry.update(zip(self.names, self.format.encode(started), strict=True))
+        if self.state.start == "zeros" and isinstance(format, BlockFormat):
+            tensors = format.zeros(p)
+        else:
+            tensors = format.encode(self._start(p, options, gradient, working_dtype(p)))
+        entry.update(zip(self.names, tensors, strict=True))
 
     def _start(
         self, p: Tensor, options: Options, gradient: Tensor | None, dtype: torch.dtype | None
@@ -123,12 +153,13 @@ class StateSpec:
 
     # What is there already.
 
-    def read(self, entry: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
-        """Its numbers in a dtype, from a parameter's states."""
-        if self.format is None:
+    def read(self, entry: Mapping[str, Any], dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+        """Its numbers in a dtype, from a parameter's states; ``shape`` is the state's."""
+        format = self._held_as(entry)
+        if format is None:
             held: Tensor = entry[self.name]
             return held.to(dtype)
-        return self.format.decode([entry[name] for name in self.names], dtype)
+        return format.numbers([entry[name] for name in self.names], dtype, shape)
 
     def numbers(self, entry: Mapping[str, Any], weight: Tensor) -> Tensor:
         """The tensor of its numbers: the state itself, unless that holds codes.
@@ -137,31 +168,48 @@ class StateSpec:
             entry: a parameter's states by name.
             weight: the parameter.
         """
-        if self.format is None or isinstance(self.format, DType):
+        if self._is_plain(entry):
             held: Tensor = entry[self.name]
             return held
-        return self.read(entry, working_dtype(weight))
+        return self.read(entry, working_dtype(weight), weight.shape)
 
-    def at(self, place: Sequence[int], entry: Mapping[str, Any]) -> float:
-        """Its number at a weight's place; of one a row or column, the one that goes with it."""
-        whole = self.format is None or isinstance(self.format, DType)
-        held: Tensor = entry[self.name] if whole else self.read(entry, torch.float64)
+    def _is_plain(self, entry: Mapping[str, Any]) -> bool:
+        """Whether it is one tensor of its numbers."""
+        format = self._held_as(entry)
+        return format is None or isinstance(format, DType)
+
+    def at(self, place: Sequence[int], entry: Mapping[str, Any], shape: Sequence[int]) -> float:
+        """Its number at a weight's place; of one a row or column, the one that goes with it.
+
+        Args:
+            place: in the weight.
+            entry: the parameter's states by name.
+            shape: the weight's.
+        """
+        plain = self._is_plain(entry)
+        held: Tensor = entry[self.name] if plain else self.read(entry, torch.float64, shape)
         own = tuple(min(i, n - 1) for i, n in zip(place, held.shape, strict=True))
         return float(held[own].item())
 
     def encoded(self, value: Tensor, p: Tensor) -> dict[str, Tensor]:
         """Its tensors for these numbers."""
-        if self.format is None:
+        format = self.format_for(p)
+        if format is None:
             return {self.name: value.to(p.dtype)}
-        return dict(zip(self.names, self.format.encode(value), strict=True))
+        return dict(zip(self.names, format.encode(value), strict=True))
 
-    def rounded(self, value: float, dtype: torch.dtype) -> float:
-        """A number as it comes back when it was stored for a weight of this dtype."""
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        number = torch.tensor([value], dtype=wide, device="cpu")
-        if self.format is None:
-            return float(number.to(dtype).item())
-        return float(self.format.decode(self.format.encode(number), wide).item())
+    def rounded(self, value: float, weight: Tensor) -> float:
+        """A number as it comes back when it was stored for a weight.
+
+        Args:
+            value: the number.
+            weight: the parameter, or one of its shape and dtype without memory.
+        """
+        format = self.format_for(weight)
+        if format is None:
+            number = torch.tensor([value], dtype=working_dtype(weight), device="cpu")
+            return float(number.to(weight.dtype).item())
+        return format.rounded(value, weight.dtype)
 
     def lay_out_anew(self, p: Tensor, options: Options, entry: dict[str, Any]) -> None:
         """Lay its tensors out as their weight is by now, in entry, those that are of its shape."""
@@ -199,30 +247,35 @@ class StateSpec:
         """
         shape = self.state.shape_for(tuple(p.shape), options)
         coded = coded_as(self.name, shape, entry)
-        if coded is not None and coded is self.format:
-            found = {name: entry[name] for name in self.names}
+        if coded is not None and self.never_negative:
+            coded = coded.unsigned
+        if coded is not None and coded is self.format_for(p):
+            found = {name: entry[name].contiguous() for name in self.names}
         elif coded is not None:
-            numbers = coded.decode([entry[n] for n in coded.names(self.name)], working_dtype(p))
-            found = self._stored(numbers, p, name_of)
+            parts = [entry[n] for n in coded.names(self.name)]
+            found = self._stored(coded.numbers(parts, working_dtype(p), shape), p, name_of)
         else:
             numbers = self._checked(entry[self.name], shape, p, name_of)
-            as_given = self.format is None and self.state.shape != "own"  # torch has cast it
+            format = self.format_for(p)
+            as_given = format is None and self.state.shape != "own"  # torch has cast it
             found = {self.name: numbers} if as_given else self._stored(numbers, p, name_of)
         return {name: self._laid_out(tensor, p) for name, tensor in found.items()}
 
-    def loses(self, entry: Mapping[str, Any]) -> str:
-        """The dtype of a checkpoint's state that is rounded as it is loaded; empty for none."""
-        value = entry.get(self.name)
-        if self.format is None or not isinstance(value, Tensor):
+    def loses(self, entry: Mapping[str, Any], p: Tensor) -> str:
+        """What a checkpoint's state of a parameter has that is lost as it is loaded, in words.
+
+        Empty for nothing.
+        """
+        value, format = entry.get(self.name), self.format_for(p)
+        if format is None or not isinstance(value, Tensor):
             return ""
-        shape = tuple(value.shape)
-        if coded_as(self.name, shape, entry) is not None:
+        if coded_as(self.name, tuple(p.shape), entry) is not None:
             return ""
-        if isinstance(self.format, DType):
-            wider = torch.promote_types(value.dtype, self.format.dtype)
-            if wider == self.format.dtype:
+        if isinstance(format, DType):
+            wider = torch.promote_types(value.dtype, format.dtype)
+            if wider == format.dtype:
                 return ""
-        return str(value.dtype).removeprefix("torch.")
+        return f"{self.name} from {str(value.dtype).removeprefix('torch.')} to {format.name}"
 
     def _checked(
         self, value: Any, shape: tuple[int, ...], p: Tensor, name_of: Callable[[], str]
@@ -248,18 +301,19 @@ class StateSpec:
     def _stored(self, numbers: Tensor, p: Tensor, name_of: Callable[[], str]) -> dict[str, Tensor]:
         if self.state.shape == "own":
             return {self.name: numbers.to(own_dtype(p.dtype))}
-        if self.format is None:
+        format = self.format_for(p)
+        if format is None:
             return {self.name: numbers.to(p.dtype)}
-        if isinstance(self.format, DType) and numbers.dtype == self.format.dtype:
+        if isinstance(format, DType) and numbers.dtype == format.dtype:
             return {self.name: numbers}
         numbers = numbers.to(working_dtype(p))
-        encoded = self.format.encode(numbers)
-        back = local(self.format.decode(encoded, numbers.dtype))
+        encoded = format.encode(numbers)
+        back = local(format.numbers(encoded, numbers.dtype, numbers.shape))
         if not bool((torch.isfinite(back) | ~torch.isfinite(local(numbers))).all()):
             largest = float(local(numbers).abs().max())
             raise ValueError(
                 f"the checkpoint's {self.name} of {name_of()} has numbers up to {largest:g}, which "
-                f"{self.format.name} cannot hold. Load it into an optimizer with another "
+                f"{format.name} cannot hold. Load it into an optimizer with another "
                 f"state_dtype for {self.name}, such as bfloat16."
             )
         return dict(zip(self.names, encoded, strict=True))
@@ -276,7 +330,7 @@ class StateSpec:
 
 def state_specs(rule: Rule) -> dict[str, StateSpec]:
     """The states of a rule that are tensors, by name."""
-    return {n: StateSpec(n, s) for n, s in rule.states.items() if s.start != "number"}
+    return {n: StateSpec(n, s, rule) for n, s in rule.states.items() if s.start != "number"}
 
 
 def names_in_files(rule: Rule) -> set[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradstep.backends.update import describe, is_dense, is_matrix, layout
 from gradstep.optimizer.state_spec import PLAIN, StateSpec, state_specs
-from gradstep.program.formats import Format
+from gradstep.program.format import Format
 from gradstep.rule.definition import Rule
 from gradstep.rule.operations import is_followed
 
@@ -102,8 +102,8 @@ class Beginnings:
             specs = state_specs(self._rule).values()
             tensors = [each for each in specs if each.state.exists(numbers, matrix)]
             together = [n for n in self._own_numbers if n == "step" or not states[n].when]
-            together += [n for each in tensors if each.state.when is None for n in each.names]
-            kept = [n for each in tensors for n in each.names] + self._own_numbers
+            together += [each.name for each in tensors if each.state.when is None]
+            kept = [each.name for each in tensors] + self._own_numbers
             self._of_kind[matrix] = together, kept, tensors
         return self._of_kind[matrix]
 
@@ -135,7 +135,7 @@ class Beginnings:
             # A plain number: as torch's SparseAdam has it.
             if number is None or (isinstance(number, int) and self._rule.sparse == "only"):
                 entry[name] = self._number(p, name, number)
-        lacking = [each for each in tensors if any(entry.get(n) is None for n in each.names)]
+        lacking = [each for each in tensors if any(entry.get(n) is None for n in each.names_for(p))]
         if not lacking:
             entry.update(self.shared)
             return fresh
@@ -286,6 +286,7 @@ def unlike_weight(specs: Iterable[StateSpec], p: Tensor, numbers: Mapping[str, A
                 shapes[part.name] = part.shape
             if part.dtype != p.dtype:
                 dtypes[part.name] = part.dtype
-        if each.format is not None:
-            found[each.name] = each.format
+        format = each.format_for(p)
+        if format is not None:
+            found[each.name] = format
     return shapes, dtypes, found

@@ -1,132 +1,23 @@
 """Formats: how a column of a kernel lies in memory, and how states are stored in one.
 
-A format is one object: which tensors a state is, how torch reads and writes them, and how a kernel
-does. A new one is one file, with a class and a :func:`register`; whoever begins, checks, loads,
-counts or explains states asks the format.
+Here they have their names. Whoever begins, checks, loads or explains states asks the format.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from gradstep.program.block_formats import BLOCK_FORMATS
+from gradstep.program.format import DType, Format, Part
 from gradstep.program.registration import checked_name
 from gradstep.rule.definition import Rule
+from gradstep.rule.signs import never_negative
 from gradstep.rule.state import State
 
-
-@dataclass(frozen=True)
-class Part:
-    """One of the tensors that a state is.
-
-    Attributes:
-        name: under which it stands in ``optimizer.state``.
-        shape: the tensor's.
-        dtype: the tensor's.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    def bytes(self) -> int:
-        """Of its elements."""
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
-
-
-#: Reads or writes one element, given llvmlite's builder: from the bits of an element to the
-#: float32 that they stand for, or back. What reads takes vectors as well.
-Code = Callable[[Any, Any], Any]
-
-
-class Format(ABC):
-    """How numbers lie in memory.
-
-    Attributes:
-        name: as :func:`stored_as` takes it, and as kernels and explanations call it.
-        suffixes: of the names of a state's tensors, behind the state's own.
-    """
-
-    name: str
-    suffixes: tuple[str, ...] = ("",)
-
-    def names(self, state: str) -> tuple[str, ...]:
-        """Of the tensors of a state."""
-        return tuple([state + suffix for suffix in self.suffixes])
-
-    @abstractmethod
-    def parts(self, state: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
-        """The tensors of a state of such a shape, in the order of :attr:`suffixes`."""
-
-    @abstractmethod
-    def decode(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """The numbers that the tensors of a state stand for, in the type that a step works in."""
-
-    @abstractmethod
-    def encode(self, value: Tensor) -> tuple[Tensor, ...]:
-        """Tensors for numbers of the type that a step works in, each rounded to the nearest.
-
-        With torch's operations alone, which torch.compile can follow and autograd.
-        """
-
-    @property
-    def item_bytes(self) -> int:
-        """Of a format that kernels read: how many bytes an element has."""
-        raise NotImplementedError
-
-    def code(self, converts_half: bool) -> tuple[Code, Code] | None:
-        """Of a format of one tensor: how a kernel reads and writes its elements.
-
-        None where they are worked in as they are stored.
-
-        Args:
-            converts_half: whether the processor has instructions for float16.
-
-        Raises:
-            NotImplementedError: kernels know nothing of it, and :meth:`in_kernels` is False.
-        """
-        raise NotImplementedError
-
-    def in_kernels(self) -> bool:
-        """Whether kernels read and write it; else rules are run as they are written."""
-        return type(self).code is not Format.code
-
-
-class DType(Format):
-    """The numbers in another type of torch's: rounded to the nearest, ties to even.
-
-    What is worked out in float64 is rounded to float32 first, as torch does it.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.dtype: torch.dtype = getattr(torch, name)
-
-    def parts(self, state: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
-        return (Part(state, shape, self.dtype),)
-
-    def decode(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        return parts[0].to(dtype)
-
-    def encode(self, value: Tensor) -> tuple[Tensor, ...]:
-        return (value.to(self.dtype),)
-
-    @property
-    def item_bytes(self) -> int:
-        return self.dtype.itemsize
-
-    def code(self, converts_half: bool) -> tuple[Code, Code] | None:
-        if self.name in ("float32", "float64"):
-            return None
-        # Only who writes a kernel needs the compiler.
-        from gradstep.program.low_precision import conversions
-
-        return conversions(self.name, converts_half)
+__all__ = ["DType", "Format", "Part", "register", "stored_as"]
 
 
 #: Formats of columns: weights and gradients have those of their dtype.
@@ -135,6 +26,9 @@ _COLUMNS: dict[str, Format] = {
 }
 #: Those that a state may have. In float64 it would hold no more than what the step works in.
 _STATES: dict[str, Format] = {name: _COLUMNS[name] for name in ("float32", "bfloat16", "float16")}
+for _each in BLOCK_FORMATS:
+    _STATES[_each.name] = _COLUMNS[_each.name] = _each
+    _COLUMNS[_each.unsigned.name] = _each.unsigned
 _OURS = tuple(_COLUMNS)
 
 
@@ -172,10 +66,15 @@ def register(format: Format) -> None:
     _COLUMNS[name] = _STATES[name] = format
 
 
-def state_formats(rule: Rule, names: Iterable[str]) -> dict[str, Format]:
-    """State -> its format, of those states that are not stored as their weight."""
-    held = ((n, rule.states[n].format) for n in names)
-    return {n: _COLUMNS[name] for n, name in held if name is not None}
+def format_of_state(rule: Rule, state: str) -> Format | None:
+    """What a state of a rule is stored as, small tensors aside; None for what its weight is."""
+    name = rule.states[state].format
+    if name is None:
+        return None
+    format = _COLUMNS[name]
+    if format.unsigned is not format and state in never_negative(rule):
+        return format.unsigned
+    return format
 
 
 #: What names a format: its name, or the dtype of torch's; None for what the weight is stored as.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gradstep.program.format import Format
 from gradstep.program.passes import Pass
 from gradstep.program.targets import PLAIN, Target
 from gradstep.rule.graph import REDUCTIONS, Node
@@ -55,14 +56,14 @@ class Column:
     Attributes:
         format: how its elements are stored, the name of a format.
         extent: what it has elements for.
-        table: its place in the table of tensors: 0 is the weight, 1 the gradient, then the states;
-            None where it lies in the arena.
+        table: the places of its tensors in the table: 0 is the weight, 1 the gradient, then come
+            the states, each as many as its format asks for; none where it lies in the arena.
         place: its place in a row of the arena's offsets, where it is not in the table.
     """
 
     format: str
     extent: str
-    table: int | None
+    table: tuple[int, ...]
     place: int = -1
 
 
@@ -99,7 +100,8 @@ class KernelSpec:
         title = f"{self.walk} {self.domain} {self.working} {self.target}"
         listing = _Listing(title, self.working == "float64")
         for column in self.columns:
-            listing.say(column.format, column.extent, str(column.table), str(column.place))
+            places = " ".join(map(str, column.table)) or "arena"
+            listing.say(column.format, column.extent, places, str(column.place))
         listing.scalars(self.scalars)
         for node, number in self.loads:
             listing.add(node, f"column {number}")
@@ -119,7 +121,7 @@ def kernel_spec(
     places: Places,
     target: Target = PLAIN,
     working: str | None = None,
-    formats: Mapping[str, str] | None = None,
+    formats: Mapping[str, Format] | None = None,
 ) -> KernelSpec:
     """The spec of one pass.
 
@@ -131,11 +133,17 @@ def kernel_spec(
         target: the processors that it is for.
         working: what elements are worked out in, ``"float32"`` or ``"float64"``; None for what a
             step takes.
-        formats: of the inputs that are stored otherwise: their names -> the names of formats.
+        formats: of the inputs that are stored otherwise: their names -> their formats.
     """
     working, formats = working or working_type(storage), formats or {}
     columns: list[Column] = []
-    table = {id(node): number for number, node in enumerate(inputs)}
+    table: dict[int, tuple[int, ...]] = {}
+    held = 0
+    for node in inputs:
+        own = formats.get(str(node.value))
+        count = 1 if own is None else len(own.suffixes)
+        table[id(node)] = tuple(range(held, held + count))
+        held += count
 
     def number_of(column: Column) -> int:
         if column not in columns:
@@ -143,12 +151,13 @@ def kernel_spec(
         return columns.index(column)
 
     def of_table(before: Node) -> int:
-        kept = formats.get(str(before.value), storage)
+        own = formats.get(str(before.value))
+        kept = storage if own is None else own.name
         return number_of(Column(kept, before.extent, table[id(before)]))
 
     def in_arena(value: Node, owner: Node) -> int:
         kept = kept_storage(owner, working)
-        return number_of(Column(kept, value.extent, None, places.of(owner)))
+        return number_of(Column(kept, value.extent, (), places.of(owner)))
 
     loads = []
     for node in each.loads:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 import torch
 
-from gradstep.optimizer.state_spec import StateSpec
+from gradstep.program.format import Format
 from gradstep.program.scalars import scalar_function
 from gradstep.rule.contraction import contracted
 from gradstep.rule.graph import Graph, Node, in_order
@@ -50,21 +50,21 @@ class Arithmetic:
     Args:
         graph: from :func:`gradstep.rule.trace.trace`, not contracted.
         dtype: how weight, gradient and states are stored: float32, float64, bfloat16 or float16.
-        specs: the states that are stored otherwise, by name.
+        formats: of the states that are stored otherwise, by name.
 
     Raises:
         ValueError: another dtype.
     """
 
     def __init__(
-        self, graph: Graph, dtype: torch.dtype, specs: Mapping[str, StateSpec] | None = None
+        self, graph: Graph, dtype: torch.dtype, formats: Mapping[str, Format] | None = None
     ) -> None:
         if dtype not in _WORKING:
             known = ", ".join(str(d).removeprefix("torch.") for d in _WORKING)
             raise ValueError(f"cannot work out a step in {dtype}; choose one of {known}")
         self.graph = graph
         self.dtype = dtype
-        self._specs = specs or {}
+        self._formats = formats or {}
         self._operations = _Operations(_WORKING[dtype])
         self._contracted, self._twins = _contracted_with_twins(graph)
         self._own = graph.nodes
@@ -146,8 +146,8 @@ class Arithmetic:
         )
 
     def _state(self, name: str, value: Any) -> float:
-        spec = self._specs.get(name)
-        return stored(value, self.dtype) if spec is None else spec.rounded(value, self.dtype)
+        format = self._formats.get(name)
+        return stored(value, self.dtype) if format is None else format.rounded(value, self.dtype)
 
     def _values(
         self, contracted_values: Mapping[int, Value], rounded: Mapping[int, Value]

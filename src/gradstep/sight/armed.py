@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from gradstep.backends import global_sums
-from gradstep.backends.eligibility import is_sharded
 from gradstep.compose.partition import Partition
 from gradstep.compose.step_in_backward import steps_in_backward
 from gradstep.compose.wrapper import Wrapper
@@ -24,6 +23,7 @@ from gradstep.optimizer.observer import StepObserver, observe
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.planning import Planner
 from gradstep.optimizer.step import Step
+from gradstep.program.shards import is_sharded
 from gradstep.sight.account import Account, class_name
 from gradstep.sight.element import Element, element_of, group_of, sparse_entries
 from gradstep.sight.page import Page

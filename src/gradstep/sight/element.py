@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gradstep.backends.update import is_matrix
 from gradstep.optimizer.planning import Planner
-from gradstep.optimizer.state_spec import StateSpec, state_specs
+from gradstep.optimizer.state_spec import state_specs
 from gradstep.optimizer.states import common_number
+from gradstep.program.format import Format
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number
@@ -57,10 +58,11 @@ class Element:
     outcomes: tuple[float, ...] = ()
     everything: tuple[int, int] = (0, 0)
 
-    def unlike_weight(self) -> dict[str, StateSpec]:
+    def formats(self) -> dict[str, Format]:
         """The states that are stored otherwise than the weight, by name."""
-        found = state_specs(self.rule)
-        return {name: found[name] for name in self.rule.formats}
+        weight = torch.empty(self.shape, dtype=self.dtype, device="meta")
+        found = ((n, spec.format_for(weight)) for n, spec in state_specs(self.rule).items())
+        return {name: format for name, format in found if format is not None}
 
     def numbers(self) -> dict[str, float]:
         """``step``, ``first``, ``lr``, the numeric hyperparameters and the facts."""
@@ -127,11 +129,11 @@ def element_of(
             kept = held.get(name)
             states[name] = float(torch.tensor(value, device="cpu") if kept is None else kept)
         elif held.get(name) is not None:
-            states[name] = specs[name].at(place, held)
+            states[name] = specs[name].at(place, held, parameter.shape)
         else:
             begun = {"weight": weight, "gradient": gradient}.get(state.start)
             spec = specs[name]
-            states[name] = spec.rounded(value if begun is None else begun, parameter.dtype)
+            states[name] = spec.rounded(value if begun is None else begun, parameter)
     scale = planner.scale
     if scale is not None:
         settings["grad_scale"] = float(scale)

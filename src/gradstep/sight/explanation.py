@@ -117,7 +117,7 @@ def explain_element(element: Element) -> Explanation:
         ValueError: a dtype that no kernel has.
     """
     graph = element.graph
-    evaluation = Arithmetic(graph, element.dtype, element.unlike_weight()).evaluate(
+    evaluation = Arithmetic(graph, element.dtype, element.formats()).evaluate(
         element.weight, element.gradient, element.states, element.numbers(), element.outcomes
     )
     whole = formula(graph)

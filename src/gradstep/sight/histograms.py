@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradstep.backends.eligibility import local
 from gradstep.backends.update import in_pairs
+from gradstep.program.shards import local
 
 #: Bins of a histogram. An odd number, so that zero lies in the middle of one.
 BINS = 41

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Hashable, Sequence
 
 from gradstep.backends.base import Backend, Binding
-from gradstep.backends.eligibility import ineligible, ineligible_as_whole, is_sharded
+from gradstep.backends.eligibility import ineligible, ineligible_as_whole
 from gradstep.backends.update import Update
+from gradstep.program.format import DType
 from gradstep.program.formats import format_of
 from gradstep.program.program import Program
+from gradstep.program.shards import is_sharded, local
 
 # A fork waits while another thread imports the compiler: else the child would find that module's
 # lock taken by a thread that it does not have, and wait for ever.
@@ -23,11 +25,18 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def _unknown_format(program: Program) -> str | None:
-    """Why kernels cannot read its states; None if they can."""
-    for state, name in program.rule.formats.items():
-        if not format_of(name).in_kernels():
-            return f"its {state} is stored as {name}, of which kernels know nothing"
+def _unreadable(update: Update, program: Program) -> str | None:
+    """Why kernels cannot read a weight's states; None if they can."""
+    weight = local(update.weight)
+    for state, format in update.formats.items():
+        if not format.in_kernels():
+            return f"its {state} is stored as {format.name}, of which kernels know nothing"
+        if format.block == 1:
+            continue
+        if not weight.is_contiguous():
+            return f"its {state} is stored in blocks of rows, and its rows do not lie so in memory"
+        if program.graph.needs_matrix and weight.shape[-1] % format.block:
+            return f"its {state} is stored in blocks of {format.block}, which its rows cut"
     return None
 
 
@@ -41,20 +50,23 @@ class Cpu(Backend):
         reason = ineligible(update)
         if reason is None and not program.is_flat:
             reason = ineligible_as_whole(update, program.graph)
-        return _unknown_format(program) if reason is None else reason
+        return _unreadable(update, program) if reason is None else reason
 
     def takes_plain(self, program: Program) -> bool:
         alone = program.is_flat and not program.graph.shared
         usual = not program.differentiable and program.rule.sparse != "only"
-        return alone and usual and _unknown_format(program) is None
+        # Others may be stored otherwise from weight to weight.
+        by_dtype = all(isinstance(format_of(n), DType) for n in program.rule.formats.values())
+        return alone and usual and by_dtype
 
     def kind(self, update: Update, program: Program) -> Hashable:
         dtypes = tuple([number.dtype for number in update.numbers.values()])
-        return (update.weight.dtype, dtypes, is_sharded(update.weight))
+        formats = tuple(update.formats.items())
+        return (update.weight.dtype, dtypes, formats, is_sharded(update.weight))
 
     def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
         with _importing:
             from gradstep.backends.cpu.binding import Tensors
             from gradstep.backends.cpu.kernel import kernel_for
         weights = [u.weight for u in updates]
-        return Tensors(kernel_for(program, weights[0].dtype), updates, weights)
+        return Tensors(kernel_for(program, weights[0].dtype, updates[0].formats), updates, weights)

@@ -14,8 +14,9 @@ from gradstep.backends.cpu.buckets import divided, lay_out
 from gradstep.backends.cpu.kernel import Kernel
 from gradstep.backends.cpu.run import FlatRun, PassesRun
 from gradstep.backends.cpu.table import Row, Table, taken_strides
-from gradstep.backends.eligibility import STORAGE, local
+from gradstep.backends.eligibility import STORAGE
 from gradstep.backends.update import Update
+from gradstep.program.shards import local
 from gradstep.program.walks import FIELDS, flat_tiles
 from gradstep.rule.reductions import facts_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from gradstep.backends.cpu import compiler
 from gradstep.backends.eligibility import STORAGE
 from gradstep.backends.llvm.walk import ARGUMENTS, write_kernel
-from gradstep.program.formats import format_of, is_ours
+from gradstep.program.format import Format
+from gradstep.program.formats import is_ours
 from gradstep.program.kernel_spec import KernelSpec, Places, kernel_spec, working_type
 from gradstep.program.passes import Pass
 from gradstep.program.program import Program
@@ -61,7 +62,7 @@ class Kernel:
         read_by_pass: how many of those the pass reads.
     """
 
-    def __init__(self, program: Program, storage: str) -> None:
+    def __init__(self, program: Program, storage: str, formats: Mapping[str, Format]) -> None:
         contracted = program.contracted
         # Not the program itself, which keeps this kernel: together they would be a cycle.
         self.is_flat, self.needs_matrix = program.is_flat, contracted.needs_matrix
@@ -75,9 +76,7 @@ class Kernel:
         self.inputs: tuple[str, ...] = (*own, "step", "first", *program.names)
         target = compiler.target()
         specs = [
-            kernel_spec(
-                each, program.inputs, storage, self.places, target, formats=program.rule.formats
-            )
+            kernel_spec(each, program.inputs, storage, self.places, target, formats=formats)
             for each in program.passes
         ]
         if program.is_flat:
@@ -120,12 +119,16 @@ class Kernel:
         return of_matrices(weight.numel() // max(1, rows * columns), rows, columns, domain)
 
 
-def kernel_for(program: Program, dtype: Any) -> Kernel:
-    """The kernel for weights of a dtype, from what the program keeps if it is there."""
+def kernel_for(program: Program, dtype: Any, formats: Mapping[str, Format]) -> Kernel:
+    """The kernel for weights of a dtype, from what the program keeps if it is there.
+
+    Args:
+        formats: state -> its format, for those that are not stored as the weight.
+    """
     storage = STORAGE[dtype][0]
-    # Another format may have been registered under the name since.
-    key = (storage, *map(format_of, program.rule.formats.values()))
+    # By the formats themselves: another may have been registered under the name since.
+    key = (storage, *formats.items())
     if key not in program.kept:
-        program.kept[key] = Kernel(program, storage)
+        program.kept[key] = Kernel(program, storage, formats)
     kernel: Kernel = program.kept[key]
     return kernel

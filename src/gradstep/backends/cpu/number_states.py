@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir
 
 from gradstep.backends.cpu.compiler import functions
-from gradstep.backends.llvm.loop import counted
+from gradstep.program.loops import counted
 
 I64, F32, F64 = ir.IntType(64), ir.FloatType(), ir.DoubleType()
 POINTER = ir.PointerType()

@@ -18,15 +18,9 @@ from torch import Tensor
 from gradstep.backends.base import Binding
 from gradstep.backends.cpu.guard import make_guard
 from gradstep.backends.cpu.number_states import NumberStates
-from gradstep.backends.eligibility import (
-    alike_in_parts,
-    as_stored,
-    is_sharded,
-    local,
-    local_update,
-    spans_of,
-)
+from gradstep.backends.eligibility import alike_in_parts, as_stored, local_update, spans_of
 from gradstep.backends.update import Update, is_dense
+from gradstep.program.shards import is_sharded, local
 
 # Bound once: in a cold cache every look-up on the way costs as much as the work.
 _data_ptr = Tensor.data_ptr

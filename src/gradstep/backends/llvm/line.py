@@ -1,7 +1,8 @@
 """The loop over elements, as LLVM code: what a pass does on those of a line.
 
 Of a flat walk a line is a whole tile. Values that are to be summed are laid out: for each reduction
-in a buffer.
+in a buffer. What lies in memory in codes goes through the loop as float32, a stretch at a time:
+decoded before it and encoded behind it, in the fastest cache.
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ from gradstep.backends.llvm.element import (
     Memory,
     as_type,
 )
-from gradstep.backends.llvm.loop import counted, internal
+from gradstep.program.format import Codec
+from gradstep.program.formats import format_of
 from gradstep.program.kernel_spec import Column, KernelSpec
+from gradstep.program.loops import counted, internal
+
+#: Elements a stretch of codes, a multiple of every block: two states are 8 KiB of float32.
+STRETCH = 1024
 
 
 def real_type(spec: KernelSpec) -> Any:
@@ -35,11 +41,85 @@ def lies_along(spec: KernelSpec, column: Column) -> bool:
     return column.extent == domain or (domain == "element" and column.extent == "column")
 
 
+def codec_of(column: Column) -> Codec | None:
+    """How a column is read by stretches; None for one that is read element by element."""
+    return format_of(column.format).codec()
+
+
+def items_of(column: Column) -> tuple[tuple[int, int], ...]:
+    """Of each tensor of a column: so many bytes, for so many elements."""
+    codec = codec_of(column)
+    return ((format_of(column.format).item_bytes, 1),) if codec is None else codec.items
+
+
 def write_line(module: ir.Module, spec: KernelSpec) -> ir.Function:
     """The work on the elements of a line.
 
-    The function takes all columns and buffers, how many elements the line has, and the numbers.
+    The function takes the tensors of all columns, the buffers, how many elements the line has, and
+    the numbers.
     """
+    codecs = list(map(codec_of, spec.columns))
+    if not any(codecs):
+        return _write_elements(module, spec)
+    elements = _write_elements(module, spec)
+    counts = [len(items_of(column)) for column in spec.columns]
+    kind = ir.FunctionType(VOID, [POINTER] * (sum(counts) + len(spec.sums)) + [I64, POINTER])
+    function = ir.Function(module, kind, "stretches")
+    *pointers, count, row = function.args
+    b = internal(function)
+    tensors = [[pointers.pop(0) for _ in range(own)] for own in counts]
+    numbers = [c and b.alloca(ir.ArrayType(F32, STRETCH), name="numbers") for c in codecs]
+    read, written = ({column for _, column in pairs} for pairs in (spec.loads, spec.stores))
+    real = ir.Constant(I64, 8 if spec.working == "float64" else 4)
+    with counted(b, count, STRETCH) as start:
+        rest, most = b.sub(count, start), ir.Constant(I64, STRETCH)
+        size = b.select(b.icmp_signed("<", rest, most), rest, most)
+        given, parts = [], []
+        for each, own, line in zip(spec.columns, tensors, numbers, strict=True):
+            begin = start if lies_along(spec, each) else ir.Constant(I64, 0)
+            here = [
+                address(b, pointer, begin, item)
+                for pointer, item in zip(own, items_of(each), strict=True)
+            ]
+            parts.append(here)
+            given.append(line or here[0])
+        for column in sorted(read):
+            codec = codecs[column]
+            if codec is not None:
+                name, own = f"decode_{column}", [*parts[column], numbers[column]]
+                _call(b, name, own, size, lambda b, t, n, c=codec: c.decode(b, t[:-1], n, t[-1]))
+        buffers = [b.gep(p, [b.mul(start, real)], source_etype=ir.IntType(8)) for p in pointers]
+        b.call(elements, [*given, *buffers, size, row])
+        for column in sorted(written):
+            codec = codecs[column]
+            if codec is not None:
+                name, own = f"encode_{column}", [*parts[column], numbers[column]]
+                _call(b, name, own, size, lambda b, t, n, c=codec: c.encode(b, t[-1], n, t[:-1]))
+    b.ret_void()
+    return function
+
+
+def _call(b: ir.IRBuilder, name: str, tensors: list[Any], count: Any, body: Any) -> None:
+    """Write a function of its own, whose tensors are known to lie apart, and call it."""
+    kind = ir.FunctionType(VOID, [POINTER] * len(tensors) + [I64])
+    function = ir.Function(b.module, kind, name)
+    *own, size = function.args
+    inside = internal(function, *own)
+    body(inside, own, size)
+    inside.ret_void()
+    b.call(function, [*tensors, count])
+
+
+def address(b: ir.IRBuilder, start: Any, index: Any, item: tuple[int, int]) -> Any:
+    """Where an element's item lies behind a pointer; of several elements the first's."""
+    size, elements = item
+    if elements > 1:
+        index = b.lshr(index, ir.Constant(I64, elements.bit_length() - 1))
+    return b.gep(start, [b.mul(index, ir.Constant(I64, size))], source_etype=ir.IntType(8))
+
+
+def _write_elements(module: ir.Module, spec: KernelSpec) -> ir.Function:
+    """The loop over single elements: the function takes a pointer for each column."""
     width = len(spec.columns) + len(spec.sums)
     kind = ir.FunctionType(VOID, [POINTER] * width + [I64, POINTER])
     function = ir.Function(module, kind, "line")
@@ -48,7 +128,10 @@ def write_line(module: ir.Module, spec: KernelSpec) -> ir.Function:
     element = ElementCode(builder, real_type(spec))
     given(element, spec, row)
     columns, buffers = pointers[: len(spec.columns)], pointers[len(spec.columns) :]
-    memories = [Memory(c.format, spec.target.converts_half) for c in spec.columns]
+    memories = [
+        Memory("float32" if codec_of(c) else c.format, spec.target.converts_half)
+        for c in spec.columns
+    ]
     along = [lies_along(spec, column) for column in spec.columns]
     values = element.values
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.backends.llvm.loop import counted, internal
+from gradstep.program.loops import counted, internal
 from gradstep.program.targets import Target
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)

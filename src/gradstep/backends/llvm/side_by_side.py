@@ -13,12 +13,12 @@ from typing import Any
 from llvmlite import ir
 
 from gradstep.backends.llvm.element import F64, I64, POINTER, VOID, ElementCode, Memory, as_type
-from gradstep.backends.llvm.line import given, lies_along, real_type
-from gradstep.backends.llvm.loop import counted, internal
+from gradstep.backends.llvm.line import codec_of, given, lies_along, real_type
 from gradstep.backends.llvm.prefetch import prefetch
 from gradstep.backends.llvm.sums import LANES, LaneSum
 from gradstep.program.formats import format_of
 from gradstep.program.kernel_spec import KernelSpec
+from gradstep.program.loops import counted, internal
 from gradstep.program.targets import Target
 
 
@@ -27,8 +27,10 @@ def lines_at_once(spec: KernelSpec) -> int:
     along = all(lies_along(spec, column) for column in spec.columns)
     whole = bool(spec.sums) and all(node.extent == "tensor" for node, _ in spec.sums)
     written = [spec.columns[column] for _, column in spec.stores]
-    encoded = any(format_of(c.format).code(spec.target.converts_half) for c in written)
-    if not along or not whole or encoded:
+    coded = any(codec_of(column) for column in spec.columns)
+    if not along or not whole or coded:
+        return 0
+    if any(format_of(c.format).code(spec.target.converts_half) for c in written):
         return 0
     # More columns are as many pages already.
     few = len(spec.columns) <= 2 and len(spec.sums) <= 2

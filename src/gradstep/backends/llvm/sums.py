@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 
 from gradstep.backends.llvm.element import F32, F64, I64, POINTER, VOID, as_type
-from gradstep.backends.llvm.loop import counted, internal
+from gradstep.program.loops import counted, internal
 from gradstep.rule.graph import Node
 
 #: One addition waits four cycles for the one before it, so several vectors are summed in turn.

@@ -25,11 +25,10 @@ from typing import Any
 from llvmlite import ir
 
 from gradstep.backends.llvm.element import F64, I64, POINTER, VOID
-from gradstep.backends.llvm.line import lies_along, real_type, write_line
+from gradstep.backends.llvm.line import address, items_of, lies_along, real_type, write_line
 from gradstep.backends.llvm.prefetch import prefetch_lines
 from gradstep.backends.llvm.side_by_side import lines_at_once, write_side_by_side
 from gradstep.backends.llvm.sums import LANES, SumCode, combined, neutral
-from gradstep.program.formats import format_of
 from gradstep.program.kernel_spec import KernelSpec
 from gradstep.program.walks import FIELDS, LINE
 
@@ -65,13 +64,13 @@ class _Tile:
     Attributes:
         fields: its numbers, by name.
         row: where its tensor's scalars lie.
-        starts: where each column of its tensor begins.
+        starts: where each tensor of each column begins.
         partials: where the partial outcomes of each reduction lie.
     """
 
     fields: dict[str, Any]
     row: Any
-    starts: list[Any]
+    starts: list[list[Any]]
     partials: list[Any]
 
 
@@ -129,29 +128,29 @@ class _Walk:
             own = b.add(b.mul(number, places_width), ir.Constant(I64, place))
             return b.gep(arena, [self._integer(places, own)], source_etype=I8)
 
-        starts = []
-        for column in self.spec.columns:
-            if column.table is None:
-                starts.append(b.ptrtoint(in_arena(column.place), I64))
-                continue
-            if column.table == 0:
-                place = f["tensor"]
-            elif column.table == 1:
-                place = b.add(n, f["tensor"])
+        def in_table(place: int) -> Any:
+            if place == 0:
+                index = f["tensor"]
+            elif place == 1:
+                index = b.add(n, f["tensor"])
             else:
-                own = b.add(b.mul(f["tensor"], row_width), ir.Constant(I64, column.table - 2))
-                place = b.add(b.add(n, n), own)
-            starts.append(self._integer(table, place))
+                own = b.add(b.mul(f["tensor"], row_width), ir.Constant(I64, place - 2))
+                index = b.add(b.add(n, n), own)
+            return b.inttoptr(self._integer(table, index), POINTER)
+
+        starts = [
+            [in_table(place) for place in column.table] or [in_arena(column.place)]
+            for column in self.spec.columns
+        ]
         return _Tile(f, row, starts, [in_arena(place) for _, place in self.spec.sums])
 
     def _addresses(self, tile: _Tile, index_of: dict[str, Any]) -> list[Any]:
-        """Where each column's share of a line begins, given the first index of each extent."""
-        found = []
-        for column, start in zip(self.spec.columns, tile.starts, strict=True):
-            size = ir.Constant(I64, format_of(column.format).item_bytes)
-            address = self.b.add(start, self.b.mul(index_of[column.extent], size))
-            found.append(self.b.inttoptr(address, POINTER))
-        return found
+        """Where each tensor's share of a line begins, given the first index of each extent."""
+        return [
+            address(self.b, start, index_of[column.extent], item)
+            for column, own in zip(self.spec.columns, tile.starts, strict=True)
+            for start, item in zip(own, items_of(column), strict=True)
+        ]
 
 
 class _FlatWalk(_Walk):
@@ -287,8 +286,8 @@ class _LineWalk(_Walk):
 
     def _ask_ahead(self, addresses: list[Any], count: Any) -> None:
         """Ask for the start of the next line while this one's values are summed."""
-        for column, address in zip(self.spec.columns, addresses, strict=True):
+        items = [(c, item) for c in self.spec.columns for item in items_of(c)]
+        for (column, item), start in zip(items, addresses, strict=True):
             if lies_along(self.spec, column):
-                size = ir.Constant(I64, format_of(column.format).item_bytes)
-                behind = self.b.gep(address, [self.b.mul(count, size)], source_etype=I8)
+                behind = address(self.b, start, count, item)
                 prefetch_lines(self.b, behind, self.spec.target)
