@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.compose.step_in_backward import StepInBackward
     from gradstep.optimizer.optimizer import Optimizer
-    from gradstep.program.formats import stored_as
+    from gradstep.program.formats import low_precision, stored_as
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
@@ -180,6 +180,7 @@ __all__ = [
     "hutchinson",
     "lerp",
     "log",
+    "low_precision",
     "lr_find",
     "max",
     "maximum",
@@ -214,6 +215,7 @@ __all__ = [
 
 #: What is imported when it is first asked for: a name, and the module that has it.
 _LATER = {
+    "low_precision": "gradstep.program.formats",
     "stored_as": "gradstep.program.formats",
     "Optimizer": "gradstep.optimizer.optimizer",
     "schedule": "gradstep.compose",

@@ -25,6 +25,9 @@ from gradstep.backends.update import (
     encoded,
     in_pairs,
     is_matrix,
+    kept_weight,
+    number_eps,
+    wide_weight,
     working_dtype,
 )
 from gradstep.program.program import Program
@@ -63,6 +66,8 @@ class _Bound(Binding):
             self._way = sparse_way(program.rule, program.graph, update)
             if self._way == "rows":
                 _check_rows(update)
+            elif update.weight_format is not None:
+                self._way = "dense"  # only whole weights are written so
 
     def prepare(self, values: Values) -> Run:
         self._try_out(values)
@@ -218,12 +223,12 @@ def _work_out(
     sparse: str | None = None,
 ) -> _Outcome:
     """What :func:`run` writes; takes the same."""
-    weight, gradient, states = update.weight, update.gradient, update.states
+    weight, gradient, states = wide_weight(update), update.gradient, update.states
     if gradient.is_sparse and numbers.get("grad_scale", 1.0) != 1.0:
         gradient = gradient * (1 / float(numbers["grad_scale"]))
     if sparse == "sparse":
         inputs = {**numbers, "w": weight, "first": update.first, "step": _next_step(update)}
-        inputs["machine_epsilon"] = torch.finfo(weight.dtype).eps
+        inputs["machine_epsilon"] = number_eps(update)
         inputs["is_matrix"] = is_matrix(update.weight)
         direction, _ = rule.run(-gradient if maximize else gradient, {}, inputs)
         change = direction, -float(inputs["lr"])
@@ -243,7 +248,8 @@ def _work_out(
     if not weight.numel():  # of nothing, a mean is not a number: the kernels leave the states too
         return _Outcome(None, {}, after)
     converted = encoded(new_states, real_states, update.formats)
-    return _Outcome(new_weight.to(in_pairs(weight).dtype), converted, after, rows)
+    kept, beside = kept_weight(update, new_weight, _next_step(update), rows)
+    return _Outcome(kept, {**converted, **beside}, after, rows)
 
 
 def _write(update: Update, outcome: _Outcome) -> None:
@@ -302,7 +308,7 @@ def _evaluate(
     kind = float if torch.compiler.is_compiling() else numpy.float64
     inputs = {n: kind(v) if type(v) is float else v for n, v in numbers.items()}
     inputs |= {"w": weight, "first": update.first, "step": kind(_next_step(update))}
-    inputs["machine_epsilon"] = kind(torch.finfo(update.weight.dtype).eps)
+    inputs["machine_epsilon"] = kind(number_eps(update))
     inputs["is_matrix"] = is_matrix(update.weight)
     own = {
         n: t if is_followed(t) else kind(t.detach())

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from gradstep.backends import global_sums
 from gradstep.backends.unusual import naming
-from gradstep.backends.update import Update, decoded, encoded, working_dtype
+from gradstep.backends.update import (
+    Update,
+    decoded,
+    encoded,
+    kept_weight,
+    number_eps,
+    wide_weight,
+    working_dtype,
+)
 from gradstep.program.passes import passes
 from gradstep.rule.contraction import contracted
 from gradstep.rule.graph import REDUCTIONS, Graph, Node
@@ -37,7 +45,7 @@ class EagerRounds:
         step = float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0
         given = {n: v for n, v in numbers.items() if isinstance(v, int | float | Tensor)}
         self._inputs: dict[str, Any] = {n: numpy.float64(float(v)) for n, v in given.items()}
-        self._inputs |= facts_of(update.weight)
+        self._inputs |= {**facts_of(update.weight), "machine_epsilon": number_eps(update)}
         self._inputs |= {"step": numpy.float64(step), "first": float(update.first)}
         own = (name for name, _, _ in graph.numbers)
         self._inputs |= {n: numpy.float64(float(update.numbers[n])) for n in own}
@@ -73,7 +81,10 @@ class EagerRounds:
             new = {n: v for (n, _, _), v in zip(graph.states, states, strict=True)}
             for name, value in encoded(new, update.states, update.formats).items():
                 update.states[name].copy_(value)
-            update.weight.copy_(weight)
+            kept, beside = kept_weight(update, weight, self._step)
+            update.weight.copy_(kept)
+            for name, value in beside.items():
+                update.states[name].copy_(value)
         for name, number in update.numbers.items():
             number.fill_(self._step if name == "step" else numbers[name])
 
@@ -81,7 +92,7 @@ class EagerRounds:
         """What the step starts from, by the nodes of a contracted graph."""
         update = self._update
         dtype = working_dtype(update.weight)
-        known: dict[int, Any] = {id(graph.weight): update.weight.to(dtype)}
+        known: dict[int, Any] = {id(graph.weight): wide_weight(update)}
         known[id(graph.gradient)] = update.gradient.to(dtype)
         states = decoded(update.states, update.formats, dtype, update.weight.shape)
         for name, before, _ in graph.states:

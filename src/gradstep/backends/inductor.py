@@ -89,6 +89,8 @@ class Inductor(Backend):
             return f"it is on {weight.device}"
         if self._elsewhere and type(weight) not in (Tensor, torch.nn.Parameter):
             return f"it is a {type(weight).__name__}"
+        if update.weight_format is not None:
+            return f"it is kept as {update.weight_format.name}"
         if program.graph.calls_opaque:
             return "its rule calls a function that is not traced"
         if program.graph.sums_over_all:

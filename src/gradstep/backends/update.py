@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from gradstep.program.format import Format
+from gradstep.program.shards import like_shards_of, local
+from gradstep.program.weight_formats import WeightFormat
 
 #: The types whose memory is where they say.
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -32,6 +34,9 @@ class Update:
         name: gives the parameter's name, for messages.
         begun: whether all its states have just been made, like it.
         entry: the states' own mapping, into which a differentiable step puts new ones.
+        weight_format: how the weight is kept, where that is not as any other; what is kept beside
+            it is among the states.
+        seed: of the chances by which it is rounded, if it is.
     """
 
     weight: Tensor
@@ -45,6 +50,8 @@ class Update:
     formats: Mapping[str, Format] = field(default_factory=dict)
     begun: bool = False
     entry: dict[str, Any] = field(default_factory=dict)
+    weight_format: WeightFormat | None = None
+    seed: int = 0
 
 
 def working_dtype(weight: Tensor) -> torch.dtype:
@@ -93,8 +100,55 @@ def encoded(
     for state, format in formats.items():
         names = format.names(state)
         found.update(zip(names, format.encode(new[state]), strict=True))
-    found.update({n: new[n].to(t.dtype) for n, t in stored.items() if n not in found})
+    rest = {n: t for n, t in stored.items() if n not in found and n in new}
+    found.update({n: new[n].to(t.dtype) for n, t in rest.items()})
     return found
+
+
+def chance_key(seed: int, step: float) -> int:
+    """Of a seed and the count of a step what other steps and seeds have not."""
+    return (seed << 32) + int(step)
+
+
+def wide_weight(update: Update) -> Tensor:
+    """The weight as a step works with it."""
+    weight, kept = update.weight, update.weight_format
+    if kept is None:
+        return weight.to(working_dtype(weight))
+    parts = [weight, *(update.states[name] for name in kept.names("")[1:])]
+    made = kept.decode(list(map(local, parts)), torch.float32)
+    return like_shards_of(weight, made, tuple(weight.shape))
+
+
+def kept_weight(
+    update: Update, value: Tensor, step: float, rows: Any = ...
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a new weight is kept as: the weight, and the tensors beside it by name.
+
+    Args:
+        update: whose weight it is.
+        value: as it was worked out; of complex ones as pairs.
+        step: the count of this step.
+        rows: of the weight, that the value is of.
+    """
+    weight, kept = update.weight, update.weight_format
+    if kept is None:
+        return value.to(in_pairs(weight).dtype), {}
+    own = local(value)
+    if kept.is_random:
+        whole = local(weight)
+        places = torch.arange(whole.numel(), device=own.device).view(whole.shape)[rows]
+        made = kept.encode_at(own, places, chance_key(update.seed, step))
+    else:
+        made = kept.encode(own)
+    made = tuple([like_shards_of(weight, part, tuple(weight.shape)) for part in made])
+    return made[0], dict(zip(kept.names("")[1:], made[1:], strict=True))
+
+
+def number_eps(update: Update) -> float:
+    """The distance from 1 to the next number that the weight can be."""
+    wide = update.weight_format is not None and update.weight_format.is_wide
+    return torch.finfo(torch.float32 if wide else update.weight.dtype).eps
 
 
 def is_matrix(tensor: Tensor) -> bool:

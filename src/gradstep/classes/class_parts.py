@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Any
 
 from gradstep.optimizer.parameter_groups import Places
-from gradstep.program.formats import with_state_dtype
+from gradstep.program.formats import with_storage
 from gradstep.rule.definition import Rule
 
 #: What is said of the arguments that no rule has.
@@ -21,9 +21,11 @@ _MEANINGS = {
     "maximize": "climb instead of descend.",
     "differentiable": "let autograd record the step.",
     "engine": '``"auto"``, ``"fused"``, ``"eager"`` or ``"compile"``.',
-    "state_dtype": '``"bfloat16"``, ``"float16"`` or ``"float32"`` for all states of the weight\'s '
-    "shape, or state -> one of these, as :func:`gradstep.stored_as` has it; or None for what the "
-    "weight is stored as.",
+    "state_dtype": 'a format for all states of the weight\'s shape (``"float32"``, ``"bfloat16"``, '
+    '``"float16"``, ``"int8"``, ``"dynamic8"``, ``"float8"``, ``"int4"``), or state -> one, as '
+    ":func:`gradstep.stored_as` has it; or None for what the weight is stored as.",
+    "low_precision": 'how weights of 16 bits are kept: ``"nearest"``, ``"stochastic"``, '
+    '``"kahan"``, ``"remainder"`` or ``"master"``, as :func:`gradstep.low_precision` has it.',
 }
 #: Flags of torch's that choose among its implementations; all that a class has are one row.
 _KEPT = ("foreach", "fused", "capturable")
@@ -42,7 +44,7 @@ class ClassParts:
     Attributes:
         name: the class's, for messages.
         rule: what the class runs.
-        signature: ``self``, ``params``, the options of a group, ``engine`` and ``state_dtype``;
+        signature: ``self``, ``params``, the options of a group, and what is none;
             without ``engine``, it is the eager one.
         places: where in the options hyperparameters stand that are no arguments of their own.
         fixed: options of a group that are no arguments.
@@ -70,7 +72,7 @@ class ClassParts:
             group = {**bound.arguments, **fixed}
             del group["self"]
             params, engine = group.pop("params"), group.pop("engine", "eager")
-            own = with_state_dtype(rule, group.pop("state_dtype"))
+            own = with_storage(rule, group.pop("state_dtype"), group.pop("low_precision"))
             self._begin(params, own, {n: group[n] for n in order or group}, engine)
             _check_flags(group)
 

@@ -27,6 +27,8 @@ _ABOUT = """\
 {first}
 
 The rule, :func:`gradstep.{rule}`, tells of its paper and of all else."""
+#: What is not an option of a group.
+_STORAGE = {"engine": "auto", "state_dtype": None, "low_precision": "nearest"}
 _RAISES = "TypeError, ValueError: hyperparameters out of range, nan, or of the wrong type."
 
 
@@ -81,7 +83,7 @@ def _signature(options: Mapping[str, Any]) -> inspect.Signature:
     for name, default in options.items():
         if name not in flags:
             parameters.append(inspect.Parameter(name, plain, default=default))
-    for name, default in {**flags, **_FLAGS, "engine": "auto", "state_dtype": None}.items():
+    for name, default in {**flags, **_FLAGS, **_STORAGE}.items():
         parameters.append(inspect.Parameter(name, by_name, default=default))
     return inspect.Signature(parameters)
 

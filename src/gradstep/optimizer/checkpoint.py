@@ -307,7 +307,7 @@ def _as_given(
     """Parameter -> the states that have a dtype of their own, as the checkpoint has it; copies."""
     specs = state_specs(rule)
     names = {n for n, s in rule.states.items() if s.start == "number" or s.shape == "own"}
-    names |= {n for each in specs.values() if each.format is not None for n in each.names}
+    names |= {n for each in specs.values() if not each.is_like_weight for n in each.names}
     found: dict[Any, dict[str, Any]] = {}
     codes = coded_formats()
     if not names and not codes:

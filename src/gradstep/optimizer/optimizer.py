@@ -27,7 +27,12 @@ from gradstep.optimizer.schedules import Schedules
 from gradstep.optimizer.states import Beginnings
 from gradstep.optimizer.step import Step
 from gradstep.optimizer.step_hooks import HooksOnce
-from gradstep.program.formats import StateDType, format_of, with_state_dtype
+from gradstep.program.formats import (
+    StateDType,
+    check_low_precision,
+    format_of,
+    with_storage,
+)
 from gradstep.rule.combine import chain
 from gradstep.rule.definition import Rule
 from gradstep.rule.schedule import as_schedule, at_start
@@ -56,9 +61,12 @@ class Optimizer(HooksOnce):
             torch.compile elsewhere. What an engine cannot do is done eagerly, and logged once.
         maximize: climb instead of descend. Default: False.
         differentiable: let autograd record the step. Default: False.
-        state_dtype: what states are stored as: ``"bfloat16"``, ``"float16"`` or ``"float32"``, or
-            the dtype of torch, for all of the weight's shape; or state -> one of these; see
-            :func:`gradstep.stored_as`. Default: what their weight is stored as.
+        state_dtype: what states are stored as: ``"bfloat16"``, ``"int8"`` or another format of
+            :func:`gradstep.stored_as`, or a dtype of torch, for all of the weight's shape; or
+            state -> one of these. Default: what their weight is stored as.
+        low_precision: how weights of 16 bits are kept: ``"nearest"``, ``"stochastic"``,
+            ``"kahan"``, ``"remainder"`` or ``"master"``; see :func:`gradstep.low_precision`.
+            Default: ``"nearest"``.
         hyperparameters: other values than the rule's defaults, by name.
 
     Raises:
@@ -88,6 +96,7 @@ class Optimizer(HooksOnce):
         maximize: bool = False,
         differentiable: bool = False,
         state_dtype: StateDType = None,
+        low_precision: str = "nearest",
         **hyperparameters: Any,
     ) -> None:
         if not isinstance(rule, Rule):
@@ -95,7 +104,7 @@ class Optimizer(HooksOnce):
             raise TypeError(
                 f"Optimizer takes a rule; got {found}. Put @gradstep.rule above the function."
             )
-        rule = with_state_dtype(rule, state_dtype)
+        rule = with_storage(rule, state_dtype, low_precision)
         if hyperparameters:
             rule = rule(**hyperparameters)
         for taken in ("params", "lr", "maximize", "differentiable", "param_names"):
@@ -286,7 +295,14 @@ class Optimizer(HooksOnce):
                 f"{self.name_of(p)} holds {describe(p)}; only floating-point and complex tensors "
                 "can be optimized. Leave it out."
             )
-        for state, name in self._planner.rule.formats.items():
+        rule = self._planner.rule
+        reason = check_low_precision(rule, p.dtype)
+        if reason is not None:
+            raise ValueError(
+                f"{self.name_of(p)} holds {describe(p)}, and low_precision={rule.low_precision!r} "
+                f"{reason}."
+            )
+        for state, name in rule.formats.items():
             reason = format_of(name).refusal(p)
             if reason is not None:
                 raise TypeError(

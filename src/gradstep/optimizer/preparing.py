@@ -20,9 +20,10 @@ from torch import Tensor
 from gradstep.backends.update import Update, layout
 from gradstep.optimizer.observer import Contents
 from gradstep.optimizer.parameter_names import ParameterNames
-from gradstep.optimizer.state_spec import StateSpec, state_specs
+from gradstep.optimizer.state_spec import StateSpec, WeightSpec, state_specs
 from gradstep.optimizer.states import Beginnings, Entry, Unlike, unlike_weight
 from gradstep.program.format import DType
+from gradstep.program.formats import seed_of, weight_format
 from gradstep.rule.definition import Rule
 
 _WEIGHTS = {Tensor, torch.nn.Parameter}
@@ -91,20 +92,27 @@ class Preparation:
             params, gradients, entries, begun, firsts, strict=True
         ):
             own, of_kind = names[p.dim() > 1], specs[p.dim() > 1]
-            if of_kind:
+            kept = None if rule.low_precision == "nearest" else weight_format(rule, p.dtype)
+            if of_kind or kept is not None:
                 own = [t for n in own for t in all_specs[n].names_for(p)]
+                own += [] if kept is None else kept.names("")[1:]
             states = {n: entry[n] for n in own} if own else {}
             counts = {n: entry[n] for n in numbers} if numbers else {}
             unlike: Unlike = unlike_weight(of_kind, p, values) if of_kind else alike
             name = self._names.namer(self._contents, p)
-            updates.append(Update(p, gradient, states, counts, first, name, *unlike, new, entry))
+            update = Update(p, gradient, states, counts, first, name, *unlike, new, entry)
+            if kept is not None:
+                update.weight_format, update.seed = kept, seed_of(rule)
+            updates.append(update)
         return updates
 
     def _unlike(self, names: Mapping[bool, Sequence[str]]) -> dict[bool, list[StateSpec]]:
         """Of these states those that have not always their weight's shape and dtype."""
         specs = state_specs(self._rule)
+        beside = [each for each in specs.values() if isinstance(each, WeightSpec)]
         return {
-            k: [specs[n] for n in own if not specs[n].is_like_weight] for k, own in names.items()
+            k: [*(specs[n] for n in own if not specs[n].is_like_weight), *beside]
+            for k, own in names.items()
         }
 
     def plain_entries(
@@ -122,6 +130,8 @@ class Preparation:
         Args:
             names: the states that a parameter has, with rows and columns and without.
         """
+        if self._rule.low_precision != "nearest":
+            return None
         held: list[Any] = list(map(self._contents.state.get, params))
         states: list[list[Any]] = []
         counts: list[Any] = []

@@ -13,8 +13,15 @@ from torch import Tensor
 from gradstep.backends.update import describe, is_dense, laid_out_alike, layout, working_dtype
 from gradstep.program.block_formats import BlockFormat
 from gradstep.program.format import DType, Format, Part
-from gradstep.program.formats import coded_formats, format_of, format_of_state, formats
+from gradstep.program.formats import (
+    coded_formats,
+    format_of,
+    format_of_state,
+    formats,
+    weight_format,
+)
 from gradstep.program.shards import local
+from gradstep.program.weight_formats import NARROW
 from gradstep.rule.definition import Rule
 from gradstep.rule.signs import never_negative
 from gradstep.rule.state import State
@@ -64,23 +71,28 @@ class StateSpec:
 
     def format_for(self, weight: Tensor) -> Format | None:
         """What it is stored as for a weight; None for what the weight is."""
-        if self.format is None or not self.format.takes(weight):
+        if self.format is not None:
+            return self.format if self.format.takes(weight) else None
+        if self.state.shape == "own":
             return None
-        return self.format
+        # Beside weights that have float32's digits states have them, too.
+        kept = weight_format(self.rule, weight.dtype)
+        return format_of("float32") if kept is not None and kept.is_wide else None
 
     def names_for(self, weight: Tensor) -> tuple[str, ...]:
         """Of its tensors for a weight."""
         return self.names if self.format_for(weight) is not None else (self.name,)
 
     def _held_as(self, entry: Mapping[str, Any]) -> Format | None:
-        """What it is stored as in a parameter's states."""
+        """What it is stored as in a parameter's states; None for plain numbers."""
         held = all(entry.get(name) is not None for name in self.names)
         return self.format if held else None
 
     @property
     def is_like_weight(self) -> bool:
         """Whether it is one tensor of its weight's shape and dtype, for every weight."""
-        return self.state.shape == "weight" and self.format is None
+        plain = self.rule.low_precision == "nearest" and self.format is None
+        return plain and self.state.shape == "weight"
 
     def parts(self, weight: Tensor, options: Options) -> tuple[Part, ...]:
         """The tensors that it is: names, shapes and dtypes. (How they start: :meth:`begin`.)
@@ -133,7 +145,7 @@ class StateSpec:
             shape = state.shape_for(tuple(p.shape), options)
             return torch.zeros(shape, dtype=own_dtype(p.dtype), device=p.device)
         if state.shape != "weight":
-            return _zeros_along(p, -1 if state.shape == "row" else -2)
+            return _zeros_along(p, -1 if state.shape == "row" else -2, dtype)
         if state.start == "zeros" and plain:
             return torch.zeros_like(p) if dtype is None else torch.zeros_like(p, dtype=dtype)
         if state.start == "weight":
@@ -328,9 +340,71 @@ class StateSpec:
         return torch.empty_like(p, dtype=tensor.dtype).copy_(tensor).detach()
 
 
+@dataclass(frozen=True)
+class WeightSpec(StateSpec):
+    """What is kept beside a weight of 16 bits, by name, of one tensor: no state of the rule."""
+
+    @cached_property
+    def format(self) -> Format | None:
+        return None
+
+    @property
+    def is_like_weight(self) -> bool:
+        return False
+
+    def format_for(self, weight: Tensor) -> Format | None:
+        return None
+
+    def names_for(self, weight: Tensor) -> tuple[str, ...]:
+        return (self.name,) if self.parts(weight, {}) else ()
+
+    def parts(self, weight: Tensor, options: Options) -> tuple[Part, ...]:
+        kept = weight_format(self.rule, weight.dtype)
+        found = () if kept is None else kept.parts("", tuple(weight.shape))
+        return tuple([part for part in found if part.name == self.name])
+
+    def begin(
+        self, p: Tensor, options: Options, gradient: Tensor | None, entry: dict[str, Any]
+    ) -> None:
+        for part in self.parts(p, options):
+            # Beside a weight that is what it is nothing was rounded away.
+            if part.dtype == torch.float32:
+                entry[part.name] = p.detach().to(part.dtype, memory_format=torch.preserve_format)
+            else:
+                entry[part.name] = torch.zeros_like(p, dtype=part.dtype, requires_grad=False)
+
+    def loaded(
+        self, p: Tensor, options: Options, entry: Mapping[str, Any], name_of: Callable[[], str]
+    ) -> dict[str, Tensor]:
+        value, made = entry[self.name], {}
+        for part in self.parts(p, options):
+            fits = isinstance(value, Tensor) and tuple(value.shape) == part.shape
+            if not fits or value.dtype != part.dtype:
+                found = describe(value) if isinstance(value, Tensor) else repr(value)
+                wanted = str(part.dtype).removeprefix("torch.")
+                raise ValueError(
+                    f"the checkpoint's {self.name} of {name_of()} is {found}. Expected {wanted} of "
+                    f"the weight's shape, {tuple(p.shape)}. Is it of another model, or cut?"
+                )
+            made[self.name] = self._laid_out(value, p)
+        return made
+
+    def loses(self, entry: Mapping[str, Any], p: Tensor) -> str:
+        return ""
+
+
 def state_specs(rule: Rule) -> dict[str, StateSpec]:
-    """The states of a rule that are tensors, by name."""
-    return {n: StateSpec(n, s, rule) for n, s in rule.states.items() if s.start != "number"}
+    """The states of a rule that are tensors, and what is kept beside weights, by name."""
+    found = {n: StateSpec(n, s, rule) for n, s in rule.states.items() if s.start != "number"}
+    if rule.low_precision != "nearest":
+        found.update(_beside_weights(rule))
+    return found
+
+
+def _beside_weights(rule: Rule) -> dict[str, StateSpec]:
+    kinds = [weight_format(rule, dtype) for dtype in NARROW]
+    names = dict.fromkeys(name for kind in kinds if kind is not None for name, _ in kind.extra)
+    return {name: WeightSpec(name, State(), rule) for name in names}
 
 
 def names_in_files(rule: Rule) -> set[str]:
@@ -367,12 +441,12 @@ def _is_like(gradient: Tensor, p: Tensor) -> bool:
     )
 
 
-def _zeros_along(p: Tensor, gone: int) -> Tensor:
+def _zeros_along(p: Tensor, gone: int, dtype: torch.dtype | None) -> Tensor:
     """Zeros of a parameter's shape, but for one dimension of one element."""
     with torch.inference_mode(False), torch.no_grad():
         if type(p) in PLAIN:
             shape = list(p.shape)
             shape[gone] = 1
-            return torch.zeros(shape, dtype=p.dtype, device=p.device)
+            return torch.zeros(shape, dtype=dtype or p.dtype, device=p.device)
         # A subclass knows best: a DTensor's is split as far as it itself is split along the rest.
-        return torch.zeros_like(p).sum(dim=gone, keepdim=True).detach()
+        return torch.zeros_like(p, dtype=dtype).sum(dim=gone, keepdim=True).detach()

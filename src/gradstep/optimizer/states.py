@@ -28,7 +28,7 @@ def number_states(rule: Rule, numbers: Mapping[str, Any]) -> list[str]:
     """The states that are one number a parameter, the step count last."""
     states = rule.states.items()
     own = [n for n, s in states if s.start == "number" and s.exists(numbers)]
-    return own + ["step"] * ("step" in rule.inputs)
+    return own + ["step"] * rule.counts_steps
 
 
 _forked = False
@@ -102,8 +102,9 @@ class Beginnings:
             specs = state_specs(self._rule).values()
             tensors = [each for each in specs if each.state.exists(numbers, matrix)]
             together = [n for n in self._own_numbers if n == "step" or not states[n].when]
-            together += [each.name for each in tensors if each.state.when is None]
-            kept = [each.name for each in tensors] + self._own_numbers
+            own = [each for each in tensors if each.name in states]
+            together += [each.name for each in own if each.state.when is None]
+            kept = [each.name for each in own] + self._own_numbers
             self._of_kind[matrix] = together, kept, tensors
         return self._of_kind[matrix]
 

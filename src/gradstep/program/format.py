@@ -45,9 +45,12 @@ class Codec(ABC):
 
     Attributes:
         items: of each tensor: so many bytes, for so many elements.
+        is_random: whether :meth:`encode` takes a ``counter``: the place of the first element in its
+            tensor, and the key of the step.
     """
 
     items: tuple[tuple[int, int], ...]
+    is_random: bool = False
 
     @abstractmethod
     def decode(self, b: Any, parts: Sequence[Any], count: Any, numbers: Any) -> None:

@@ -5,6 +5,7 @@ Here they have their names. Whoever begins, checks, loads or explains states ask
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 from gradstep.program.block_formats import BLOCK_FORMATS
 from gradstep.program.format import DType, Format, Part
 from gradstep.program.registration import checked_name
+from gradstep.program.weight_formats import NARROW, WEIGHT_FORMATS, WeightFormat
 from gradstep.rule.definition import Rule
 from gradstep.rule.signs import never_negative
 from gradstep.rule.state import State
 
-__all__ = ["DType", "Format", "Part", "register", "stored_as"]
+__all__ = ["DType", "Format", "Part", "low_precision", "register", "stored_as"]
 
 
 #: Formats of columns: weights and gradients have those of their dtype.
@@ -26,9 +28,11 @@ _COLUMNS: dict[str, Format] = {
 }
 #: Those that a state may have. In float64 it would hold no more than what the step works in.
 _STATES: dict[str, Format] = {name: _COLUMNS[name] for name in ("float32", "bfloat16", "float16")}
-for _each in BLOCK_FORMATS:
-    _STATES[_each.name] = _COLUMNS[_each.name] = _each
-    _COLUMNS[_each.unsigned.name] = _each.unsigned
+for _blocks in BLOCK_FORMATS:
+    _STATES[_blocks.name] = _COLUMNS[_blocks.name] = _blocks
+    _COLUMNS[_blocks.unsigned.name] = _blocks.unsigned
+for _of_weights in WEIGHT_FORMATS.values():
+    _COLUMNS.update({format.name: format for format in _of_weights})
 _OURS = tuple(_COLUMNS)
 
 
@@ -157,6 +161,88 @@ def with_state_dtype(rule: Rule, state_dtype: StateDType) -> Rule:
     return rule.with_formats({n: name for n, s in rule.states.items() if _can_have_format(s)})
 
 
+def with_storage(rule: Rule, state_dtype: StateDType, way: str) -> Rule:
+    """The rule with what the ``state_dtype=`` and ``low_precision=`` of a class say.
+
+    Raises:
+        TypeError, ValueError: as :func:`with_state_dtype` and :func:`low_precision`.
+    """
+    rule = with_state_dtype(rule, state_dtype)
+    # A rule that says so itself keeps its way.
+    return rule if way == "nearest" else low_precision(rule, way)
+
+
+def low_precision(rule: Rule, way: str) -> Rule:
+    """The same rule, with another way of keeping weights of 16 bits.
+
+    ::
+
+        rule = gradstep.low_precision(gradstep.adam(), "remainder")
+
+    A step works in float32; a weight of bfloat16 has two to three digits, and what is less than
+    half of the last is lost when the weight is rounded to the nearest.
+
+    Args:
+        rule: a rule or chain.
+        way: ``"nearest"``: nothing is kept. ``"stochastic"``: rounded up or down by chance, so that
+            nothing is lost on average; ``"stochastic 7"`` has other chances. ``"kahan"``: what was
+            rounded away is kept in 16 bits. ``"remainder"``, for bfloat16: the lower half of a
+            float32 weight is kept, and the two halves are that weight, to the bit. ``"master"``: a
+            float32 weight is kept, of which the model's is the rounding. With these two the states
+            that have no format of their own are float32 as well.
+
+    Returns:
+        a rule, to be given to an optimizer. Weights of other dtypes are kept as ever.
+
+    Raises:
+        TypeError: no rule.
+        ValueError: a way that is not there.
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(
+            f"low_precision() takes a rule; got {rule!r}. Call it as "
+            'low_precision(gradstep.adam(), "remainder"); a class takes low_precision="remainder"'
+        )
+    known = ("nearest", *WEIGHT_FORMATS)
+    mode, _, seed = str(way).partition(" ")
+    if not isinstance(way, str) or mode not in known or not _is_seed(mode, seed):
+        near = difflib.get_close_matches(str(way), known, n=1, cutoff=0.5)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"low_precision got {way!r}. Choose one of {', '.join(known)}; behind stochastic may "
+            f"stand a number below {SEEDS}, as in 'stochastic 7'.{meant}"
+        )
+    return rule.with_low_precision(way)
+
+
+#: How many seeds of chances there are: with the count of steps they are the digits of a float64.
+SEEDS = 1 << 20
+
+
+def _is_seed(mode: str, seed: str) -> bool:
+    return not seed or (mode == "stochastic" and seed.isdecimal() and int(seed) < SEEDS)
+
+
+def seed_of(rule: Rule) -> int:
+    """Of a rule whose weights are rounded by chance: which chances."""
+    return int(rule.low_precision.partition(" ")[2] or 0)
+
+
+def weight_format(rule: Rule, dtype: torch.dtype) -> WeightFormat | None:
+    """How weights of a dtype are kept; None for as they are."""
+    for format in WEIGHT_FORMATS.get(rule.low_precision.partition(" ")[0], ()):
+        if format.dtype == dtype:
+            return format
+    return None
+
+
+def check_low_precision(rule: Rule, dtype: torch.dtype) -> str | None:
+    """Why weights of a dtype cannot be kept so, to be said behind the way; None if they can."""
+    if rule.low_precision == "nearest" or dtype not in NARROW or weight_format(rule, dtype):
+        return None
+    return "is for bfloat16. Choose kahan or master"
+
+
 def _can_have_format(state: State) -> bool:
     return state.start != "number" and state.shape == "weight"
 
@@ -176,7 +262,9 @@ def _name_of(given: Any, what: str) -> str | None:
         )
     name = _spoken(given)
     if name not in _STATES:
-        raise ValueError(f"{what} cannot be stored as {name}. Choose one of {_known()}")
+        near = difflib.get_close_matches(name, _STATES, n=1, cutoff=0.4)
+        meant = f". Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{what} cannot be stored as {name}. Choose one of {_known()}{meant}")
     return name
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gradstep.program.format import Format
 from gradstep.program.passes import Pass
 from gradstep.program.targets import PLAIN, Target
+from gradstep.program.weight_formats import WeightFormat
 from gradstep.rule.graph import REDUCTIONS, Node
 from gradstep.rule.operations import expanded
 
@@ -65,6 +66,25 @@ class Column:
     extent: str
     table: tuple[int, ...]
     place: int = -1
+
+
+@dataclass(frozen=True)
+class KeptWeight:
+    """How a weight is kept that is not kept as any other.
+
+    Attributes:
+        format: what it is stored as.
+        seed: of the chances by which it is rounded, if it is.
+    """
+
+    format: WeightFormat
+    seed: int = 0
+
+    @property
+    def key(self) -> Node:
+        """A number for each step and seed; the last scalar of a pass that rounds by chance."""
+        step = Node("input", value="step")
+        return Node("add", (step, Node("constant", value=float(self.seed << 32))))
 
 
 @dataclass(frozen=True)
@@ -122,6 +142,7 @@ def kernel_spec(
     target: Target = PLAIN,
     working: str | None = None,
     formats: Mapping[str, Format] | None = None,
+    weight: KeptWeight | None = None,
 ) -> KernelSpec:
     """The spec of one pass.
 
@@ -134,6 +155,7 @@ def kernel_spec(
         working: what elements are worked out in, ``"float32"`` or ``"float64"``; None for what a
             step takes.
         formats: of the inputs that are stored otherwise: their names -> their formats.
+        weight: how the weight is kept; None for as it is stored.
     """
     working, formats = working or working_type(storage), formats or {}
     columns: list[Column] = []
@@ -144,6 +166,9 @@ def kernel_spec(
         count = 1 if own is None else len(own.suffixes)
         table[id(node)] = tuple(range(held, held + count))
         held += count
+    if weight is not None:  # what is kept beside it comes behind the states
+        beside = len(weight.format.extra)
+        table[id(inputs[0])] = (0, *range(held, held + beside))
 
     def number_of(column: Column) -> int:
         if column not in columns:
@@ -152,6 +177,8 @@ def kernel_spec(
 
     def of_table(before: Node) -> int:
         own = formats.get(str(before.value))
+        if weight is not None and before is inputs[0]:
+            own = weight.format
         kept = storage if own is None else own.name
         return number_of(Column(kept, before.extent, table[id(before)]))
 
@@ -168,13 +195,17 @@ def kernel_spec(
         loads.append((node, number))
     stores = [(node, of_table(before)) for before, node in each.writes]
     stores += [(node, in_arena(node, owner)) for node, owner in each.keeps]
+    scalars = list(each.scalars)
+    written = any(before is inputs[0] for before, _ in each.writes)
+    if weight is not None and weight.format.is_random and written:
+        scalars.append(weight.key)
     return KernelSpec(
         each.walk,
         each.domain,
         working,
         target,
         tuple(columns),
-        tuple(each.scalars),
+        tuple(scalars),
         tuple(loads),
         tuple(each.work),
         tuple(stores),

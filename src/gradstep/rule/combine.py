@@ -96,6 +96,13 @@ def _made_of(
     rules: Sequence[Rule], made_by: Callable[..., Rule], join: Callable[..., Any] | None = None
 ) -> Rule:
     """A rule of rules, whose states and hyperparameters each get a name of their own."""
+    for r in rules:
+        if r.low_precision != "nearest":
+            raise ValueError(
+                f"{made_by.__name__}() got {r.name} with low_precision={r.low_precision!r}, which "
+                "says how the weight is kept that all of its rules move: give it to the optimizer, "
+                f"or write low_precision({made_by.__name__}(…), {r.low_precision!r})"
+            )
     owned = [[*r.states, *r.hyperparameters] for r in rules]
     count = Counter(n for own in owned for n in own)
     labels = numbered(r.name for r in rules)

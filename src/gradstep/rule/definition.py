@@ -58,6 +58,7 @@ class Rule:
         made_by: what made it of them, and does it again.
         join: makes one direction of those of the stages, which then each get the gradient; None
             for a chain, where each gets the direction of the one before.
+        low_precision: how weights of 16 bits are kept, see ``gradstep.low_precision``.
         kept: what optimizers keep with it for the next one, by keys of their own.
     """
 
@@ -73,6 +74,7 @@ class Rule:
     stages: tuple[tuple[Rule, Mapping[str, str]], ...] = field(default=(), repr=False)
     made_by: Callable[..., Rule] | None = field(default=None, repr=False)
     join: Callable[..., Any] | None = field(default=None, repr=False)
+    low_precision: str = "nearest"
     kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def stage_names(self) -> tuple[str, ...]:
@@ -98,6 +100,20 @@ class Rule:
             f"with formats {changed}", replace(self, states={**self.states, **states})
         )
         return made
+
+    def with_low_precision(self, low_precision: str) -> Rule:
+        """The same rule with this way; unchecked, see ``gradstep.low_precision``."""
+        if low_precision == self.low_precision:
+            return self
+        made: Rule = self.kept.setdefault(
+            f"with low precision {low_precision}", replace(self, low_precision=low_precision)
+        )
+        return made
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the steps of each weight are counted: for the rule, or for chances."""
+        return "step" in self.inputs or self.low_precision.startswith("stochastic")
 
     @property
     def tells_vectors_apart(self) -> bool:
@@ -273,6 +289,9 @@ class Rule:
         Raises:
             pickle.PicklingError: when pickle saves a rule that no name leads to.
         """
+        if self.low_precision != "nearest":
+            plain = self.with_low_precision("nearest")
+            return Rule.with_low_precision, (plain, self.low_precision)
         if self.function is None:
             return self.made_by, self.parts()
         if self.formats:

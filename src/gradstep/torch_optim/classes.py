@@ -51,7 +51,7 @@ class SGD(Optimizer):
         weight_decay: float | Tensor = 0, nesterov: bool = False, *, maximize: bool = False,
         foreach: bool | None = None, differentiable: bool = False, fused: bool | None = None,
         engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
 
@@ -82,7 +82,7 @@ class Adam(Optimizer):
         weight_decay: float = 0, amsgrad: bool = False, *, foreach: bool | None = None,
         maximize: bool = False, capturable: bool = False, differentiable: bool = False,
         fused: bool | None = None, decoupled_weight_decay: bool = False, engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
     def _begin(self, params: Any, rule: Any, defaults: dict[str, Any], engine: str) -> None:
@@ -113,7 +113,7 @@ class AdamW(Adam):
         weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
         foreach: bool | None = None, capturable: bool = False, differentiable: bool = False,
         fused: bool | None = None, engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ class NAdam(Optimizer):
         decoupled_weight_decay: bool = False, *, foreach: bool | None = None,
         maximize: bool = False, capturable: bool = False, differentiable: bool = False,
         engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
 
@@ -159,7 +159,7 @@ class RAdam(Optimizer):
         eps: float = 1e-8, weight_decay: float = 0, decoupled_weight_decay: bool = False, *,
         foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
         differentiable: bool = False, engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
 
@@ -175,7 +175,7 @@ class Adamax(Optimizer):
         eps: float = 1e-8, weight_decay: float = 0, foreach: bool | None = None, *,
         maximize: bool = False, differentiable: bool = False, capturable: bool = False,
         engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
 
@@ -207,7 +207,8 @@ class SparseAdam(Optimizer):
 
     def __init__(
         self, params: Any, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, maximize: bool = False, *, state_dtype: StateDType = None,
+        eps: float = 1e-8, maximize: bool = False, *,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
     def _begin(self, params: Any, rule: Any, defaults: dict[str, Any], engine: str) -> None:
@@ -258,7 +259,7 @@ class RMSprop(Optimizer):
         weight_decay: float = 0, momentum: float = 0, centered: bool = False,
         capturable: bool = False, foreach: bool | None = None, maximize: bool = False,
         differentiable: bool = False, *, engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
 
@@ -281,7 +282,7 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float = 0, eps: float = 1e-10, foreach: bool | None = None, *,
         maximize: bool = False, differentiable: bool = False, fused: bool | None = None,
         engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
     def share_memory(self) -> None:
@@ -303,7 +304,7 @@ class Adadelta(Optimizer):
         self, params: Any, lr: float | Tensor = 1.0, rho: float = 0.9, eps: float = 1e-6,
         weight_decay: float = 0, foreach: bool | None = None, *, capturable: bool = False,
         maximize: bool = False, differentiable: bool = False, engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
 
@@ -337,7 +338,7 @@ class Rprop(Optimizer):
         step_sizes: tuple[float, float] = (1e-6, 50), *, capturable: bool = False,
         foreach: bool | None = None, maximize: bool = False, differentiable: bool = False,
         engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
 
@@ -356,7 +357,7 @@ class ASGD(Optimizer):
         t0: float = 1e6, weight_decay: float = 0, foreach: bool | None = None,
         maximize: bool = False, differentiable: bool = False, capturable: bool = False, *,
         engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
 
@@ -393,7 +394,7 @@ class Adafactor(Optimizer):
         self, params: Any, lr: float | Tensor = 1e-2, beta2_decay: float = -0.8,
         eps: tuple[float | None, float] = (None, 1e-3), d: float = 1.0, weight_decay: float = 0.0,
         *, foreach: bool | None = None, maximize: bool = False, engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
 
@@ -446,7 +447,7 @@ class Muon(Optimizer):
         ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
         eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None, *,
         engine: str = "auto",
-        state_dtype: StateDType = None,
+        state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
     def _check_parameter(self, p: Tensor) -> None:

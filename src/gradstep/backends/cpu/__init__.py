@@ -57,11 +57,11 @@ class Cpu(Backend):
         usual = not program.differentiable and program.rule.sparse != "only"
         # Others may be stored otherwise from weight to weight.
         by_dtype = all(isinstance(format_of(n), DType) for n in program.rule.formats.values())
-        return alone and usual and by_dtype
+        return alone and usual and by_dtype and program.rule.low_precision == "nearest"
 
     def kind(self, update: Update, program: Program) -> Hashable:
         dtypes = tuple([number.dtype for number in update.numbers.values()])
-        formats = tuple(update.formats.items())
+        formats = (update.weight_format, *update.formats.items())
         return (update.weight.dtype, dtypes, formats, is_sharded(update.weight))
 
     def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
@@ -69,4 +69,4 @@ class Cpu(Backend):
             from gradstep.backends.cpu.binding import Tensors
             from gradstep.backends.cpu.kernel import kernel_for
         weights = [u.weight for u in updates]
-        return Tensors(kernel_for(program, weights[0].dtype, updates[0].formats), updates, weights)
+        return Tensors(kernel_for(program, updates[0]), updates, weights)

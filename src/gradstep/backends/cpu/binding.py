@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from gradstep.backends.base import Values
@@ -74,7 +75,10 @@ class Tensors(Table):
         for weight in weights:
             key = (weight.shape, weight.dtype)
             if key not in by_shape:
-                by_shape[key] = tuple(facts_of(weight).values())
+                facts = facts_of(weight)
+                if kernel.is_wide:
+                    facts["machine_epsilon"] = torch.finfo(torch.float32).eps
+                by_shape[key] = tuple(facts.values())
             self.facts.append(by_shape[key])
         self.probes: list[Probe] = []
         known = (kernel, weights, self.strides)

@@ -11,13 +11,21 @@ from torch import Tensor
 from gradstep.backends.cpu import compiler
 from gradstep.backends.eligibility import STORAGE
 from gradstep.backends.llvm.walk import ARGUMENTS, write_kernel
+from gradstep.backends.update import Update
 from gradstep.program.format import Format
 from gradstep.program.formats import is_ours
-from gradstep.program.kernel_spec import KernelSpec, Places, kernel_spec, working_type
+from gradstep.program.kernel_spec import (
+    KeptWeight,
+    KernelSpec,
+    Places,
+    kernel_spec,
+    working_type,
+)
 from gradstep.program.passes import Pass
 from gradstep.program.program import Program
 from gradstep.program.scalars import ScalarRows, TotalsAsInputs, scalar_function
 from gradstep.program.walks import Geometry, flat, of_matrices
+from gradstep.program.weight_formats import WeightFormat
 from gradstep.rule.graph import FACTS, Node
 
 #: The count of the step that is being made, as a number of the row.
@@ -55,6 +63,7 @@ class Kernel:
 
     Attributes:
         is_flat, needs_matrix: of the program: one pass of single elements; rows and columns.
+        is_wide: whether weights of 16 bits are kept with the digits of float32.
         stages: the passes.
         inputs: the names of the numbers that scalars are made of.
         after: works out what the states of one number become.
@@ -62,11 +71,19 @@ class Kernel:
         read_by_pass: how many of those the pass reads.
     """
 
-    def __init__(self, program: Program, storage: str, formats: Mapping[str, Format]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        storage: str,
+        formats: Mapping[str, Format],
+        weight_format: WeightFormat | None = None,
+        seed: int = 0,
+    ) -> None:
         contracted = program.contracted
         # Not the program itself, which keeps this kernel: together they would be a cycle.
         self.is_flat, self.needs_matrix = program.is_flat, contracted.needs_matrix
         self.storage = storage
+        self.is_wide = weight_format is not None and weight_format.is_wide
         self.working = working_type(storage)
         self.places = Places()
         self.totals = program.totals
@@ -75,8 +92,11 @@ class Kernel:
         own = [name for name, _, _ in contracted.numbers]
         self.inputs: tuple[str, ...] = (*own, "step", "first", *program.names)
         target = compiler.target()
+        kept = None if weight_format is None else KeptWeight(weight_format, seed)
         specs = [
-            kernel_spec(each, program.inputs, storage, self.places, target, formats=formats)
+            kernel_spec(
+                each, program.inputs, storage, self.places, target, formats=formats, weight=kept
+            )
             for each in program.passes
         ]
         if program.is_flat:
@@ -119,16 +139,17 @@ class Kernel:
         return of_matrices(weight.numel() // max(1, rows * columns), rows, columns, domain)
 
 
-def kernel_for(program: Program, dtype: Any, formats: Mapping[str, Format]) -> Kernel:
-    """The kernel for weights of a dtype, from what the program keeps if it is there.
+def kernel_for(program: Program, like: Update) -> Kernel:
+    """The kernel for weights that are stored as one is, from what the program keeps if it is there.
 
     Args:
-        formats: state -> its format, for those that are not stored as the weight.
+        program: of the weights.
+        like: one of their updates.
     """
-    storage = STORAGE[dtype][0]
+    storage = STORAGE[like.weight.dtype][0]
     # By the formats themselves: another may have been registered under the name since.
-    key = (storage, *formats.items())
+    key = (storage, like.weight_format, like.seed, *like.formats.items())
     if key not in program.kept:
-        program.kept[key] = Kernel(program, storage, formats)
+        program.kept[key] = Kernel(program, storage, like.formats, like.weight_format, like.seed)
     kernel: Kernel = program.kept[key]
     return kernel

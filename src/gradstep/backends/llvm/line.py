@@ -55,18 +55,20 @@ def items_of(column: Column) -> tuple[tuple[int, int], ...]:
 def write_line(module: ir.Module, spec: KernelSpec) -> ir.Function:
     """The work on the elements of a line.
 
-    The function takes the tensors of all columns, the buffers, how many elements the line has, and
-    the numbers.
+    The function takes the tensors of all columns, the buffers, how many elements the line has, the
+    numbers, and the place of its first element in the tensor.
     """
     codecs = list(map(codec_of, spec.columns))
-    if not any(codecs):
-        return _write_elements(module, spec)
     elements = _write_elements(module, spec)
+    if not any(codecs):
+        return elements
     counts = [len(items_of(column)) for column in spec.columns]
-    kind = ir.FunctionType(VOID, [POINTER] * (sum(counts) + len(spec.sums)) + [I64, POINTER])
+    width = sum(counts) + len(spec.sums)
+    kind = ir.FunctionType(VOID, [POINTER] * width + [I64, POINTER, I64])
     function = ir.Function(module, kind, "stretches")
-    *pointers, count, row = function.args
+    *pointers, count, row, first = function.args
     b = internal(function)
+    key = b.gep(row, [ir.Constant(I64, max(0, len(spec.scalars) - 1))], source_etype=F64)
     tensors = [[pointers.pop(0) for _ in range(own)] for own in counts]
     numbers = [c and b.alloca(ir.ArrayType(F32, STRETCH), name="numbers") for c in codecs]
     read, written = ({column for _, column in pairs} for pairs in (spec.loads, spec.stores))
@@ -89,25 +91,41 @@ def write_line(module: ir.Module, spec: KernelSpec) -> ir.Function:
                 name, own = f"decode_{column}", [*parts[column], numbers[column]]
                 _call(b, name, own, size, lambda b, t, n, c=codec: c.decode(b, t[:-1], n, t[-1]))
         buffers = [b.gep(p, [b.mul(start, real)], source_etype=ir.IntType(8)) for p in pointers]
-        b.call(elements, [*given, *buffers, size, row])
+        b.call(elements, [*given, *buffers, size, row, first])
         for column in sorted(written):
             codec = codecs[column]
             if codec is not None:
                 name, own = f"encode_{column}", [*parts[column], numbers[column]]
-                _call(b, name, own, size, lambda b, t, n, c=codec: c.encode(b, t[-1], n, t[:-1]))
+                counter = (b.add(first, start), b.load(key, typ=F64)) if codec.is_random else ()
+                _call(b, name, own, size, _encoder(codec), counter)
     b.ret_void()
     return function
 
 
-def _call(b: ir.IRBuilder, name: str, tensors: list[Any], count: Any, body: Any) -> None:
+def _encoder(codec: Codec) -> Any:
+    def body(b: ir.IRBuilder, tensors: list[Any], count: Any, *counter: Any) -> None:
+        chances = {"counter": counter} if counter else {}
+        codec.encode(b, tensors[-1], count, tensors[:-1], **chances)
+
+    return body
+
+
+def _call(
+    b: ir.IRBuilder,
+    name: str,
+    tensors: list[Any],
+    count: Any,
+    body: Any,
+    more: tuple[Any, ...] = (),
+) -> None:
     """Write a function of its own, whose tensors are known to lie apart, and call it."""
-    kind = ir.FunctionType(VOID, [POINTER] * len(tensors) + [I64])
-    function = ir.Function(b.module, kind, name)
-    *own, size = function.args
+    kinds = [POINTER] * len(tensors) + [I64, *(value.type for value in more)]
+    function = ir.Function(b.module, ir.FunctionType(VOID, kinds), name)
+    own, (size, *rest) = function.args[: len(tensors)], function.args[len(tensors) :]
     inside = internal(function, *own)
-    body(inside, own, size)
+    body(inside, list(own), size, *rest)
     inside.ret_void()
-    b.call(function, [*tensors, count])
+    b.call(function, [*tensors, count, *more])
 
 
 def address(b: ir.IRBuilder, start: Any, index: Any, item: tuple[int, int]) -> Any:
@@ -121,9 +139,9 @@ def address(b: ir.IRBuilder, start: Any, index: Any, item: tuple[int, int]) -> A
 def _write_elements(module: ir.Module, spec: KernelSpec) -> ir.Function:
     """The loop over single elements: the function takes a pointer for each column."""
     width = len(spec.columns) + len(spec.sums)
-    kind = ir.FunctionType(VOID, [POINTER] * width + [I64, POINTER])
+    kind = ir.FunctionType(VOID, [POINTER] * width + [I64, POINTER, I64])
     function = ir.Function(module, kind, "line")
-    *pointers, count, row = function.args
+    *pointers, count, row, _ = function.args
     builder = internal(function, *pointers)
     element = ElementCode(builder, real_type(spec))
     given(element, spec, row)

@@ -158,7 +158,8 @@ class _FlatWalk(_Walk):
 
     def walk(self, tile: _Tile) -> None:
         addresses = self._addresses(tile, {"element": tile.fields["start"]})
-        self.b.call(self.line, [*addresses, tile.fields["count"], tile.row])
+        fields = tile.fields
+        self.b.call(self.line, [*addresses, fields["count"], tile.row, fields["start"]])
 
 
 class _LineWalk(_Walk):
@@ -234,7 +235,8 @@ class _LineWalk(_Walk):
         column_index = b.add(b.mul(o, f["inner_size"]), f["inner"])
         line_number = b.add(b.mul(o, f["middle_size"]), m)
         addresses = self._line_addresses(tile, o, m)
-        b.call(self.line, [*addresses, *self.buffers, count, tile.row])
+        first = b.add(b.mul(line_number, f["inner_size"]), f["inner"])
+        b.call(self.line, [*addresses, *self.buffers, count, tile.row, first])
         if self.sums:
             self._ask_ahead(addresses, count)
         is_first = b.icmp_signed("==", m, f["middle"])
