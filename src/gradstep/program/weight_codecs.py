@@ -18,6 +18,10 @@ I16, I32, I64, F32, F64 = (
 )  # fmt: skip
 
 
+#: 2^32 by the golden ratio, to the nearest odd number.
+_GOLDEN = 0x9E3779B1
+
+
 def _i(value: int) -> Any:
     return ir.Constant(I32, value)
 
@@ -120,22 +124,20 @@ class _Stochastic(WeightCodec):
             z = b.mul(b.xor(z, b.lshr(z, ir.Constant(I64, shift))), ir.Constant(I64, factor))
         z = b.xor(z, b.lshr(z, ir.Constant(I64, 31)))
         lower, upper = b.trunc(z, I32), b.trunc(b.lshr(z, ir.Constant(I64, 32)), I32)
-        return b.trunc(first, I32), lower, upper
+        return b.add(b.mul(b.trunc(first, I32), _i(_GOLDEN)), lower), upper
 
     def write(self, b: ir.IRBuilder, number: Any, index: Any, given: Any) -> Sequence[Any]:
-        first, lower, upper = given
-        place = b.add(b.trunc(index, I32), first)
-        x = b.add(b.mul(place, _i(0x9E3779B1)), lower)
-        x = b.mul(b.xor(x, b.lshr(x, _i(16))), _i(0x85EBCA6B))
-        x = b.mul(b.add(b.xor(x, b.lshr(x, _i(13))), upper), _i(0xC2B2AE35))
-        chance = b.lshr(b.xor(x, b.lshr(x, _i(16))), _i(16))
+        start, second = given
+        x = b.add(b.mul(b.trunc(index, I32), _i(_GOLDEN)), start)
+        x = b.add(b.mul(b.xor(x, b.lshr(x, _i(15))), _i(0x85EBCA6B)), second)
+        chance = b.lshr(x, _i(16))
         bits = b.bitcast(number, I32)
+        if self.format.dtype == torch.bfloat16:
+            upper = b.lshr(b.add(bits, chance), _i(16))
+            is_nan = b.fcmp_unordered("uno", number, number)
+            return (b.trunc(b.select(is_nan, _i(0x7FC0), upper), I16),)
         size = b.and_(bits, _i(0x7FFFFFFF))
         finite = b.icmp_unsigned("<", size, _i(0x7F800000))
-        if self.format.dtype == torch.bfloat16:
-            cut = b.and_(b.add(bits, chance), _i(0xFFFF0000))
-            chosen = b.bitcast(b.select(finite, cut, bits), F32)
-            return (self.narrowed(b, chosen),)
         power = b.bitcast(b.and_(bits, _i(0x7F800000)), F32)
         unit = b.fmul(power, _f(2.0**-10))
         unit = b.select(b.fcmp_ordered("<", unit, _f(2.0**-24)), _f(2.0**-24), unit)

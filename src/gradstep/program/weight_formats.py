@@ -164,13 +164,12 @@ class Stochastic(WeightFormat):
 
     def encode_at(self, value: Tensor, places: Tensor, key: int) -> tuple[Tensor, ...]:
         value = value.float().contiguous()
-        chance = chances(places.to(value.device), key) >> 16
+        chance = chances(places.to(value.device), key)
         bits = value.view(torch.int32)
-        finite = value.isfinite()
         if self.dtype == torch.bfloat16:
-            moved = torch.where(finite, bits + chance.to(torch.int32), bits)
-            cut = (moved & -0x10000).view(torch.float32)
-            return (torch.where(finite, cut, value).to(torch.bfloat16),)
+            upper = ((bits + chance.to(torch.int32)) >> 16).to(torch.int16).view(torch.bfloat16)
+            return (torch.where(value.isnan(), torch.nan, upper),)
+        finite = value.isfinite()
         power = (bits & 0x7F800000).view(torch.float32)
         unit = (power * 2.0**-10).clamp(min=2.0**-24)
         units = value.abs() / unit + (chance >> 3).float() * 2.0**-13
@@ -189,12 +188,15 @@ def mixed(key: int) -> tuple[int, int]:
 
 
 def chances(places: Tensor, key: int) -> Tensor:
-    """32 bits for each place, by the end of MurmurHash3 (Appleby): int64 tensors."""
+    """16 bits for each place: int64 tensors.
+
+    Multiples of the golden ratio from where the key says, and one round of a hash. Over all keys
+    each number is as likely as any other, at every place.
+    """
     first, second = mixed(key)
     x = (places * 0x9E3779B1 + first) & _MASK
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _MASK
-    x = (((x ^ (x >> 13)) + second) * 0xC2B2AE35) & _MASK
-    return x ^ (x >> 16)
+    x = ((x ^ (x >> 15)) * 0x85EBCA6B + second) & _MASK
+    return x >> 16
 
 
 #: Mode -> its formats, one for each dtype that it is for.
