@@ -407,6 +407,24 @@ def _beside_weights(rule: Rule) -> dict[str, StateSpec]:
     return {name: WeightSpec(name, State(), rule) for name in names}
 
 
+def weight_number(rule: Rule, p: Tensor, entry: Mapping[str, Any], place: Sequence[int]) -> float:
+    """A weight's number, of one that is kept in several tensors together.
+
+    Args:
+        rule: that says how weights are kept.
+        p: the parameter.
+        entry: its states by name; what is kept beside it may still be missing.
+        place: of the number.
+    """
+    at = tuple(place)
+    kept = weight_format(rule, p.dtype)
+    beside: list[Any] = [] if kept is None else [entry.get(name) for name in kept.names("")[1:]]
+    if kept is None or any(tensor is None for tensor in beside):
+        return float(p[at].item())
+    parts = [tensor.detach()[at].reshape(1) for tensor in (p, *beside)]
+    return float(kept.decode(parts, torch.float32).item())
+
+
 def names_in_files(rule: Rule) -> set[str]:
     """All names that the rule's states may have in a checkpoint, in whatever format."""
     kinds = [format_of(name) for name in formats()]

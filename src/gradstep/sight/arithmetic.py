@@ -8,7 +8,7 @@ takes from other elements, by reductions and opaque functions, is given.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -51,13 +51,18 @@ class Arithmetic:
         graph: from :func:`gradstep.rule.trace.trace`, not contracted.
         dtype: how weight, gradient and states are stored: float32, float64, bfloat16 or float16.
         formats: of the states that are stored otherwise, by name.
+        keeps: what a new weight comes back as, where it is not rounded to ``dtype``.
 
     Raises:
         ValueError: another dtype.
     """
 
     def __init__(
-        self, graph: Graph, dtype: torch.dtype, formats: Mapping[str, Format] | None = None
+        self,
+        graph: Graph,
+        dtype: torch.dtype,
+        formats: Mapping[str, Format] | None = None,
+        keeps: Callable[[float], float] | None = None,
     ) -> None:
         if dtype not in _WORKING:
             known = ", ".join(str(d).removeprefix("torch.") for d in _WORKING)
@@ -65,6 +70,7 @@ class Arithmetic:
         self.graph = graph
         self.dtype = dtype
         self._formats = formats or {}
+        self._keeps = keeps or (lambda value: stored(value, dtype))
         self._operations = _Operations(_WORKING[dtype])
         self._contracted, self._twins = _contracted_with_twins(graph)
         self._own = graph.nodes
@@ -140,7 +146,7 @@ class Arithmetic:
             values = self._values({**rounded, **known}, rounded)
         return Evaluation(
             values=values,
-            weight=stored(rounded[id(settled.new_weight)], self.dtype),
+            weight=self._keeps(float(rounded[id(settled.new_weight)])),
             states={n: self._state(n, rounded[id(after)]) for n, _, after in held},
             numbers={name: known[id(node)] for name, _, node in self.graph.numbers},
         )

@@ -22,6 +22,7 @@ from gradstep.compose.wrapper import Wrapper
 from gradstep.optimizer.observer import StepObserver, observe
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.planning import Planner
+from gradstep.optimizer.state_spec import state_specs, weight_number
 from gradstep.optimizer.step import Step
 from gradstep.program.shards import is_sharded
 from gradstep.sight.account import Account, class_name
@@ -308,7 +309,12 @@ class _Reading:
                 assert self._outcomes is not None
                 own = tuple(values[position] for values in self._outcomes)
                 element = replace(element, outcomes=own)
-            written = float(self._tensor[element.place].item())
+            entry = self._planner.contents.state.get(self._tensor, {})
+            blocks = [name for name, format in element.formats().items() if format.block > 1]
+            specs, shape = state_specs(element.rule), element.shape
+            became = {n: specs[n].at(element.place, entry, shape) for n in blocks if n in entry}
+            element = replace(element, became=became)
+            written = weight_number(element.rule, self._tensor, entry, element.place)
             accounts.append(Account(self._name, self._kind, engine, element, written, note))
         return tuple(accounts)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradstep.backends.update import is_matrix
+from gradstep.backends.update import chance_key, is_matrix
 from gradstep.optimizer.planning import Planner
-from gradstep.optimizer.state_spec import state_specs
+from gradstep.optimizer.state_spec import state_specs, weight_number
 from gradstep.optimizer.states import common_number
 from gradstep.program.format import Format
+from gradstep.program.formats import seed_of, weight_format
+from gradstep.program.weight_formats import WeightFormat
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
 from gradstep.rule.hyperparameter import is_number
@@ -41,6 +43,9 @@ class Element:
         outcomes: for a rule that looks beyond one weight, what its reductions and functions give
             at this place, in the order of :meth:`gradstep.rule.graph.Graph.gathered`.
         everything: how many parameters, and weights in them, a sum over all parameters is over.
+        keeps: of a weight that is not rounded to its dtype: what a new one comes back as.
+        became: states that are stored in blocks: what they came back as after the step, which hangs
+            on the others of the block.
     """
 
     rule: Rule
@@ -57,6 +62,8 @@ class Element:
     facts: Mapping[str, float] = field(default_factory=dict)
     outcomes: tuple[float, ...] = ()
     everything: tuple[int, int] = (0, 0)
+    keeps: Callable[[float], float] | None = None
+    became: Mapping[str, float] = field(default_factory=dict)
 
     def formats(self) -> dict[str, Format]:
         """The states that are stored otherwise than the weight, by name."""
@@ -111,7 +118,7 @@ def element_of(
     if "loss" in rule.inputs:  # known within a step only
         settings["loss"] = (-1.0 if maximize else 1.0) * planner.loss
     held = planner.contents.state.get(parameter, {})
-    weight = float(parameter[place].item())
+    weight = weight_number(rule, parameter, held, place)
     place = tuple(range(n)[i] for i, n in zip(place, parameter.shape, strict=True))
     gradient = gradient_at(parameter.grad, place)
     existing = {n: s for n, s in rule.states.items() if s.exists(settings, is_matrix(parameter))}
@@ -139,20 +146,42 @@ def element_of(
         settings["grad_scale"] = float(scale)
     if graph is None:
         graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
+    step = float(held.get("step", 0.0)) + 1.0
+    facts, way = facts_of(parameter), weight_format(rule, parameter.dtype)
+    wide = way is not None and way.is_wide
+    if wide:
+        facts["machine_epsilon"] = torch.finfo(torch.float32).eps
     return Element(
         rule=rule,
-        dtype=parameter.dtype,
+        dtype=torch.float32 if wide else parameter.dtype,
         weight=weight,
         gradient=gradient,
         states=states,
-        step=float(held.get("step", 0.0)) + 1.0,
+        step=step,
         first=bool(began) and all(held.get(n) is None for n in began),
         settings=settings,
         graph=graph,
         shape=tuple(parameter.shape),
         place=place,
-        facts=facts_of(parameter),
+        facts=facts,
+        keeps=None if way is None else _keeps(rule, way, parameter, place, step),
     )
+
+
+def _keeps(
+    rule: Rule, kept: WeightFormat, parameter: Tensor, place: Sequence[int], step: float
+) -> Callable[[float], float]:
+    """What a number comes back as when it is the new weight at a place."""
+    strides = torch.empty(parameter.shape, device="meta").stride()
+    own = sum(i * stride for i, stride in zip(place, strides, strict=True))
+    key = chance_key(seed_of(rule), step)
+
+    def keeps(value: float) -> float:
+        number = torch.tensor([value], dtype=torch.float32, device="cpu")
+        parts = kept.encode_at(number, torch.tensor([own], device="cpu"), key)
+        return float(kept.decode(parts, torch.float32).item())
+
+    return keeps
 
 
 def gradient_at(gradient: Tensor, place: Sequence[int]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -117,9 +117,10 @@ def explain_element(element: Element) -> Explanation:
         ValueError: a dtype that no kernel has.
     """
     graph = element.graph
-    evaluation = Arithmetic(graph, element.dtype, element.formats()).evaluate(
+    evaluation = Arithmetic(graph, element.dtype, element.formats(), element.keeps).evaluate(
         element.weight, element.gradient, element.states, element.numbers(), element.outcomes
     )
+    evaluation = replace(evaluation, states={**evaluation.states, **element.became})
     whole = formula(graph)
     lines = tuple(
         _explained(line, graph, evaluation, whole.names, element)
@@ -171,8 +172,15 @@ def _explained(
         stored=kept if changed else None,
         stage=line.stage,
         latex=line.latex,
-        format=element.rule.formats.get(line.name, "") if line.name != "w" else "",
+        format=_format(line.name, element),
     )
+
+
+def _format(name: str, element: Element) -> str:
+    """What a line's number is stored as, where that is not the weight's dtype."""
+    if name != "w":
+        return element.rule.formats.get(name, "")
+    return "kahan" if element.rule.low_precision == "kahan" and element.keeps else ""
 
 
 def _before(name: str, graph: Graph, values: Mapping[int, Any]) -> Any:
