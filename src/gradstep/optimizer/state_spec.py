@@ -79,6 +79,11 @@ class StateSpec:
         kept = weight_format(self.rule, weight.dtype)
         return format_of("float32") if kept is not None and kept.is_wide else None
 
+    def is_in_rows(self, weight: Tensor) -> bool:
+        """Whether its tensors lie in the order of rows, however the weight does."""
+        format = self.format_for(weight)
+        return format is not None and format.block > 1
+
     def names_for(self, weight: Tensor) -> tuple[str, ...]:
         """Of its tensors for a weight."""
         return self.names if self.format_for(weight) is not None else (self.name,)
@@ -225,7 +230,7 @@ class StateSpec:
 
     def lay_out_anew(self, p: Tensor, options: Options, entry: dict[str, Any]) -> None:
         """Lay its tensors out as their weight is by now, in entry, those that are of its shape."""
-        if self.state.shape != "weight":
+        if self.state.shape != "weight" or self.is_in_rows(p):
             return
         now = layout(p)
         for part in self.parts(p, options):
@@ -331,7 +336,7 @@ class StateSpec:
         return dict(zip(self.names, encoded, strict=True))
 
     def _laid_out(self, tensor: Tensor, p: Tensor) -> Tensor:
-        if self.state.shape != "weight":
+        if self.state.shape != "weight" or self.is_in_rows(p):
             return tensor.contiguous()
         plain = type(p) in PLAIN and type(tensor) is Tensor
         alike = not plain or tensor.shape != p.shape or laid_out_alike(tensor, p)

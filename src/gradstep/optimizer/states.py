@@ -283,7 +283,7 @@ def unlike_weight(specs: Iterable[StateSpec], p: Tensor, numbers: Mapping[str, A
         if each.is_like_weight:
             continue
         for part in each.parts(p, numbers):
-            if each.state.shape != "weight" or part.shape != p.shape:
+            if each.state.shape != "weight" or part.shape != p.shape or each.is_in_rows(p):
                 shapes[part.name] = part.shape
             if part.dtype != p.dtype:
                 dtypes[part.name] = part.dtype

@@ -217,6 +217,11 @@ def _at_least(b: ir.IRBuilder, largest: Any) -> Any:
     return b.select(small, _f(LEAST_LARGEST), largest)
 
 
+def _no_nan(b: ir.IRBuilder, share: Any) -> Any:
+    """With the last code for nan, whose scale is nan or infinite."""
+    return b.select(b.fcmp_unordered("uno", share, share), _f(1.0), share)
+
+
 def _table(b: ir.IRBuilder, kind: Any, values: Sequence[Any], name: str) -> Any:
     """A table of the module's."""
     module = b.module
@@ -251,7 +256,7 @@ class _Mapped(BlockCodec):
         name = self.format.name
         starts = _table(b, I8, search.starts, f"starts of {name}")
         bounds = _table(b, F32, (*self.format.map.bounds, math.inf), f"bounds of {name}")
-        share = b.fdiv(number, given)
+        share = _no_nan(b, b.fdiv(number, given))
         place = search.place(b, _bits(b, share))
         start = b.zext(_load(b, starts, place, I8, 1), I64)
         bound = _load(b, bounds, start, F32, 4)
@@ -345,7 +350,7 @@ class _Packed(_Mapped):
 
     def code(self, b: ir.IRBuilder, number: Any, given: Any) -> Any:
         """So few bounds are compared one after the other, in vectors."""
-        share = b.fdiv(number, given)
+        share = _no_nan(b, b.fdiv(number, given))
         code = _i(0)
         for bound in self.format.map.bounds:
             code = b.add(code, b.zext(b.fcmp_ordered(">=", share, _f(bound)), I32))

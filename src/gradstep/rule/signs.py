@@ -26,7 +26,8 @@ _SHARE: Range = (0.0, 1.0)
 def never_negative(rule: Rule) -> frozenset[str]:
     """The states that are 0 or more, whatever gradients come, with hyperparameters in their ranges.
 
-    What cannot be told counts as one that may be negative.
+    One that is 0 or more, and by default not above 1, is taken to stay so. What cannot be told
+    counts as a state that may be negative.
     """
     if "never negative" not in rule.kept:
         rule.kept["never negative"] = _found(rule)
@@ -81,8 +82,13 @@ def _that_may_fall(rule: Rule, graph: Graph, assumed: set[str]) -> set[str]:
 def _of_hyperparameter(rule: Rule, name: str) -> Range:
     if name == "lr":
         return _POSITIVE
-    interval = rule.intervals.get(name)
-    return _ANY if interval is None else (interval.low, interval.high)
+    interval: Any = rule.intervals.get(name)
+    default: Any = rule.hyperparameters.get(name)
+    if interval is None:
+        return _ANY
+    # torch checks only one end of some decays.
+    share = interval.low == 0 and is_number(default) and 0 <= float(default) <= 1
+    return _SHARE if share else (interval.low, interval.high)
 
 
 def _range(rule: Rule, node: Node, ranges: Mapping[int, Range], assumed: set[str]) -> Range:

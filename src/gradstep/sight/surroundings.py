@@ -12,6 +12,7 @@ from gradstep.backends.update import Update
 from gradstep.optimizer.planning import Planner
 from gradstep.optimizer.state_spec import state_specs
 from gradstep.optimizer.states import Beginnings, shared_states, unlike_weight
+from gradstep.program.formats import seed_of, weight_format
 from gradstep.rule.graph import Graph, Node
 
 
@@ -35,14 +36,19 @@ def live_update(
     beginnings = Beginnings(rule, group, settings, shared)
     first = beginnings.begin(parameter, entry, parameter.grad, name_of)
     specs = [state_specs(rule)[name] for name, _, _ in graph.states]
+    kept = weight_format(rule, parameter.dtype)
+    tensors = [name for each in specs for name in each.names_for(parameter)]
+    tensors += [] if kept is None else kept.names("")[1:]
     return Update(
         parameter.detach(),
         parameter.grad,
-        {name: entry[name] for each in specs for name in each.names},
+        {name: entry[name] for name in tensors},
         {name: entry[name] for name in beginnings.numbers},
         first,
         name_of,
         *unlike_weight(specs, parameter, settings),
+        weight_format=kept,
+        seed=seed_of(rule),
     )
 
 
