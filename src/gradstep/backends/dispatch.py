@@ -94,6 +94,11 @@ def _check_rule(program: Program, update: Update) -> None:
             f"{rule.name} does not support dense gradients, and {update.name()} has one; please "
             "consider Adam instead"
         )
+    if program.differentiable and update.weight_format is not None:
+        raise RuntimeError(
+            f"`differentiable` is not supported with low_precision={rule.low_precision!r}, with "
+            f"which {update.name()} is kept. Set differentiable=False."
+        )
     if graph.is_elementwise and not graph.shared:
         return
     if weight.is_complex() and not graph.is_elementwise:

@@ -141,8 +141,9 @@ def kept_weight(
         made = kept.encode_at(own, places, chance_key(update.seed, step))
     else:
         made = kept.encode(own)
-    made = tuple([like_shards_of(weight, part, tuple(weight.shape)) for part in made])
-    return made[0], dict(zip(kept.names("")[1:], made[1:], strict=True))
+    parts = kept.parts("", tuple(weight.shape))
+    whole = [like_shards_of(weight, t, part.shape) for t, part in zip(made, parts, strict=True)]
+    return whole[0], dict(zip(kept.names("")[1:], whole[1:], strict=True))
 
 
 def number_eps(update: Update) -> float:

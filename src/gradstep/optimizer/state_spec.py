@@ -20,8 +20,8 @@ from gradstep.program.formats import (
     formats,
     weight_format,
 )
-from gradstep.program.shards import local
-from gradstep.program.weight_formats import NARROW
+from gradstep.program.shards import like_shards_of, local
+from gradstep.program.weight_formats import NARROW, WeightFormat, in_bytes
 from gradstep.rule.definition import Rule
 from gradstep.rule.signs import never_negative
 from gradstep.rule.state import State
@@ -374,9 +374,31 @@ class WeightSpec(StateSpec):
         for part in self.parts(p, options):
             # Beside a weight that is what it is nothing was rounded away.
             if part.dtype == torch.float32:
-                entry[part.name] = p.detach().to(part.dtype, memory_format=torch.preserve_format)
+                made = p.detach().to(part.dtype, memory_format=torch.preserve_format)
+            elif part.shape == p.shape:
+                made = torch.zeros_like(p, dtype=part.dtype, requires_grad=False)
             else:
-                entry[part.name] = torch.zeros_like(p, dtype=part.dtype, requires_grad=False)
+                own = torch.zeros_like(local(p), dtype=torch.int16, requires_grad=False)
+                made = like_shards_of(p, in_bytes(own), part.shape)
+            entry[part.name] = made
+
+    def lay_out_anew(self, p: Tensor, options: Options, entry: dict[str, Any]) -> None:
+        kept = weight_format(self.rule, p.dtype)
+        for part in self.parts(p, options):
+            held = entry.get(part.name)
+            if type(held) is Tensor and held.shape == part.shape and held.dtype == part.dtype:
+                entry[part.name] = self._lying_like(held, p, kept)
+
+    def _lying_like(self, tensor: Tensor, p: Tensor, kept: WeightFormat | None) -> Tensor:
+        """What is kept beside a weight, laid out as it is."""
+        if kept is None or type(tensor) is not Tensor or type(p) not in PLAIN or not is_dense(p):
+            return tensor
+        own = kept.like_weight(tensor)
+        if laid_out_alike(own, p):
+            return tensor
+        with torch.inference_mode(False), torch.no_grad():
+            made = torch.empty_like(p, dtype=own.dtype).copy_(own).detach()
+        return made if tensor.shape == p.shape else in_bytes(made)
 
     def loaded(
         self, p: Tensor, options: Options, entry: Mapping[str, Any], name_of: Callable[[], str]
@@ -389,9 +411,9 @@ class WeightSpec(StateSpec):
                 wanted = str(part.dtype).removeprefix("torch.")
                 raise ValueError(
                     f"the checkpoint's {self.name} of {name_of()} is {found}. Expected {wanted} of "
-                    f"the weight's shape, {tuple(p.shape)}. Is it of another model, or cut?"
+                    f"the shape {part.shape}. Is it of another model, or cut?"
                 )
-            made[self.name] = self._laid_out(value, p)
+            made[self.name] = self._lying_like(value, p, weight_format(self.rule, p.dtype))
         return made
 
     def loses(self, entry: Mapping[str, Any], p: Tensor) -> str:
@@ -426,7 +448,7 @@ def weight_number(rule: Rule, p: Tensor, entry: Mapping[str, Any], place: Sequen
     beside: list[Any] = [] if kept is None else [entry.get(name) for name in kept.names("")[1:]]
     if kept is None or any(tensor is None for tensor in beside):
         return float(p[at].item())
-    parts = [tensor.detach()[at].reshape(1) for tensor in (p, *beside)]
+    parts = [tensor.detach()[at].unsqueeze(0) for tensor in (p, *beside)]
     return float(kept.decode(parts, torch.float32).item())
 
 

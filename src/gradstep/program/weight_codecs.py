@@ -45,7 +45,8 @@ class WeightCodec(Codec):
 
     def __init__(self, format: WeightFormat) -> None:
         self.format = format
-        self.items = ((2, 1), *((dtype.itemsize, 1) for _, dtype in format.extra))
+        one = format.parts("", ())  # what there is for one element
+        self.items = tuple([(part.bytes(), 1) for part in one])
         self.is_random = format.is_random
         name = str(format.dtype).removeprefix("torch.")
         # In integers on every CPU: the halves of the processor's own have the same bits.

@@ -65,6 +65,10 @@ class WeightFormat(Format):
     def takes(self, weight: Tensor) -> bool:
         return weight.dtype == self.dtype
 
+    def like_weight(self, part: Tensor) -> Tensor:
+        """What is kept beside a weight, as a tensor of its shape."""
+        return part
+
     def encode_at(self, value: Tensor, places: Tensor, key: int) -> tuple[Tensor, ...]:
         """:meth:`encode` by chance.
 
@@ -87,22 +91,44 @@ class WeightFormat(Format):
         return codec_of(self)
 
 
+def in_bytes(halves: Tensor) -> Tensor:
+    """Numbers of 16 bits as pairs of bytes, in a last dimension of their own: a view."""
+    return halves.unsqueeze(-1).view(torch.uint8)
+
+
+def of_bytes(pairs: Tensor) -> Tensor:
+    """The numbers of :func:`in_bytes` again."""
+    lie = pairs.dim() and pairs.stride(-1) == 1 and not pairs.storage_offset() % 2
+    return (pairs if lie else pairs.contiguous().clone()).view(torch.int16).squeeze(-1)
+
+
 class Remainder(WeightFormat):
-    """The nearest bfloat16, and by how many units of float32's last digit it is off."""
+    """The nearest bfloat16, and by how many units of float32's last digit it is off.
+
+    That is a number of 16 bits with a sign, kept as two bytes: neither gloo nor NCCL sends int16.
+    """
 
     mode = "remainder"
-    extra = (("weight_remainder", torch.int16),)
+    extra = (("weight_remainder", torch.uint8),)
     is_wide = True
+
+    def parts(self, state: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
+        weight, beside = super().parts(state, shape)
+        return weight, Part(beside.name, (*shape, 2), beside.dtype)
+
+    def like_weight(self, part: Tensor) -> Tensor:
+        return of_bytes(part)
 
     def decode(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         upper, lower = parts
-        bits = (upper.view(torch.int16).to(torch.int32) << 16) + lower.to(torch.int32)
+        bits = (upper.view(torch.int16).to(torch.int32) << 16) + of_bytes(lower).to(torch.int32)
         return bits.view(torch.float32).to(dtype)
 
     def encode(self, value: Tensor) -> tuple[Tensor, ...]:
         bits = value.float().view(torch.int32)
         upper = (bits + 0x8000) >> 16
-        return upper.to(torch.int16).view(torch.bfloat16), (bits - (upper << 16)).to(torch.int16)
+        lower = (bits - (upper << 16)).to(torch.int16)
+        return upper.to(torch.int16).view(torch.bfloat16), in_bytes(lower)
 
 
 class Kahan(WeightFormat):

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 
 from gradstep.backends.base import Backend, Binding
 from gradstep.backends.eligibility import ineligible, ineligible_as_whole
-from gradstep.backends.update import Update
+from gradstep.backends.update import Update, laid_out_alike
 from gradstep.program.format import DType
 from gradstep.program.formats import format_of
 from gradstep.program.program import Program
@@ -37,6 +37,14 @@ def _unreadable(update: Update, program: Program) -> str | None:
             return f"its {state} is stored in blocks of rows, and its rows do not lie so in memory"
         if program.graph.needs_matrix and weight.shape[-1] % format.block:
             return f"its {state} is stored in blocks of {format.block}, which its rows cut"
+        if not all(local(update.states[name]).is_contiguous() for name in format.names(state)):
+            return f"the parts of its {state} do not lie in one piece"
+    kept = update.weight_format
+    if kept is None:
+        return None
+    for name in kept.names("")[1:]:
+        if not laid_out_alike(kept.like_weight(local(update.states[name])), weight):
+            return f"its {name} lies otherwise in memory"
     return None
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradstep.optimizer.optimizer import Optimizer, planner_of
+from gradstep.program.shards import local
+from gradstep.program.weight_formats import NARROW, WEIGHT_FORMATS, in_bytes
 from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of
 
@@ -30,7 +34,8 @@ UPDATES_ROUND_AWAY = Mistake(
     when="float16 or bfloat16 weights stay as they are though they have a gradient",
     why="an update that is smaller than half the distance between two numbers of the type is "
     "rounded to nothing",
-    write="the weights in float32, with torch.autocast for the forward pass",
+    write='low_precision="remainder" in gradstep\'s optimizers, or the weights in float32, with '
+    "torch.autocast for the forward pass",
 )
 
 #: Usual is about 1e-3 a step. An order of magnitude off, with another one for doubt:
@@ -61,7 +66,7 @@ class Sizes(Family):
         for held in watched.held:
             p = held.parameter
             if p.dim() >= 2 and p.requires_grad and p.grad is not None:
-                values = values_of(p)
+                values = _numbers(watched, held)
                 if values is not None:
                     self._before.append((held, values))
 
@@ -71,11 +76,12 @@ class Sizes(Family):
             return
         ratios = []
         for held, old in before:
-            new = values_of(held.parameter)
+            new = _numbers(watched, held)
             if new is None or new.shape != old.shape:
                 continue
-            if old.dtype in (torch.bfloat16, torch.float16):
-                self._rounding(watched, held, old, new)
+            way = _way(watched.optimizer)
+            if not way.startswith("stochastic") and held.parameter.dtype in NARROW:
+                self._rounding(watched, held, old, new, way)
             size = float(old.float().norm())
             moved = float((new.float() - old.float()).norm())
             if 0 < size < float("inf") and 0 <= moved < float("inf"):
@@ -121,7 +127,7 @@ class Sizes(Family):
             watched=watched,
         )
 
-    def _rounding(self, watched: Watched, held: Held, old: Tensor, new: Tensor) -> None:
+    def _rounding(self, watched: Watched, held: Held, old: Tensor, new: Tensor, way: str) -> None:
         gradient = None if held.parameter.grad is None else values_of(held.parameter.grad)
         if gradient is None or gradient.shape != old.shape or not float(held.group.get("lr", 0)):
             return
@@ -136,12 +142,43 @@ class Sizes(Family):
         if looks >= _LOOKS:
             name = self.diagnosis.name_of(held.parameter)
             dtype = str(old.dtype).removeprefix("torch.")
+            write = UPDATES_ROUND_AWAY.write
+            if way != "nearest":
+                rate = float(held.group["lr"])
+                write = f"a larger lr than {rate:g}, which is too small even with {way!r}"
             self.diagnosis.report(
                 UPDATES_ROUND_AWAY,
                 f"{same:.0%} of the weights of {name}, which are {dtype}, stay as they are at a "
                 f"step, though they have a gradient ({looks} looks)",
                 why=f"an update that is smaller than half the distance between two {dtype} numbers "
                 "is rounded to nothing",
+                write=write,
                 parameter=name,
                 watched=watched,
             )
+
+
+def _way(optimizer: Any) -> str:
+    """How an optimizer of this package keeps weights of 16 bits; others round to the nearest."""
+    inside = getattr(optimizer, "parts", None)
+    parts = list(inside.values()) if isinstance(inside, Mapping) else [optimizer]
+    ways = {planner_of(part).rule.low_precision for part in parts if isinstance(part, Optimizer)}
+    return min(ways, key=lambda way: (way == "nearest", way), default="nearest")
+
+
+def _numbers(watched: Watched, held: Held) -> Tensor | None:
+    """Some of a parameter's numbers, with all digits that the optimizer keeps of them."""
+    p = held.parameter
+    values, entry = values_of(p), watched.optimizer.state.get(p, {})
+    for formats in WEIGHT_FORMATS.values():
+        for format in formats:
+            beside = [entry.get(name) for name in format.names("")[1:]]
+            if beside and format.dtype == p.dtype and all(isinstance(t, Tensor) for t in beside):
+                more: list[Any] = [values_of(format.like_weight(local(t))) for t in beside]
+                if values is not None and all(
+                    m is not None and m.shape == values.shape for m in more
+                ):
+                    in_two = format.extra[0][1] == torch.uint8
+                    more = [in_bytes(m) for m in more] if in_two else more
+                    return format.decode([values, *more], torch.float32)
+    return values
