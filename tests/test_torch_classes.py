@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 @each(IN_TORCH)
 def test_the_signature_is_torchs_to_the_letter(row: Row) -> None:
-    """Names, order, kinds and defaults; engine and state_dtype are ours, by name, at the end."""
+    """Names, order, kinds and defaults; engine and how things are stored are ours, at the end."""
     ours, theirs = (
         [(n, p.kind, p.default) for n, p in inspect.signature(kind).parameters.items()]
         for kind in (row.ours, row.theirs)
@@ -31,7 +31,8 @@ def test_the_signature_is_torchs_to_the_letter(row: Row) -> None:
     assert ours[: len(theirs)] == theirs
     has_engine, by_name = row.name not in ("SparseAdam", "LBFGS"), inspect.Parameter.KEYWORD_ONLY
     expected = [("engine", by_name, "auto")] * has_engine
-    assert added == [*expected, *[("state_dtype", by_name, None)] * (row.name != "LBFGS")]
+    stored = [("state_dtype", by_name, None), ("low_precision", by_name, "nearest")]
+    assert added == [*expected, *stored * (row.name != "LBFGS")]
 
 
 @each(IN_TORCH)
