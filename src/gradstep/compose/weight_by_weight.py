@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from gradstep.backends.eligibility import sharing, spans_of
 from gradstep.backends.update import has_shape
 from gradstep.compose.wrapper import Wrapper, _inside, rules_inside
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.planning import Planner
-from gradstep.program.shards import local, sharing, spans_of
+from gradstep.program.shards import local
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
