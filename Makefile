@@ -4,6 +4,7 @@
 # and for who changes something:
 #   make test-all           the same of every rule with every flag, and the lines covered: hours
 #   make test-versions      the tests of `make test` with other releases of Python, torch and numba
+#   make test-gpu           what an accelerator alone can show: PYTHON=, an environment whose torch has one
 #   make test-integration   trains with Hugging Face, Lightning and accelerate, which it installs
 
 PYTHON ?= python3
@@ -26,7 +27,7 @@ define part
 @began=$$(date +%s); echo "$(1) ..."; if $(2); then echo "$(1): passed, $$(($$(date +%s) - began)) s"; else echo "$(1): FAILED after $$(($$(date +%s) - began)) s"; exit 1; fi
 endef
 
-.PHONY: run test test-all lint types quick sweep rest alone alone-all coverage test-versions test-integration bench clean
+.PHONY: run test test-all lint types quick sweep rest alone alone-all coverage test-versions test-gpu test-integration bench clean
 
 run: $(ENVIRONMENT)/lab
 	$(BIN)/gradstep train
@@ -77,6 +78,9 @@ CORE := */optimizer.py,*/planning.py,*/group_run.py,*/parameter_groups.py,*/stat
 # environment of its own: an hour or two, and 6 GB of disk for each.
 test-versions:
 	$(PYTHON) tests/versions.py
+
+test-gpu:
+	$(PYTHON) -m pytest tests/gpu
 
 test-integration: $(INTEGRATION)/ready
 	$(INTEGRATION)/bin/python -m pytest tests/integration

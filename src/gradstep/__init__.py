@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from gradstep.compose.hessian import hutchinson, sampled_loss
     from gradstep.compose.noise import GradientNoise
     from gradstep.compose.nonfinite import SkipNonFinite
+    from gradstep.compose.offload import Offload
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.compose.step_in_backward import StepInBackward
@@ -144,6 +145,7 @@ __all__ = [
     "Muon",
     "NAdam",
     "NonNegative",
+    "Offload",
     "Opaque",
     "Optimizer",
     "Partition",
@@ -230,6 +232,7 @@ _LATER = {
     "SkipNonFinite": "gradstep.compose.nonfinite",
     "ASAM": "gradstep.compose.sharpness",
     "SAM": "gradstep.compose.sharpness",
+    "Offload": "gradstep.compose.offload",
     "StepInBackward": "gradstep.compose.step_in_backward",
     "Partition": "gradstep.compose.partition",
     "for_model": "gradstep.compose.partition",

@@ -66,5 +66,5 @@ class ScheduleFreeOptimizer(Optimizer):
                     z = state_specs(reader.rule)["z"].numbers(self.state[p], p)
                     wide = torch.promote_types(p.dtype, z.dtype)
                     share = 1 - beta if train else 1 - 1 / beta
-                    p.copy_(p.to(wide).lerp(z.to(wide), share))
+                    p.copy_(p.to(wide).lerp(z.to(p.device, wide), share))
             group["train_mode"] = train

@@ -62,7 +62,8 @@ class SetAside:
             return self.source
         # The two may be stored otherwise: the average is as exact as the better one.
         wide = torch.promote_types(self.weight.dtype, self.source.dtype)
-        return self.weight.to(wide).lerp(self.source.to(wide), self.share)
+        source = self.source.to(self.weight.device, wide)
+        return self.weight.to(wide).lerp(source, self.share)
 
 
 def _version(p: Tensor) -> int | None:

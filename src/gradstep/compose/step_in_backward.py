@@ -260,7 +260,7 @@ class StepInBackward(Wrapper):
         """Forget the gradients that are left, and a step whose ``backward()`` was cut short."""
         if self._running is not None and not self._running.whole:
             self._running = None
-        self.optimizer.zero_grad(set_to_none)
+        super().zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters to the optimizer inside; see there."""

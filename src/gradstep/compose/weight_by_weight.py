@@ -108,9 +108,23 @@ def check_processes(weights: Iterable[Tensor]) -> None:
         ValueError: a DistributedDataParallel or FullyShardedDataParallel that has one of the
             weights.
     """
+    module = gradients_come_later(weights)
+    if module is not None:
+        raise ValueError(
+            f"StepInBackward cannot step the weights of a {type(module).__name__}, which adds the "
+            "gradients of the processes up when backward has left the weight, and keeps all of "
+            "them. Take torch.distributed.fsdp.fully_shard, or leave StepInBackward out"
+        )
+
+
+def gradients_come_later(weights: Iterable[Tensor]) -> torch.nn.Module | None:
+    """The module that adds gradients up over processes when backward has left the weight, if any.
+
+    That is a DistributedDataParallel or FullyShardedDataParallel that has one of the weights.
+    """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
-        return
+        return None
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.nn.parallel import DistributedDataParallel
 
@@ -118,8 +132,6 @@ def check_processes(weights: Iterable[Tensor]) -> None:
     held = set(map(id, weights))
     for module in gc.get_objects():  # they leave no mark on a parameter
         if issubclass(type(module), kinds) and any(id(p) in held for p in module.parameters()):
-            raise ValueError(
-                f"StepInBackward cannot step the weights of a {type(module).__name__}, which adds "
-                "the gradients of the processes up when backward has left the weight, and keeps "
-                "all of them. Take torch.distributed.fsdp.fully_shard, or leave StepInBackward out"
-            )
+            found: torch.nn.Module = module
+            return found
+    return None

@@ -101,6 +101,14 @@ class Wrapper(HooksOnce):
     def defaults(self, defaults: dict[str, Any]) -> None:
         self.optimizer.defaults = defaults
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients; see the optimizer inside."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def _in_step(self, p: Tensor) -> Tensor:
+        """What stands for a weight while the step is made."""
+        return p
+
     # Weights that make their steps one by one, within backward.
 
     def _begin_weights(self) -> None:
@@ -129,10 +137,13 @@ class Wrapper(HooksOnce):
                 refuses.
         """
         if closure is None and only_begins_states(self):
-            return self.optimizer.step()
+            return self._begin_states()
         if "found_inf" in self.__dict__ and not self._take_batch():
             return None
         return self._step(closure)
+
+    def _begin_states(self) -> Any:
+        return self.optimizer.step()
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         return self.optimizer.step(closure)

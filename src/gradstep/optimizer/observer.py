@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 if TYPE_CHECKING:
     from gradstep.optimizer.step import Step
 
@@ -41,6 +43,31 @@ class StepObserver:
 
     def closed(self, step: Step) -> None:
         """It is over: written, skipped (``step.skipped``), or ended by ``step.error``."""
+
+
+class OneByOne(StepObserver):
+    """Has the weights of a step planned one by one, and stands before and behind each.
+
+    A planner has one of these in its ``one_by_one`` while a step is made. All is still planned
+    before anything is written.
+    """
+
+    def in_order(self, weights: list[tuple[int, int, Tensor]]) -> list[tuple[int, int, Tensor]]:
+        """The order in which weights are written: each with the places of its group and itself."""
+        return weights
+
+    def stored(self, p: Tensor, entry: dict[str, Any]) -> dict[str, Any]:
+        """The states that a weight is about to step with, where they are to lie."""
+        return entry
+
+    def before(self, p: Tensor) -> None:
+        """A weight is about to be written."""
+
+    def after(self, p: Tensor) -> None:
+        """A weight, and its states, are written."""
+
+    def before_all(self) -> None:
+        """All weights are about to be written together: by a rule that sums over them."""
 
 
 def observe(optimizer: Any, observer: StepObserver) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from operator import is_
 from typing import Any
@@ -18,7 +19,7 @@ from gradstep.optimizer.alike_groups import AlikeGroups, AlikeRun
 from gradstep.optimizer.beginning import Begun
 from gradstep.optimizer.cycled_momentum import CycledMomentum
 from gradstep.optimizer.group_run import GroupRun, Planned, Traces, WeightRun
-from gradstep.optimizer.observer import Contents, StepObserver
+from gradstep.optimizer.observer import Contents, OneByOne, StepObserver
 from gradstep.optimizer.parameter_groups import GroupReader, as_float
 from gradstep.optimizer.parameter_names import ParameterNames
 from gradstep.optimizer.preparing import Preparation, are_apart
@@ -41,6 +42,7 @@ class Planner:
         contents: the optimizer's groups and states, as they are by now.
         cycled: whether schedulers of torch's may put a ``momentum`` into the groups.
         observers: who looks on at each step, since an option asks for it.
+        one_by_one: who has the weights of a step planned one by one; None: they are together.
         may_stop: whether a step may raise when some weights are written already.
         loss: of the present step; over several processes that split weights, the mean of theirs.
         scale: by which the present step divides the gradients; None: by none.
@@ -55,6 +57,7 @@ class Planner:
         self.contents = Contents()
         self.cycled = False
         self.observers: tuple[StepObserver, ...] = ()
+        self.one_by_one: OneByOne | None = None
         self.may_stop = False
         self.loss = 0.0
         self.scale: Any = None
@@ -121,6 +124,11 @@ class Planner:
             self.loss = self._loss_of_all(loss)
         if len(entries) != len(known) or not all(map(is_, entries, known)):
             self.forget_entries()
+        if self.one_by_one is not None:
+            self._read_groups()
+            if not self._waits:
+                return list(self._plan_one_by_one(self.one_by_one))
+            self.one_by_one.before_all()
         if len(groups) == 1:
             return self._plan_group(self._run(0)) or []
         runs: list[Run] = []
@@ -136,8 +144,25 @@ class Planner:
         Raises:
             TypeError, ValueError: an option that is not allowed.
         """
+        self.scale = None
+        self._read_groups()
+
+    def _read_groups(self) -> None:
         for run in map(self._run, range(len(self.contents.groups))):
             self._read_if_changed(run)
+
+    def _plan_one_by_one(self, between: OneByOne) -> Iterator[Run]:
+        groups = self.contents.groups
+        weights = [
+            (number, place, p)
+            for number, group in enumerate(groups)
+            for place, p in enumerate(group["params"])
+            if p.grad is not None
+        ]
+        for number, place, p in between.in_order(weights):
+            yield partial(between.before, p)
+            yield from self.plan_weight(number, place)
+            yield partial(between.after, p)
 
     def plan_weight(self, group: int, place: int) -> list[Run]:
         """As :meth:`plan`, for one weight with a gradient, whatever the others have.
@@ -152,7 +177,6 @@ class Planner:
         """
         if self._begun:
             self._begin_again()
-        self.scale = None
         whole = self._run(group)
         self._read_if_changed(whole)
         run = self._weights.get((group, place))
@@ -434,6 +458,8 @@ class Planner:
         if plain is None and together:
             return None
         prepared, begun = plain or self._preparation.entries(beginnings, params, gradients)
+        if self.one_by_one is not None:
+            prepared = list(map(self.one_by_one.stored, params, prepared))
         updates = self._preparation.updates(
             run.numbers, beginnings.numbers, names, params, gradients, prepared, begun
         )

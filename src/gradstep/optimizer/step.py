@@ -68,7 +68,7 @@ class Step:
                 observer.begun(self)
             self.runs = self.runs or [each.plan(self.loss, self.scale) for each in planners]
             if any(planner.may_stop for planner in planners):
-                self.observers = (*self.observers, CutShort())
+                self.observers = (CutShort(), *self.observers)  # it looks before others tidy up
             for observer in self.observers:
                 observer.planned(self)
             for planner, runs in zip(planners, self.runs, strict=True):
@@ -121,8 +121,14 @@ class Step:
         self._close()
 
     def _close(self) -> None:
+        raised: BaseException | None = None
         for observer in self.observers:
-            observer.closed(self)
+            try:
+                observer.closed(self)
+            except BaseException as error:
+                raised = raised or error
+        if raised is not None:
+            raise raised
 
     def runs_of(self, planner: Planner) -> list[Run]:
         """What will write of a planner's."""

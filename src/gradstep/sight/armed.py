@@ -77,7 +77,9 @@ def explain(
             "formula for one weight. Explain a step of another optimizer."
         )
     inside: Any = optimizer
+    wrappers: list[Wrapper] = []
     while isinstance(inside, Wrapper):
+        wrappers.append(inside)
         inside = inside.optimizer
     optimizer = inside
     if not isinstance(optimizer, Optimizer | Partition):
@@ -101,6 +103,8 @@ def explain(
             f"{name} is split among processes (a DTensor); explain() takes whole tensors alone"
         )
     choice = choose_places(name, parameter.shape, index, count, seed)
+    for wrapper in wrappers:
+        parameter = wrapper._in_step(parameter)
     return StepExplanation(optimizer, part, name, parameter, choice)
 
 
@@ -163,8 +167,10 @@ class StepExplanation(Shown, StepObserver):
         """Read what the step starts from."""
         assert self._armed is not None
         optimizer, tensor = self._armed
-        if step.weight is not tensor and steps_in_backward(tensor) and tensor.grad is None:
-            return  # another weight's turn, or it has had its own
+        if step.weight is None and steps_in_backward(tensor) and tensor.grad is None:
+            return  # it has had its turn
+        if step.weight is not None and step.weight is not tensor:
+            return
         self._raised = False
         planner = planner_of(optimizer)
         try:

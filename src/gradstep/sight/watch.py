@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling as _is_compiling
 
+from gradstep.compose.offload import frees_gradients
 from gradstep.compose.step_in_backward import steps_in_backward
 from gradstep.optimizer.optimizer import Optimizer
 from gradstep.optimizer.parameter_names import names_of
@@ -65,7 +66,7 @@ def watch(
     Raises:
         TypeError: no optimizer, no module, or a ``to`` that takes no records.
         ValueError: ``every`` is no whole number above 0, a file name with another ending, or an
-            optimizer within ``StepInBackward``, which frees the gradients.
+            optimizer whose gradients ``StepInBackward`` or ``Offload`` frees.
         OSError: a file or folder that cannot be written.
         ImportError: TensorBoard is asked for and not installed.
 
@@ -386,11 +387,13 @@ def _check(model: Any, optimizer: Any, every: Any, start: Any, on_mistake: Any) 
             f"{type(optimizer).__name__} wraps an optimizer and runs no step hooks. Give the one "
             "inside it, before it is wrapped."
         )
-    if any(map(steps_in_backward, (p for g in optimizer.param_groups for p in g["params"]))):
-        raise ValueError(
-            "watch() measures gradients at step(), and StepInBackward has freed them by then. "
-            "Watch an optimizer without it"
-        )
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        if steps_in_backward(p) or frees_gradients(p):
+            who = "StepInBackward" if steps_in_backward(p) else "Offload(free_gradients=True)"
+            raise ValueError(
+                f"watch() measures gradients at step(), and {who} has freed them by then. Watch an "
+                "optimizer without it"
+            )
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every={every!r}; expected a whole number of steps, 1 or more")
     if on_mistake not in (None, "warn", "list", "raise"):

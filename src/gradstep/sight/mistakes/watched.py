@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import in_pairs
+from gradstep.compose.offload import frees_gradients
 from gradstep.compose.step_in_backward import steps_in_backward
 from gradstep.sight.mistakes.place import Place
 
@@ -98,9 +99,9 @@ class Watched:
 
     @property
     def in_backward(self) -> bool:
-        """Whether its weights move within backward, so that ``step()`` finds no gradients."""
+        """Whether gradients are used or leave within backward, so that ``step()`` finds none."""
         first = next((h.parameter for h in self.held if h.parameter.requires_grad), None)
-        return first is not None and steps_in_backward(first)
+        return first is not None and (steps_in_backward(first) or frees_gradients(first))
 
     def is_current(self) -> bool:
         """Whether its groups hold the parameters that are known, and no others."""
