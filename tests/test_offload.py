@@ -165,6 +165,37 @@ def test_it_resumes_and_is_copied_bit_for_bit(name: str, on_disk: bool, tmp_path
         same(network, optimizer, other, twin)
 
 
+#: Weights in bfloat16 as every ``low_precision`` has them, and states in every kind of format.
+STORED: list[dict[str, Any]] = [
+    *({"low_precision": kind} for kind in ("stochastic", "kahan", "remainder", "master")),
+    *({"state_dtype": name} for name in ("int8", "dynamic8", "float8", "int4")),
+    {"low_precision": "remainder", "state_dtype": "int8"},
+]
+
+
+@pytest.mark.parametrize("options", STORED, ids=str)
+def test_formats_and_weights_of_16_bits(options: dict[str, Any], tmp_path: Path) -> None:
+    found: list[Any] = []
+    ways: list[Callable[[Any], Any]] = [
+        lambda o: o,
+        lambda o: Travelling(o, smallest=20),
+        lambda o: gradstep.Offload(o, smallest=20, states_in=tmp_path),
+    ]
+    for around in ways:
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Linear(96, 96), nn.LayerNorm(96), nn.Linear(96, 96))
+        network.to(torch.bfloat16 if "low_precision" in options else torch.float32)
+        optimizer = around(gradstep.AdamW(network.parameters(), lr=0.01, **options))
+        for step in range(4):
+            x = torch.randn(8, 96, generator=torch.Generator().manual_seed(step))
+            network(x.to(network[0].weight.dtype)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append((network, optimizer))
+    same(*found[0], *found[1])
+    same(*found[0], *found[2])
+
+
 def test_what_moves_are_the_copies_and_all_else_stays() -> None:
     network = model()
     optimizer = Travelling(adamw(network), smallest=20)

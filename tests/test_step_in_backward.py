@@ -148,6 +148,31 @@ def test_it_resumes_and_is_copied_bit_for_bit(name: str) -> None:
         same(network, optimizer, other, twin)
 
 
+#: Weights in bfloat16 as every ``low_precision`` has them, and states in every kind of format.
+STORED: list[dict[str, Any]] = [
+    *({"low_precision": kind} for kind in ("stochastic", "kahan", "remainder", "master")),
+    *({"state_dtype": name} for name in ("int8", "dynamic8", "float8", "int4")),
+    {"low_precision": "remainder", "state_dtype": "int8"},
+]
+
+
+@pytest.mark.parametrize("options", STORED, ids=str)
+def test_formats_and_weights_of_16_bits(options: dict[str, Any]) -> None:
+    found: list[Any] = []
+    for around in (lambda o: o, gradstep.StepInBackward):
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Linear(96, 96), nn.LayerNorm(96), nn.Linear(96, 96))
+        network.to(torch.bfloat16 if "low_precision" in options else torch.float32)
+        optimizer = around(gradstep.AdamW(network.parameters(), lr=0.01, **options))
+        for step in range(4):
+            x = torch.randn(8, 96, generator=torch.Generator().manual_seed(step))
+            network(x.to(network[0].weight.dtype)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append((network, optimizer))
+    same(*found[0], *found[1])
+
+
 def test_weights_move_within_backward_and_gradients_go() -> None:
     network = Tied()
     optimizer = gradstep.StepInBackward(adamw(network))

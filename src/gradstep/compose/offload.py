@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.backends.eligibility import is_sharded
 from gradstep.backends.update import has_shape
 from gradstep.classes.hessian import HessianOptimizer
 from gradstep.compose.average import AveragedWeights
@@ -23,6 +22,7 @@ from gradstep.compose.weight_by_weight import gradients_come_later
 from gradstep.compose.wrapper import Wrapper, _inside, rules_inside
 from gradstep.optimizer.observer import OneByOne, StepObserver, observe
 from gradstep.optimizer.optimizer import planner_of
+from gradstep.program.shards import is_sharded
 
 
 class Offload(Wrapper):
