@@ -50,6 +50,22 @@ for step in range(60):
     scheduler.step()
 show(model)
 """,
+    "offloaded": """
+import gradstep
+class Travelling(gradstep.Offload):
+    def _travels(self, p):
+        return True  # on the CPU, too
+other = network()
+one = Travelling(gradstep.AdamW(model.parameters(), lr=1e-3))
+two = Travelling(gradstep.AdamW(other.parameters(), lr=1e-3), free_gradients=True)
+for _ in range(30):
+    for each, optimizer in ((model, one), (other, two)):
+        x, y = batch()
+        cross_entropy(each(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+show(model, other)
+""",
     "accumulation": """
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 for step in range(60):

@@ -632,6 +632,11 @@ def _resident(folder: str | None, end: Any) -> None:
         optimizer = gradstep.Offload(optimizer, states_in=folder)
     for _ in range(3):
         optimizer.step()
+    if folder is not None:  # by way of a checkpoint
+        torch.save(optimizer.state_dict(), Path(folder) / "checkpoint.pt")
+        optimizer = gradstep.Offload(adamw(network), states_in=folder)
+        optimizer.load_state_dict(torch.load(Path(folder) / "checkpoint.pt", mmap=True))
+        optimizer.step()
     end.send(
         (anonymous() - before, sum(s.nbytes for e in optimizer.state.values() for s in e.values()))
     )

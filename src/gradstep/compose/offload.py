@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,10 +17,11 @@ from gradstep.classes.hessian import HessianOptimizer
 from gradstep.compose.average import AveragedWeights
 from gradstep.compose.host_copies import HostCopy, Line, line_to
 from gradstep.compose.mapped_states import MappedStates
+from gradstep.compose.on_host import Arrival, OnHost, has_hook
 from gradstep.compose.weight_by_weight import gradients_come_later
 from gradstep.compose.wrapper import Wrapper, _inside, rules_inside
-from gradstep.optimizer.observer import OneByOne, StepObserver, observe
-from gradstep.optimizer.optimizer import planner_of
+from gradstep.optimizer.observer import observe
+from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.program.shards import is_sharded
 
 
@@ -122,14 +122,14 @@ class Offload(Wrapper):
         self._tick = itertools.count(1).__next__
         self._swapped = False
         self._later: bool | None = None  # whether gradients are complete only behind backward
-        self._sequence: list[Tensor] = []
         self._maps = None
         if self.states_in is not None:
             self._maps = MappedStates(self.states_in, self.smallest)
         # Accumulate's earlier batches, and what is added to a gradient, would be copied in vain.
         self._early = self.copy_in_backward and not any(self._keepers())
         *_, core = _inside(self.optimizer)
-        self._leave = observe(core, _OnHost(self))
+        self._between = OnHost(self)
+        observe(core, self._between)
         self._follow()
         self._move_states()
 
@@ -155,8 +155,8 @@ class Offload(Wrapper):
             self._copies_of = {id(copy.host): copy for copy in self._copies.values()}
         for copy in self._copies.values():
             p = copy.parameter
-            if p.requires_grad and self._early and not _has_hook(p, self):
-                p.register_post_accumulate_grad_hook(_Arrival(self))
+            if p.requires_grad and self._early and not has_hook(p, self):
+                p.register_post_accumulate_grad_hook(Arrival(self))
 
     def _move_states(self) -> None:
         """Bring states that are on the device to their weights' copies."""
@@ -212,14 +212,13 @@ class Offload(Wrapper):
         for stepped in (core, *rules):
             stepped.state = state
         for rule in rules:
-            planner_of(rule).one_by_one = self._between if to_host else None
+            self._stand_between(rule, to_host)
         self._swapped = to_host
 
-    @property
-    def _between(self) -> OneByOne | None:
-        *_, core = _inside(self.optimizer)
-        found: Any = core
-        return next((o for o in found._observers if isinstance(o, _OnHost)), None)
+    def _stand_between(self, rule: Optimizer, begin: bool) -> None:
+        """Have the weights that are elsewhere planned one by one, and their states put there."""
+        apart = begin and (self._copies or self._maps is not None)
+        planner_of(rule).one_by_one = self._between if apart else None
 
     def _begin_on_host(self) -> None:
         """A step begins: weights and gradients to the CPU, as far as they are not there."""
@@ -244,7 +243,6 @@ class Offload(Wrapper):
                 copy.forget_gradient()
         for line in self._lines.values():
             line.end_sending()
-        self._sequence = []
         self._swap(to_host=False)
 
     def _in_order(self, weights: list[tuple[int, int, Tensor]]) -> list[tuple[int, int, Tensor]]:
@@ -252,16 +250,14 @@ class Offload(Wrapper):
             copy = self._copies_of.get(id(each[2]))
             return 0 if copy is None else copy.order
 
-        ordered = sorted(weights, key=order)
-        self._sequence = [p for _, _, p in reversed(ordered)]
-        return ordered
+        return sorted(weights, key=order)
+
+    def _is_alone(self, p: Tensor) -> bool:
+        if id(p) in self._copies_of:
+            return True
+        return self._maps is not None and p.numel() >= self.smallest
 
     def _before(self, p: Tensor) -> None:
-        if self._maps is not None:
-            while self._sequence and self._sequence.pop() is not p:
-                pass
-            if self._sequence:
-                self._maps.read_ahead(self.state.get(self._sequence[-1], {}).values())
         copy = self._copies_of.get(id(p))
         if copy is not None:
             copy.wait()
@@ -361,9 +357,13 @@ class Offload(Wrapper):
                 lambda _: self._swap(to_host=False), prepend=True
             ),
         )
+        for rule in rules_inside(self.optimizer):
+            self._stand_between(rule, True)
         try:
             super()._load(state_dict)
         finally:
+            for rule in rules_inside(self.optimizer):
+                self._stand_between(rule, False)
             for hook in hooks:
                 hook.remove()
             if self._swapped:
@@ -377,77 +377,3 @@ class Offload(Wrapper):
         super().__setstate__(state)
         if "optimizer" in state:
             self._begin()
-
-
-class _OnHost(OneByOne):
-    """Has each step of an optimizer made with the copies of its weights. Keeps nothing alive."""
-
-    def __init__(self, offload: Offload) -> None:
-        self._offload = weakref.ref(offload)
-
-    def begun(self, step: Any) -> None:
-        offload = self._offload()
-        if offload is not None:
-            offload._begin_on_host()
-
-    def planned(self, step: Any) -> None:
-        offload = self._offload()
-        looks = (
-            type(o).planned is not StepObserver.planned for o in step.observers if o is not self
-        )
-        if offload is not None and any(looks):  # they read gradients
-            offload._wait_for_all()
-
-    def closed(self, step: Any) -> None:
-        offload = self._offload()
-        if offload is not None:
-            offload._end_on_host(step.error is None and not step.skipped)
-
-    def in_order(self, weights: list[tuple[int, int, Tensor]]) -> list[tuple[int, int, Tensor]]:
-        offload = self._offload()
-        return weights if offload is None else offload._in_order(weights)
-
-    def stored(self, p: Tensor, entry: dict[str, Any]) -> dict[str, Any]:
-        offload = self._offload()
-        return entry if offload is None else offload._stored(p, entry)
-
-    def before(self, p: Tensor) -> None:
-        offload = self._offload()
-        if offload is not None:
-            offload._before(p)
-
-    def after(self, p: Tensor) -> None:
-        offload = self._offload()
-        if offload is not None:
-            offload._after(p)
-
-    def before_all(self) -> None:
-        offload = self._offload()
-        if offload is not None:
-            offload._wait_for_all()
-
-
-class _Arrival:
-    """What torch calls with a weight whose gradient is complete. It keeps no optimizer alive."""
-
-    def __init__(self, offload: Offload) -> None:
-        self.offload = weakref.ref(offload)
-
-    def __call__(self, p: Tensor) -> None:
-        offload = self.offload()
-        if offload is not None:
-            offload._arrived(p)
-
-
-def frees_gradients(p: Any) -> bool:
-    """Whether a weight's gradient leaves it within backward, so that ``step()`` finds none."""
-    for hook in (p._post_accumulate_grad_hooks or {}).values():
-        offload = hook.offload() if isinstance(hook, _Arrival) else None
-        if offload is not None and offload.free_gradients:
-            return True
-    return False
-
-
-def _has_hook(p: Any, offload: Offload) -> bool:
-    hooks = (p._post_accumulate_grad_hooks or {}).values()
-    return any(isinstance(hook, _Arrival) and hook.offload() is offload for hook in hooks)

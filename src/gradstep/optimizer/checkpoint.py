@@ -33,6 +33,7 @@ class Holder:
         name_of: gives a parameter's name, for messages.
         reader: reads the options of groups.
         cycled: whether schedulers of torch's may leave a momentum in the groups.
+        stored: puts a parameter's states where they are to lie; None: they stay in memory.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Holder:
     name_of: Callable[[Tensor], str]
     reader: GroupReader
     cycled: bool = False
+    stored: Callable[[Tensor, dict[str, Any]], dict[str, Any]] | None = None
 
     @property
     def rule(self) -> Rule:
@@ -250,6 +252,8 @@ def checked_state(
                     rounded[name] = lost
             entry = _checked_entry(optimizer, p, entry, values, specs)
             entry.update(foreign_entry)
+            if optimizer.stored is not None:  # one by one: not all of them are in memory at once
+                entry = optimizer.stored(p, entry)
             state[p] = {
                 n: v.clone() if id(v) in others and isinstance(v, Tensor) else v
                 for n, v in entry.items()

@@ -46,11 +46,15 @@ class StepObserver:
 
 
 class OneByOne(StepObserver):
-    """Has the weights of a step planned one by one, and stands before and behind each.
+    """Has weights of a step planned one by one, and stands before and behind each.
 
     A planner has one of these in its ``one_by_one`` while a step is made. All is still planned
     before anything is written.
     """
+
+    def is_alone(self, p: Tensor) -> bool:
+        """Whether a weight is one of these; the others are planned together, and come first."""
+        return True
 
     def in_order(self, weights: list[tuple[int, int, Tensor]]) -> list[tuple[int, int, Tensor]]:
         """The order in which weights are written: each with the places of its group and itself."""

@@ -363,7 +363,9 @@ def planner_of(optimizer: Optimizer) -> Planner:
 def holder_of(optimizer: Optimizer) -> Holder:
     """What a checkpoint has to fit: the optimizer, which may be part of a partition."""
     planner, kind = planner_of(optimizer), type(optimizer).__name__
-    return Holder(kind, optimizer.defaults, planner.name_of, planner.reader, planner.cycled)
+    reader, cycled, between = planner.reader, planner.cycled, planner.one_by_one
+    stored = None if between is None else between.stored
+    return Holder(kind, optimizer.defaults, planner.name_of, reader, cycled, stored)
 
 
 def begin_anew(optimizer: Optimizer, rule: Rule | None = None) -> None:

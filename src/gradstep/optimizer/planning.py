@@ -152,14 +152,24 @@ class Planner:
             self._read_if_changed(run)
 
     def _plan_one_by_one(self, between: OneByOne) -> Iterator[Run]:
-        groups = self.contents.groups
         weights = [
             (number, place, p)
-            for number, group in enumerate(groups)
+            for number, group in enumerate(self.contents.groups)
             for place, p in enumerate(group["params"])
             if p.grad is not None
         ]
-        for number, place, p in between.in_order(weights):
+        alone = [each for each in weights if between.is_alone(each[2])]
+        if len(alone) < len(weights):
+            gradients = [p.grad for _, _, p in alone]
+            try:  # the others as ever: those without a gradient sit a step out
+                for _, _, p in alone:
+                    p.grad = None
+                for run in self._runs_of_step():
+                    yield from self._plan_run(run)
+            finally:
+                for (_, _, p), gradient in zip(alone, gradients, strict=True):
+                    p.grad = gradient
+        for number, place, p in between.in_order(alone):
             yield partial(between.before, p)
             yield from self.plan_weight(number, place)
             yield partial(between.after, p)
