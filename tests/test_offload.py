@@ -450,6 +450,19 @@ def test_it_keeps_no_optimizer_alive() -> None:
     loss_of(network, 0).backward()
 
 
+def test_the_latest_takes_the_gradients() -> None:
+    ordinary, network = model(), model()
+    first = Travelling(adamw(network), smallest=0, free_gradients=True)
+    in_backward = gradstep.StepInBackward(adamw(network))
+    alone, optimizer = adamw(ordinary), Travelling(adamw(network), smallest=0)
+    learn(ordinary, alone, range(3))
+    learn(network, optimizer, range(3))
+    same(ordinary, alone, network, optimizer)
+    assert not first.state and not in_backward.state
+    with pytest.raises(RuntimeError, match="go to another Travelling, which was made later"):
+        in_backward.step()
+
+
 # All or nothing.
 
 

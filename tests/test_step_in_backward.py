@@ -642,7 +642,7 @@ def test_the_latest_takes_the_weights_over() -> None:
     second = gradstep.StepInBackward(adamw(network))
     learn(network, second, range(2))
     assert not first.state and second.state
-    with pytest.raises(RuntimeError, match="makes its steps in another StepInBackward"):
+    with pytest.raises(RuntimeError, match="go to another StepInBackward, which was made later"):
         first.step()
 
 

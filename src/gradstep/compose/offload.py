@@ -15,9 +15,10 @@ from torch import Tensor
 from gradstep.backends.update import has_shape
 from gradstep.classes.hessian import HessianOptimizer
 from gradstep.compose.average import AveragedWeights
+from gradstep.compose.gradient_hooks import owner_of, take
 from gradstep.compose.host_copies import HostCopy, Line, line_to
 from gradstep.compose.mapped_states import MappedStates
-from gradstep.compose.on_host import Arrival, OnHost, has_hook
+from gradstep.compose.on_host import OnHost
 from gradstep.compose.weight_by_weight import gradients_come_later
 from gradstep.compose.wrapper import Wrapper, _inside, rules_inside
 from gradstep.optimizer.observer import observe
@@ -154,9 +155,8 @@ class Offload(Wrapper):
             self._copies = {k: copy for k, copy in self._copies.items() if k in kept}
             self._copies_of = {id(copy.host): copy for copy in self._copies.values()}
         for copy in self._copies.values():
-            p = copy.parameter
-            if p.requires_grad and self._early and not has_hook(p, self):
-                p.register_post_accumulate_grad_hook(Arrival(self))
+            if self._early and copy.parameter.requires_grad:
+                take(copy.parameter, self)
 
     def _move_states(self) -> None:
         """Bring states that are on the device to their weights' copies."""
@@ -166,7 +166,6 @@ class Offload(Wrapper):
                     if isinstance(state, Tensor) and not state.is_cpu:
                         entry[name] = state.to("cpu")
 
-    @torch._disable_dynamo
     def _arrived(self, p: Tensor) -> None:
         """The gradient of a weight is complete: copy it while others are being made."""
         copy = self._copies.get(id(p))
@@ -377,3 +376,9 @@ class Offload(Wrapper):
         super().__setstate__(state)
         if "optimizer" in state:
             self._begin()
+
+
+def frees_gradients(p: Tensor) -> bool:
+    """Whether a weight's gradient leaves it within backward, so that ``step()`` finds none."""
+    owner = owner_of(p)
+    return isinstance(owner, Offload) and owner.free_gradients

@@ -1,4 +1,4 @@
-"""What links an Offload to torch and to the steps of its optimizer; none of it keeps it alive."""
+"""What has each step of an optimizer made elsewhere, and keeps nothing alive."""
 
 from __future__ import annotations
 
@@ -63,30 +63,3 @@ class OnHost(OneByOne):
         offload = self._offload()
         if offload is not None:
             offload._wait_for_all()
-
-
-class Arrival:
-    """What torch calls with a weight whose gradient is complete. It keeps no optimizer alive."""
-
-    def __init__(self, offload: Offload) -> None:
-        self.offload = weakref.ref(offload)
-
-    def __call__(self, p: Tensor) -> None:
-        offload = self.offload()
-        if offload is not None:
-            offload._arrived(p)
-
-
-def frees_gradients(p: Any) -> bool:
-    """Whether a weight's gradient leaves it within backward, so that ``step()`` finds none."""
-    for hook in (p._post_accumulate_grad_hooks or {}).values():
-        offload = hook.offload() if isinstance(hook, Arrival) else None
-        if offload is not None and offload.free_gradients:
-            return True
-    return False
-
-
-def has_hook(p: Any, offload: Offload) -> bool:
-    """Whether an Offload has put its hook on a weight."""
-    hooks = (p._post_accumulate_grad_hooks or {}).values()
-    return any(isinstance(hook, Arrival) and hook.offload() is offload for hook in hooks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from gradstep.backends.update import has_shape
+from gradstep.compose.gradient_hooks import give_up, owner_of, take
 from gradstep.compose.weight_by_weight import check_memory, check_optimizer, check_processes
 from gradstep.compose.wrapper import Wrapper, _inside, rules_inside
 from gradstep.optimizer.observer import StepObserver
@@ -88,18 +87,17 @@ class StepInBackward(Wrapper):
     # Hooks.
 
     def _take_over(self) -> None:
-        """Let the gradients of all weights come here, and to no other StepInBackward any more."""
+        """Let the gradients of all weights come here, and to no other optimizer any more."""
         for p in self._weights():
-            for key, hook in list((p._post_accumulate_grad_hooks or {}).items()):
-                if isinstance(hook, _Arrival) and hook.optimizer() is not self:
-                    del p._post_accumulate_grad_hooks[key]
+            if owner_of(p) is not self:
+                give_up(p)
         self._follow()
 
     def _follow(self) -> None:
         """Know the place of each weight, and have all that take gradients hooked, as it is now.
 
         Raises:
-            RuntimeError: another StepInBackward has taken a weight over.
+            RuntimeError: another optimizer has taken a weight over.
         """
         self._places = {}
         for part in rules_inside(self.optimizer):
@@ -109,21 +107,19 @@ class StepInBackward(Wrapper):
                     self._places[id(p)] = planner, number, place
                     if not (p.requires_grad and p.is_leaf and has_shape(p)):
                         continue  # it has its hook from the step on in which it gets one
-                    hook = _arrival_of(p)
-                    if hook is None:
-                        p.register_post_accumulate_grad_hook(_Arrival(self))
-                    elif hook.optimizer() is not self:
+                    owner = owner_of(p)
+                    if owner is not None and owner is not self:
                         raise RuntimeError(
-                            f"{self.name_of(p)} makes its steps in another StepInBackward, which "
-                            "was made later. Keep that one alone"
+                            f"the gradients of {self.name_of(p)} go to another "
+                            f"{type(owner).__name__}, which was made later. Keep that one alone"
                         )
+                    take(p, self)
 
     def close(self) -> None:
         """Take the hooks off. The optimizer inside then makes ordinary steps, and this one too."""
         for p in self._weights():
-            for key, hook in list((p._post_accumulate_grad_hooks or {}).items()):
-                if isinstance(hook, _Arrival) and hook.optimizer() is self:
-                    del p._post_accumulate_grad_hooks[key]
+            if owner_of(p) is self:
+                give_up(p)
         self._running = None
         self._closed = True
 
@@ -182,10 +178,6 @@ class StepInBackward(Wrapper):
                 raise
             running.done.add(id(p))
             p.grad = None
-
-    # What torch.compile makes of a backward pass leaves it alone. The mark costs as much as a small
-    # step, and is met only where there is something to leave.
-    _arrived_outside_of_graph = torch._disable_dynamo(_arrived)
 
     def _begin_step(self) -> _Running:
         """The first gradient of a step has come: look at all that needs no other one."""
@@ -309,30 +301,6 @@ class _Running:
     whole: bool = False
 
 
-class _Arrival:
-    """What torch calls with a weight whose gradient is complete. It keeps no optimizer alive."""
-
-    def __init__(self, optimizer: StepInBackward) -> None:
-        self.optimizer = weakref.ref(optimizer)
-
-    def __call__(self, p: Tensor) -> None:
-        optimizer = self.optimizer()
-        if optimizer is None:
-            return
-        if is_compiling():
-            optimizer._arrived_outside_of_graph(p)
-        else:
-            optimizer._arrived(p)
-
-
-def _arrival_of(p: Any) -> _Arrival | None:
-    """The hook of the StepInBackward that steps a weight, if there is one still."""
-    for hook in (p._post_accumulate_grad_hooks or {}).values():
-        if isinstance(hook, _Arrival) and hook.optimizer() is not None:
-            return hook
-    return None
-
-
 def steps_in_backward(p: Tensor) -> bool:
     """Whether a weight makes its steps within backward, so that its gradient is gone after it."""
-    return _arrival_of(p) is not None
+    return isinstance(owner_of(p), StepInBackward)

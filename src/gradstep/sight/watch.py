@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling as _is_compiling
 
-from gradstep.compose.on_host import frees_gradients
+from gradstep.compose.offload import frees_gradients
 from gradstep.compose.step_in_backward import steps_in_backward
 from gradstep.optimizer.optimizer import Optimizer
 from gradstep.optimizer.parameter_names import names_of

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import in_pairs
-from gradstep.compose.on_host import frees_gradients
+from gradstep.compose.offload import frees_gradients
 from gradstep.compose.step_in_backward import steps_in_backward
 from gradstep.sight.mistakes.place import Place
 
