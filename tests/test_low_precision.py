@@ -432,3 +432,13 @@ def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "gradstep"):
         trained(gradstep.AdamW, BFLOAT16, low_precision="remainder")
     assert not caplog.records
+
+
+def test_small_states_beside_a_float32_weight_are_float32() -> None:
+    optimizer = trained(
+        gradstep.AdamW, BFLOAT16, [(70, 80), (9,)], low_precision="remainder", state_dtype="int8"
+    )
+    large, small = weights_of(optimizer)
+    assert optimizer.state[large]["exp_avg"].dtype == torch.int8
+    assert optimizer.state[small]["exp_avg"].dtype == torch.float32
+    assert "exp_avg_scale" not in optimizer.state[small]

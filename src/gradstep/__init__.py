@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from gradstep.sight.armed import explain
     from gradstep.sight.audit import audit
     from gradstep.sight.lr_find import LrFind, lr_find
+    from gradstep.sight.memory import memory
     from gradstep.sight.mistakes import (
         Diagnosis,
         Finding,
@@ -187,6 +188,7 @@ __all__ = [
     "max",
     "maximum",
     "mean",
+    "memory",
     "minimum",
     "new_weight",
     "nonzero",
@@ -239,6 +241,7 @@ _LATER = {
     "partition": "gradstep.compose.partition",
     "audit": "gradstep.sight.audit",
     "explain": "gradstep.sight.armed",
+    "memory": "gradstep.sight.memory",
     "formula": "gradstep.sight.rule_formula",
     "lr_find": "gradstep.sight.lr_find",
     "LrFind": "gradstep.sight.lr_find",

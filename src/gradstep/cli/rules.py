@@ -30,6 +30,11 @@ def add_parser(subparsers: Any) -> None:
     form.add_argument("--json", action="store_true", help="the same for programs, as JSON")
     form.add_argument("--markdown", action="store_true", help="the same as tables in Markdown")
     form.add_argument(
+        "--memory",
+        action="store_true",
+        help="bytes a weight of the weight and its states, by rule and format, for a large matrix",
+    )
+    form.add_argument(
         "--pages",
         type=arguments.path,
         metavar="DIR",
@@ -62,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         from gradstep.sight.rule_record import rule_record
 
         text = json.dumps([rule_record(name) for name in rule_names()], indent=2)
+    elif args.memory:
+        text = "\n".join(_memory())
     elif args.markdown:
         from gradstep.sight.rule_page import index_markdown
 
@@ -118,6 +125,26 @@ def _table(ink: Any) -> list[str]:
         "'gradstep explain adam' explains a rule line by line.",
     ]
     return lines
+
+
+def _memory() -> list[str]:
+    from gradstep.sight.catalogue import rule_names
+    from gradstep.sight.memory import memory_table
+
+    rows = memory_table(rule_names())
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        row[0].ljust(widths[0])
+        + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    return [
+        *lines,
+        "",
+        "Bytes a weight of a matrix of 4096 x 4096: the weight and what is kept for it, without",
+        "its gradient. Behind + stands what states are stored as, or how the weight is kept:",
+        'AdamW(..., state_dtype="int8", low_precision="remainder").',
+    ]
 
 
 def _in_columns(row: tuple[str, ...], widths: list[int]) -> str:

@@ -15,9 +15,11 @@ from gradstep.cli.train_settings import (
     BATCH_SIZE,
     EPOCHS,
     EPOCHS_OF_A_FOLDER,
+    LOW_PRECISIONS,
     LR_DECAY,
     SHIFT,
     SHIFT_OF_A_FOLDER,
+    STATE_DTYPES,
     THREADS,
     compared_settings,
     new_settings,
@@ -124,6 +126,19 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="another number gives other first weights, another order and another choice of "
         "test digits; the same number gives the same result (default: 0)",
+    )
+    how.add_argument(
+        "--state-dtype",
+        choices=STATE_DTYPES,
+        metavar="FORMAT",
+        help="what the optimizer stores its states as: " + ", ".join(STATE_DTYPES),
+    )
+    how.add_argument(
+        "--low-precision",
+        choices=LOW_PRECISIONS,
+        metavar="WAY",
+        help="train weights of bfloat16, and keep what rounding loses: "
+        + ", ".join(LOW_PRECISIONS),
     )
     how.add_argument(
         "--threads",

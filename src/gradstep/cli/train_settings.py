@@ -18,6 +18,9 @@ LR_DECAY = 0.95
 SHIFT = 3
 THREADS = 1
 SHIFT_OF_A_FOLDER = 1
+#: Spelled out, since --help does not wait for torch; a test holds them to what there is.
+STATE_DTYPES = ("float32", "bfloat16", "float16", "int8", "dynamic8", "float8", "int4")
+LOW_PRECISIONS = ("nearest", "stochastic", "kahan", "remainder", "master")
 
 
 def new_settings(args: argparse.Namespace) -> Settings:
@@ -26,6 +29,10 @@ def new_settings(args: argparse.Namespace) -> Settings:
     from gradstep.lab.settings import Settings
 
     optimizers = _names(DEFAULT if args.optimizer is None else args.optimizer)
+    stored = {"--state-dtype": args.state_dtype, "--low-precision": args.low_precision}
+    for option, value in stored.items():
+        if value is not None and "lbfgs" in optimizers:
+            raise SettingsError(f"argument {option}: lbfgs stores what it knows in no such way")
     folder = args.data is not None
     return Settings(
         optimizers=optimizers,
@@ -38,6 +45,8 @@ def new_settings(args: argparse.Namespace) -> Settings:
         threads=args.threads or THREADS,
         data=str(args.data.resolve()) if folder else None,
         train_limit=args.train_limit,
+        state_dtype=args.state_dtype,
+        low_precision=args.low_precision,
     )
 
 
@@ -56,6 +65,8 @@ def compared_settings(settings: Settings, args: argparse.Namespace) -> Settings:
         "threads": args.threads,
         "data": None if args.data is None else str(args.data.resolve()),
         "train_limit": args.train_limit,
+        "state_dtype": args.state_dtype,
+        "low_precision": args.low_precision,
     }
     for name, value in wanted.items():
         own = getattr(settings, name)

@@ -150,15 +150,17 @@ def make_optimizer(
     name: str,
     params: nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]],
     lr: float | None = None,
+    **storage: str,
 ) -> Any:
     """Make the optimizer ``name`` for a model or parameters.
 
-    ``lr`` is that of :data:`TRAINABLE` if None.
+    ``lr`` is that of :data:`TRAINABLE` if None; ``storage`` is ``state_dtype`` and
+    ``low_precision``, where they are given.
     """
     choice = TRAINABLE[check_name(name)]
     if isinstance(params, nn.Module) and not choice.whole:
         params = params.parameters()
-    return choice.make(params, lr=choice.lr if lr is None else lr)
+    return choice.make(params, lr=choice.lr if lr is None else lr, **storage)
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:

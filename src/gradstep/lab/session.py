@@ -96,7 +96,7 @@ def draw(run: Run, data: Dataset) -> list[str]:
     """Write the pictures to the folder of the run; return their names."""
     learners = run.training.learners
     before = initial_model(run.settings.seed).conv1.weight.detach()
-    after = {learner.name: learner.model.conv1.weight.detach() for learner in learners}
+    after = {learner.name: learner.model.conv1.weight.detach().float() for learner in learners}
     scores = {learner.name: predict(learner.model, data.test_images) for learner in learners}
     pictures = {
         "curves.png": plots.draw_curves(run.training.records),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from gradstep.lab.errors import SettingsError
@@ -15,7 +15,8 @@ class Settings:
     ``lrs`` has one learning rate for each of ``optimizers``; in epoch n it is multiplied by
     ``lr_decay ** (n - 1)``. ``data`` is the absolute path of a folder in MNIST's format, or None
     for scikit-learn's digits. ``shift`` is in pixels. ``train_limit`` keeps only so many training
-    images; None keeps all.
+    images; None keeps all. ``state_dtype`` is what optimizers store their states as; with
+    ``low_precision`` the weights are bfloat16, and kept in that way.
     """
 
     optimizers: tuple[str, ...]
@@ -28,6 +29,13 @@ class Settings:
     threads: int
     data: str | None
     train_limit: int | None
+    state_dtype: str | None = None
+    low_precision: str | None = None
+
+    def storage(self) -> dict[str, str]:
+        """How optimizers store states and weights, as their classes take it."""
+        given = {"state_dtype": self.state_dtype, "low_precision": self.low_precision}
+        return {name: value for name, value in given.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -35,10 +43,11 @@ class Settings:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Settings:
         """The inverse of :meth:`to_json`; raises SettingsError if a field is missing."""
-        missing = [field.name for field in fields(cls) if field.name not in values]
+        needed = [field.name for field in fields(cls) if field.default is MISSING]
+        missing = [name for name in needed if name not in values]
         if missing:
             raise SettingsError(f"the settings lack {', '.join(missing)}")
-        known: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+        known: dict[str, Any] = {f.name: values.get(f.name) for f in fields(cls)}
         known["optimizers"] = tuple(known["optimizers"])
         known["lrs"] = tuple(known["lrs"])
         return cls(**known)

@@ -258,12 +258,30 @@ def initial_model(seed: int) -> LeNet:
         return LeNet()
 
 
+def _narrow(model: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Images as the weights are stored."""
+    return tuple([tensor.to(torch.bfloat16) for tensor in given])
+
+
+def _wide(model: nn.Module, given: tuple[Tensor, ...], scores: Tensor) -> Tensor:
+    """Scores of which a loss is taken in float32."""
+    return scores.float()
+
+
+def _learner(name: str, lr: float, settings: Settings, seed: int) -> Learner:
+    model = initial_model(seed)
+    if settings.low_precision is not None:
+        model = model.to(torch.bfloat16)
+        model.register_forward_pre_hook(_narrow)
+        model.register_forward_hook(_wide)
+    return Learner(name, lr, model, make_optimizer(name, model, lr, **settings.storage()))
+
+
 def begin_training(settings: Settings) -> Training:
     """Every learner at its start: the same weights, no batch seen."""
     learners = []
     for name, lr in zip(settings.optimizers, settings.lrs, strict=True):
-        model = initial_model(settings.seed)
-        learners.append(Learner(name, lr, model, make_optimizer(name, model, lr)))
+        learners.append(_learner(name, lr, settings, settings.seed))
     torch.manual_seed(settings.seed)
     return Training(learners, torch.Generator().manual_seed(settings.seed))
 
@@ -275,6 +293,5 @@ def warm_up(settings: Settings) -> None:
     shall not count as the time of a step.
     """
     for name, lr in zip(settings.optimizers, settings.lrs, strict=True):
-        model = initial_model(0)
-        learner = Learner(name, lr, model, make_optimizer(name, model, lr))
+        learner = _learner(name, lr, settings, 0)
         learn(learner, torch.zeros(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))

@@ -71,8 +71,8 @@ class StateSpec:
 
     def format_for(self, weight: Tensor) -> Format | None:
         """What it is stored as for a weight; None for what the weight is."""
-        if self.format is not None:
-            return self.format if self.format.takes(weight) else None
+        if self.format is not None and self.format.takes(weight):
+            return self.format
         if self.state.shape == "own":
             return None
         # Beside weights that have float32's digits states have them, too.
@@ -86,7 +86,8 @@ class StateSpec:
 
     def names_for(self, weight: Tensor) -> tuple[str, ...]:
         """Of its tensors for a weight."""
-        return self.names if self.format_for(weight) is not None else (self.name,)
+        format = self.format_for(weight)
+        return (self.name,) if format is None else format.names(self.name)
 
     def _held_as(self, entry: Mapping[str, Any]) -> Format | None:
         """What it is stored as in a parameter's states; None for plain numbers."""
@@ -139,7 +140,7 @@ class StateSpec:
             tensors = format.zeros(p)
         else:
             tensors = format.encode(self._start(p, options, gradient, working_dtype(p)))
-        entry.update(zip(self.names, tensors, strict=True))
+        entry.update(zip(format.names(self.name), tensors, strict=True))
 
     def _start(
         self, p: Tensor, options: Options, gradient: Tensor | None, dtype: torch.dtype | None
@@ -213,7 +214,7 @@ class StateSpec:
         format = self.format_for(p)
         if format is None:
             return {self.name: value.to(p.dtype)}
-        return dict(zip(self.names, format.encode(value), strict=True))
+        return dict(zip(format.names(self.name), format.encode(value), strict=True))
 
     def rounded(self, value: float, weight: Tensor) -> float:
         """A number as it comes back when it was stored for a weight.
@@ -333,7 +334,7 @@ class StateSpec:
                 f"{format.name} cannot hold. Load it into an optimizer with another "
                 f"state_dtype for {self.name}, such as bfloat16."
             )
-        return dict(zip(self.names, encoded, strict=True))
+        return dict(zip(format.names(self.name), encoded, strict=True))
 
     def _laid_out(self, tensor: Tensor, p: Tensor) -> Tensor:
         if self.state.shape != "weight" or self.is_in_rows(p):
