@@ -33,6 +33,7 @@ examples:
   gradstep bench --rules all --peers optax,timm     beside libraries that you have installed
   gradstep bench --rules chains --sizes large       what stages cost beside AdamW alone
   gradstep bench --rules formats --sizes large      states in 16 bits beside AdamW alone
+  gradstep bench --formats                          states in 8 bits, bfloat16 weights and more
   gradstep bench --diagnose                         what gradstep.diagnose costs a training
   gradstep bench --many 2000                        so many small weights, and missing gradients
 """
@@ -93,6 +94,12 @@ def add_parser(subparsers: Any) -> None:
         "loading, and steps in which other weights have gradients each time, in CPU time of one "
         "thread beside torch.optim's default mode",
     )
+    parser.add_argument(
+        "--formats",
+        action="store_true",
+        help="instead: AdamW with states and weights in fewer bits, on 58 million weights, beside "
+        "itself in float32; --peers may be bitsandbytes, torchao and deepspeed then",
+    )
     parser.add_argument("--out", type=arguments.path, help="folder for bench.json and bench.png")
     parser.set_defaults(run=run)
 
@@ -129,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
     from gradstep.backends.dispatch import engines
     from gradstep.lab import bench, bench_report
     from gradstep.lab.bench_cases import GROUPS, NOT_TIMED, USUAL
+    from gradstep.lab.bench_formats import FORMAT_PEERS
     from gradstep.lab.bench_models import sizes
     from gradstep.lab.bench_peers import PEERS, Rivals
     from gradstep.lab.errors import BadInput
@@ -140,7 +148,8 @@ def run(args: argparse.Namespace) -> int:
     chosen_sizes = _chosen(args.sizes, list(known_sizes))
     if isinstance(chosen_sizes, str):
         return _fail(f"argument --sizes: {chosen_sizes}")
-    peers = _chosen(args.peers, list(PEERS)) if args.peers else []
+    known_peers = list(FORMAT_PEERS) if args.formats else list(PEERS)
+    peers = _chosen(args.peers, known_peers) if args.peers else []
     if isinstance(peers, str):
         return _fail(f"argument --peers: {peers}")
     if args.dtype not in ("float32", "float64", "bfloat16"):
@@ -153,6 +162,8 @@ def run(args: argparse.Namespace) -> int:
         return _many(args.many, args.rounds or 5, args.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.formats:
+        return _formats(args.rounds or 12, args.seed, peers)
     try:
         rivals = Rivals(peers)
     except BadInput as error:
@@ -212,6 +223,28 @@ def _diagnose(rounds: int, seed: int) -> int:
     print(f"torch {torch.__version__}, 1 thread, float32, CPU time", flush=True)
     for make in (torch.optim.SGD, torch.optim.Adam, gradstep.SGD, gradstep.Adam):
         print("\n".join(lines(measure_cost(make, 64, rounds, seed))), flush=True)
+    return 0
+
+
+def _formats(rounds: int, seed: int, peers: list[str]) -> int:
+    """What fewer bits cost and save."""
+    import torch
+
+    from gradstep.lab.bench_formats import lines, measure_formats
+    from gradstep.lab.bench_models import sizes
+    from gradstep.lab.errors import BadInput
+
+    size = sizes()["large"]
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, AdamW, "
+        f"{size.elements():,} weights, {rounds} rounds",
+        flush=True,
+    )
+    try:
+        rows = measure_formats(size, rounds, seed, peers)
+    except BadInput as error:
+        return _fail(f"argument --peers: {error}")
+    print("\n".join(lines(rows)))
     return 0
 
 

@@ -95,7 +95,8 @@ class Rivals:
             os.environ.setdefault("NPROC", str(torch.get_num_threads()))
         self._tables = {}
         for name in names:
-            self._tables[name] = PEERS[name].table(_imported(PEERS[name]))
+            peer = PEERS[name]
+            self._tables[name] = peer.table(imported(peer.module, peer.name, peer.packages))
         self._differences: dict[tuple[str, str], str] = {}
 
     def versions(self) -> list[str]:
@@ -119,17 +120,27 @@ class Rivals:
         return makers, reasons
 
 
-def _imported(peer: Peer) -> Any:
-    install = f"pip install {' '.join(peer.packages)}"
+def imported(module: str, name: str, packages: Sequence[str]) -> Any:
+    """A peer's module.
+
+    Args:
+        module: what is imported.
+        name: of the peer.
+        packages: what pip installs.
+
+    Raises:
+        BadInput: it is not installed or cannot be imported; says what to install.
+    """
+    install = f"pip install {' '.join(packages)}"
     try:
-        return importlib.import_module(peer.module)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        itself = error.name in (peer.module, peer.name)
-        missing = peer.name if itself else f"{peer.name} needs {error.name}, which"
+        itself = error.name in (module, name)
+        missing = name if itself else f"{name} needs {error.name}, which"
         raise BadInput(f"{missing} is not installed: {install}") from error
     except Exception as error:  # a library built for another torch fails in its own way
         said = f"{type(error).__name__}: {_first_line(error)}"
-        raise BadInput(f"{peer.name} cannot be imported ({said}): {install}") from error
+        raise BadInput(f"{name} cannot be imported ({said}): {install}") from error
 
 
 def _reason(case: Case, make: Make) -> str:
