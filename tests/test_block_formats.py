@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +162,6 @@ def numbers_of_states() -> Tensor:
     return numbers * 10 ** torch.randn(64, 512, generator=random)
 
 
-def assert_same_codes(ours: Tensor, theirs: Tensor, map: Sequence[float]) -> None:
-    """But for ties, of which a rounding on the way may decide."""
-    a, b = ours.long().flatten(), theirs.long().flatten()
-    assert (a - b).abs().max() <= 1 and (a != b).float().mean() < 1e-3
-
-
 @pytest.mark.parametrize(
     "name", ["dynamic8", "dynamic8 unsigned", "int4", "int4 unsigned", "float8"]
 )
@@ -195,17 +189,31 @@ def test_code_by_code_as_torchao(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["dynamic8", "dynamic8 unsigned"])
-def test_code_by_code_as_bitsandbytes(name: str) -> None:
+def test_the_codes_of_bitsandbytes(name: str) -> None:
+    """Theirs are read as they read them; ours are as near or nearer.
+
+    On CPUs bitsandbytes 0.50 finds codes in a table of 65,536 steps from -1 to 1, and so not always
+    the nearest of small numbers; its kernels for GPUs search, as ours do.
+    """
     pytest.importorskip("bitsandbytes")
     from bitsandbytes import functional
 
     signed = "unsigned" not in name
     numbers = numbers_of_states() if signed else numbers_of_states().square()
     code = functional.create_dynamic_map(signed=signed)
+    assert code.tolist() == list(dynamic_map(signed).entries)
     theirs, state = functional.quantize_blockwise(numbers, code=code, blocksize=256)
-    codes, scales = block_format(name).encode(numbers)
+    format = block_format(name)
+    codes, scales = format.encode(numbers)
     assert torch.allclose(scales.flatten(), state.absmax)
-    assert_same_codes(codes, theirs, code.tolist())
+    shape = numbers.shape
+    read = format.numbers((theirs, state.absmax.view(scales.shape)), torch.float32, shape)
+    assert torch.allclose(read, functional.dequantize_blockwise(theirs, state), rtol=1e-6)
+    ours = format.numbers((codes, scales), torch.float32, shape)
+    slack = (read - numbers).abs() * 1e-4 + 1e-7 * numbers.abs()
+    assert ((ours - numbers).abs() <= (read - numbers).abs() + slack).all()
+    large = (numbers / state.absmax.repeat_interleave(256).view(shape)).abs() > 0.1
+    assert (codes == theirs)[large].float().mean() > 0.99
 
 
 # What kernels do.

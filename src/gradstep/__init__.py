@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.compose.step_in_backward import StepInBackward
+    from gradstep.optimizer.exchange import from_bitsandbytes, from_torchao, to_bitsandbytes
     from gradstep.optimizer.optimizer import Optimizer
     from gradstep.program.formats import low_precision, stored_as
     from gradstep.sight.armed import explain
@@ -175,6 +176,8 @@ __all__ = [
     "explain",
     "for_model",
     "formula",
+    "from_bitsandbytes",
+    "from_torchao",
     "full",
     "global_dot",
     "global_norm",
@@ -212,6 +215,7 @@ __all__ = [
     "stored",
     "stored_as",
     "sum",
+    "to_bitsandbytes",
     "watch",
     "where",
     "zeros",
@@ -222,6 +226,9 @@ _LATER = {
     "low_precision": "gradstep.program.formats",
     "stored_as": "gradstep.program.formats",
     "Optimizer": "gradstep.optimizer.optimizer",
+    "from_bitsandbytes": "gradstep.optimizer.exchange",
+    "from_torchao": "gradstep.optimizer.exchange",
+    "to_bitsandbytes": "gradstep.optimizer.exchange",
     "schedule": "gradstep.compose",
     "Accumulate": "gradstep.compose.accumulate",
     "EMA": "gradstep.compose.average",
