@@ -31,6 +31,8 @@ from ranks import run_ranks
 from test_distributed_checkpoint import assert_uninterrupted, go_on, save
 
 NAMES = [format.name for format in BLOCK_FORMATS]
+#: Which no other package has.
+OWN = ("int8", "int8 unsigned", "float8 unsigned")
 EVERY = [name for format in BLOCK_FORMATS for name in {format.name, format.unsigned.name}]
 
 
@@ -92,8 +94,9 @@ def assert_nearest(name: str, numbers: np.ndarray[Any, Any]) -> None:
         assert (misses <= 1e-6 * np.abs(back[own]) + 1e-37).all(), "a number that no code is for"
         off = np.abs(back[own] - flat[own])
         best = np.abs(flat[own, None] - entries[None]).min(1)
-        if name == "int8 unsigned":  # where a positive number is never 0
-            best = np.where(flat[own] > 0, np.abs(flat[own, None] - entries[None, 1:]).min(1), best)
+        if name in ("int8 unsigned", "float8 unsigned"):  # where a positive number is never 0
+            some = np.abs(flat[own, None] - entries[entries > 0][None]).min(1)
+            best = np.where(flat[own] > 0, some, best)
         assert (off <= best * (1 + 1e-4) + 1e-6 * np.abs(flat[own]) + 1e-6 * largest / top).all()
 
 
@@ -133,10 +136,11 @@ def test_zeros_and_what_is_not_finite(name: str) -> None:
         )
 
 
-def test_a_positive_number_without_sign_does_not_become_zero() -> None:
+@pytest.mark.parametrize("name", ["int8 unsigned", "float8 unsigned"])
+def test_a_positive_number_without_sign_does_not_become_zero(name: str) -> None:
     numbers = torch.full((256,), 1e-30)
     numbers[0], numbers[1] = 1.0, 0.0
-    format = block_format("int8 unsigned")
+    format = block_format(name)
     back = format.numbers(format.encode(numbers), torch.float32, (256,))
     assert back[1] == 0 and (back[2:128] > 0).all()
 

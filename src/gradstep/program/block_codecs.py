@@ -208,7 +208,10 @@ class _Float8(BlockCodec):
         lowest = _i(struct.unpack("i", struct.pack("f", 2.0**14))[0])
         small = b.sub(_bits(b, b.fadd(_number(b, size), _f(2.0**14))), lowest)
         code = b.select(b.icmp_unsigned("<", size, _i((127 - 6) << 23)), small, normal)
-        return b.or_(code, sign)
+        if self.format.signed:
+            return b.or_(code, sign)
+        some = b.and_(b.sext(b.fcmp_ordered(">", number, _f(0.0)), I32), _i(1))
+        return b.or_(b.select(b.icmp_unsigned(">", code, some), code, some), sign)
 
 
 def _at_least(b: ir.IRBuilder, largest: Any) -> Any:

@@ -222,14 +222,25 @@ LEAST_LARGEST = 1e-12
 
 
 class Float8(BlockFormat):
-    """float8_e4m3fn: a sign, four bits of exponent, three of digits; the largest is 448."""
+    """float8_e4m3fn: a sign, four bits of exponent, three of digits; the largest is 448.
+
+    Of states without sign a positive number never becomes 0, as in :class:`Companded`.
+    """
 
     codes = torch.float8_e4m3fn
     reach = 448.0
 
+    def __init__(self, name: str, block: int, unsigned: BlockFormat | None = None) -> None:
+        super().__init__(name, block, unsigned)
+        self.signed = unsigned is not None
+
     def to_codes(self, blocks: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
         scales = torch.clamp(largest, min=LEAST_LARGEST) / self.reach
-        return (blocks / scales).to(torch.float8_e4m3fn), scales
+        codes = (blocks / scales).to(torch.float8_e4m3fn)
+        if not self.signed:
+            lost = (blocks > 0) & (codes.view(torch.uint8) == 0)
+            codes = torch.where(lost, 1, codes.view(torch.uint8)).view(torch.float8_e4m3fn)
+        return codes, scales
 
     def from_codes(self, codes: Tensor, scales: Tensor) -> Tensor:
         return codes.to(torch.float32) * scales
@@ -277,6 +288,6 @@ BLOCK_FORMATS: tuple[BlockFormat, ...] = (
     Mapped(
         "dynamic8", 256, dynamic_map(True), Mapped("dynamic8 unsigned", 256, dynamic_map(False))
     ),
-    Float8("float8", 256),
+    Float8("float8", 256, Float8("float8 unsigned", 256)),
     Packed("int4", 128, dynamic_map(True, 4), Packed("int4 unsigned", 128, linear_map(16))),
 )
