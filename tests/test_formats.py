@@ -982,19 +982,21 @@ def test_what_register_refuses() -> None:
         formats.register(taken)
 
 
-PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
+PAGES = Path(__file__).parents[1] / "docs"
 
 
 @pytest.mark.usefixtures("own_formats")
-def test_every_example_of_the_page_prints_what_it_says() -> None:
-    blocks = re.findall(r"^```(python|text)\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
-    names: dict[str, Any] = {"__name__": "docs_formats"}
+@pytest.mark.parametrize("page", ["formats", "low-precision", "memory"])
+def test_every_example_of_the_pages_prints_what_it_says(page: str) -> None:
+    path = PAGES / f"{page}.md"
+    blocks = re.findall(r"^```(python|text)\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
+    names: dict[str, Any] = {"__name__": f"docs_{page}"}
     kinds = [kind for kind, _ in blocks]
-    assert kinds == ["python", "text"] * (len(kinds) // 2) and len(kinds) >= 12
+    assert kinds == ["python", "text"] * (len(kinds) // 2) and kinds
     for (_, code), (_, said) in zip(blocks[::2], blocks[1::2], strict=True):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            exec(compile(code, str(PAGE), "exec"), names)
+            exec(compile(code, str(path), "exec"), names)
         assert out.getvalue() == said
 
 

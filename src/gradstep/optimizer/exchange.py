@@ -149,11 +149,11 @@ def _parts(
 
 
 def _groups(state_dict: Mapping[str, Any], optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The groups with the options that the optimizer knows; what it has besides is left to it."""
+    """The groups with the options that the optimizer knows, and its own for what they lack."""
     known = {*optimizer.defaults, "params", "param_names", "initial_lr"}
     found = []
     for group in state_dict["param_groups"]:
-        own = {n: v for n, v in group.items() if n in known}
+        own = {**optimizer.defaults, **{n: v for n, v in group.items() if n in known}}
         for n in own:
             if n == "betas":  # bitsandbytes has three for some
                 own[n] = tuple(own[n])[: len(optimizer.defaults["betas"])]
