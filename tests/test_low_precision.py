@@ -442,3 +442,14 @@ def test_small_states_beside_a_float32_weight_are_float32() -> None:
     assert optimizer.state[large]["exp_avg"].dtype == torch.int8
     assert optimizer.state[small]["exp_avg"].dtype == torch.float32
     assert "exp_avg_scale" not in optimizer.state[small]
+
+
+def test_a_rate_that_moves_no_digit_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    weight = nn.Parameter(torch.ones(3, dtype=BFLOAT16))
+    with caplog.at_level(logging.WARNING, "gradstep"):
+        for way in ("remainder", "nearest", "stochastic"):
+            for lr in (1e-12, 1e-5, 0.0):
+                gradstep.SGD([weight], lr=lr, low_precision=way)
+    (record,) = caplog.records
+    assert record.message.startswith("lr=1e-12 with low_precision='remainder': a step along a")
+    assert "no float32 weight of 3.4e-05 or more" in record.message

@@ -125,6 +125,8 @@ REFERENCES = [
         takes_complex=False,
         elementwise=False,
         coupled=True,
+        # In NumPy's float64 the formula itself is 28 eps off what it is in more digits.
+        bound=32.0,
         oracle=_dowg,
     ),
 ]

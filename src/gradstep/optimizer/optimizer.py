@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain as each_of
@@ -31,12 +32,18 @@ from gradstep.program.formats import (
     StateDType,
     check_low_precision,
     format_of,
+    weight_format,
     with_storage,
 )
 from gradstep.rule.combine import chain
 from gradstep.rule.definition import Rule
 from gradstep.rule.schedule import as_schedule, at_start
 from gradstep.rule.trace import trace
+
+#: A step of such a rate along a direction of 1 is less than half of the last digit of 0.003.
+TINIEST_LR = 1e-10
+
+_log = logging.getLogger("gradstep")
 
 
 class Optimizer(HooksOnce):
@@ -278,6 +285,7 @@ class Optimizer(HooksOnce):
         except Exception:
             self.param_groups.pop()
             raise
+        self._warn_of_tiny_steps(group)
         schedules.add_group(group, found)
         planner.observe_options()
         planner.names.begin(group)
@@ -309,6 +317,22 @@ class Optimizer(HooksOnce):
                     f"{self.name_of(p)} holds {describe(p)}, and {state} would be stored as "
                     f"{name}, {reason}. Give it to an optimizer without state_dtype."
                 )
+
+    def _warn_of_tiny_steps(self, group: dict[str, Any]) -> None:
+        """Say so where a learning rate moves not even the last digit that is kept of a weight."""
+        rule, lr = self._planner.rule, group["lr"]
+        if rule.low_precision == "nearest" or getattr(lr, "is_meta", False):
+            return
+        lr = float(lr)
+        kept = [weight_format(rule, p.dtype) for p in group["params"]]
+        if 0 < lr < TINIEST_LR and any(format is not None and format.extra for format in kept):
+            _log.warning(
+                "lr=%g with low_precision=%r: a step along a direction of 1 changes no float32 "
+                "weight of %.2g or more. Is the learning rate meant to be that small?",
+                lr,
+                rule.low_precision,
+                lr * 2.0**25,
+            )
 
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""
