@@ -15,6 +15,7 @@ from torch import Tensor
 from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.unusual import naming
 from gradstep.backends.update import Update, decoded, encoded, working_dtype
+from gradstep.program.block_formats import Packed
 from gradstep.program.format import Format
 from gradstep.program.program import Program
 from gradstep.program.scalars import TotalsAsInputs, row_scalars, scalar_function
@@ -91,6 +92,9 @@ class Inductor(Backend):
             return f"it is a {type(weight).__name__}"
         if update.weight_format is not None:
             return f"it is kept as {update.weight_format.name}"
+        for state, format in update.formats.items():
+            if isinstance(format, Packed):  # torch.compile takes minutes to follow pairs of codes
+                return f"its {state} is stored as {format.name}"
         if program.graph.calls_opaque:
             return "its rule calls a function that is not traced"
         if program.graph.sums_over_all:
