@@ -33,7 +33,9 @@ from test_distributed_checkpoint import assert_uninterrupted, go_on, save
 NAMES = [format.name for format in BLOCK_FORMATS]
 #: Which no other package has.
 OWN = ("int8", "int8 unsigned", "float8 unsigned")
-EVERY = [name for format in BLOCK_FORMATS for name in {format.name, format.unsigned.name}]
+EVERY = [
+    name for format in BLOCK_FORMATS for name in dict.fromkeys([format.name, format.unsigned.name])
+]
 
 
 def block_format(name: str) -> BlockFormat:

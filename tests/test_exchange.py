@@ -11,7 +11,7 @@ from torch import nn
 
 import gradstep
 from gradstep.optimizer.optimizer import planner_of
-from gradstep.optimizer.state_spec import state_specs
+from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.code_maps import dynamic_map
 
 

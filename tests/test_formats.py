@@ -1014,7 +1014,7 @@ def test_squares_in_bfloat16_shrink_with_a_small_beta2_alone() -> None:
 
 
 def test_a_state_says_what_it_takes_of_memory() -> None:
-    from gradstep.optimizer.state_spec import state_specs
+    from gradstep.optimizer.weight_spec import state_specs
 
     weight = torch.zeros(10, 3)
     rule = with_state_dtype(gradstep.adam(), {"exp_avg": "bfloat16"})

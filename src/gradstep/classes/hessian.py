@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradstep.backends.update import describe, in_pairs
 from gradstep.optimizer.optimizer import Optimizer, planner_of
-from gradstep.optimizer.state_spec import state_specs
 from gradstep.optimizer.states import Beginnings, shared_states
+from gradstep.optimizer.weight_spec import state_specs
 from gradstep.rule.definition import Rule
 from gradstep.rule.hyperparameter import Interval, check_number
 

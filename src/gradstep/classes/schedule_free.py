@@ -6,8 +6,8 @@ import torch
 
 from gradstep.optimizer.observer import StepObserver
 from gradstep.optimizer.optimizer import Optimizer, planner_of
-from gradstep.optimizer.state_spec import state_specs
 from gradstep.optimizer.step import Step
+from gradstep.optimizer.weight_spec import state_specs
 
 
 class InTraining(StepObserver):

@@ -14,7 +14,7 @@ from gradstep.compose.set_aside import SetAside
 from gradstep.compose.wrapper import Wrapper, rules_inside, without
 from gradstep.optimizer.checkpoint import TRAINING_WEIGHT
 from gradstep.optimizer.optimizer import Optimizer, extend, planner_of
-from gradstep.optimizer.state_spec import state_specs
+from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.formats import Named, with_state_dtype
 from gradstep.rules.transforms.average import average_weights
 

@@ -20,7 +20,7 @@ from torch import Tensor
 import gradstep
 from gradstep.lab.bench_models import Size
 from gradstep.lab.bench_peers import imported
-from gradstep.optimizer.state_spec import state_specs
+from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.formats import formats
 from gradstep.program.weight_formats import WEIGHT_FORMATS
 

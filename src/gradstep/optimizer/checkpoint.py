@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gradstep.backends.update import is_matrix
 from gradstep.optimizer.equal_options import equal_options
-from gradstep.optimizer.state_spec import StateSpec, coded_as, names_in_files, state_specs
+from gradstep.optimizer.state_spec import StateSpec, coded_as
 from gradstep.optimizer.states import common_number
+from gradstep.optimizer.weight_spec import names_in_files, state_specs
 from gradstep.program.formats import coded_formats
 from gradstep.rule.definition import Rule
 

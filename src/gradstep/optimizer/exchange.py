@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradstep.optimizer.optimizer import Optimizer, planner_of
-from gradstep.optimizer.state_spec import state_specs
+from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.block_formats import BlockFormat, Mapped
 from gradstep.program.formats import format_of
 

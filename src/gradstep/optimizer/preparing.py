@@ -20,8 +20,9 @@ from torch import Tensor
 from gradstep.backends.update import Update, layout
 from gradstep.optimizer.observer import Contents
 from gradstep.optimizer.parameter_names import ParameterNames
-from gradstep.optimizer.state_spec import StateSpec, WeightSpec, state_specs
+from gradstep.optimizer.state_spec import StateSpec
 from gradstep.optimizer.states import Beginnings, Entry, Unlike, unlike_weight
+from gradstep.optimizer.weight_spec import WeightSpec, state_specs
 from gradstep.program.format import DType
 from gradstep.program.formats import seed_of, weight_format
 from gradstep.rule.definition import Rule

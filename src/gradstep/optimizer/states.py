@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import describe, is_dense, is_matrix, layout
-from gradstep.optimizer.state_spec import PLAIN, StateSpec, state_specs
+from gradstep.optimizer.state_spec import PLAIN, StateSpec
+from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.format import Format
 from gradstep.rule.definition import Rule
 from gradstep.rule.operations import is_followed

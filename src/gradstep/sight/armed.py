@@ -22,8 +22,8 @@ from gradstep.compose.wrapper import Wrapper
 from gradstep.optimizer.observer import StepObserver, observe
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.planning import Planner
-from gradstep.optimizer.state_spec import state_specs, weight_number
 from gradstep.optimizer.step import Step
+from gradstep.optimizer.weight_spec import state_specs, weight_number
 from gradstep.program.shards import is_sharded
 from gradstep.sight.account import Account, class_name
 from gradstep.sight.element import Element, element_of, group_of, sparse_entries

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradstep.backends.update import chance_key, is_matrix
 from gradstep.optimizer.planning import Planner
-from gradstep.optimizer.state_spec import state_specs, weight_number
 from gradstep.optimizer.states import common_number
+from gradstep.optimizer.weight_spec import state_specs, weight_number
 from gradstep.program.format import Format
 from gradstep.program.formats import seed_of, weight_format
 from gradstep.program.weight_formats import WeightFormat

@@ -13,7 +13,7 @@ from gradstep import rules
 from gradstep.backends.update import has_shape, is_matrix
 from gradstep.compose.wrapper import rules_inside
 from gradstep.optimizer.optimizer import planner_of
-from gradstep.optimizer.state_spec import WeightSpec, state_specs
+from gradstep.optimizer.weight_spec import WeightSpec, state_specs
 from gradstep.program.format import Part
 from gradstep.program.formats import with_storage
 from gradstep.program.shards import local

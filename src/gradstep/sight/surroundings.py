@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gradstep.backends.update import Update
 from gradstep.optimizer.planning import Planner
-from gradstep.optimizer.state_spec import state_specs
 from gradstep.optimizer.states import Beginnings, shared_states, unlike_weight
+from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.formats import seed_of, weight_format
 from gradstep.rule.graph import Graph, Node
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradstep.backends.update import has_shape
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.parameter_groups import GroupReader
-from gradstep.optimizer.state_spec import state_specs
+from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.formats import StateDType
 from gradstep.rules.adadelta import adadelta
 from gradstep.rules.adafactor import adafactor
