@@ -116,7 +116,16 @@ def test_both_engines_keep_the_float32_weight(way: str, make: Any, engine: str) 
         assert half.all()
 
 
-@pytest.mark.parametrize("make", [gradstep.SGD, gradstep.Lion, gradstep.AdamW, gradstep.CAME])
+@pytest.mark.parametrize(
+    "make",
+    [
+        gradstep.SGD,
+        *(
+            pytest.param(make, marks=pytest.mark.deep)
+            for make in (gradstep.Lion, gradstep.AdamW, gradstep.CAME)
+        ),
+    ],
+)
 @pytest.mark.parametrize(("way", "dtype"), WAYS, ids=str)
 def test_kernels_and_torch_write_the_same_bits(way: str, dtype: torch.dtype, make: Any) -> None:
     fused, eager = (

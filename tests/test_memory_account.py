@@ -42,9 +42,12 @@ STORAGE: list[dict[str, Any]] = [
 ]
 
 
+OTHERS = [gradstep.SGD, gradstep.Adafactor, gradstep.Prodigy, gradstep.LAMB]
+
+
 @pytest.mark.parametrize("storage", STORAGE, ids=str)
 @pytest.mark.parametrize(
-    "make", [gradstep.AdamW, gradstep.SGD, gradstep.Adafactor, gradstep.Prodigy, gradstep.LAMB]
+    "make", [gradstep.AdamW, *(pytest.param(make, marks=pytest.mark.deep) for make in OTHERS)]
 )
 def test_what_is_predicted_is_there_after_a_step(make: Any, storage: dict[str, Any]) -> None:
     for dtype in (torch.float32, torch.bfloat16):
