@@ -577,3 +577,16 @@ def test_an_explanation_says_what_is_stored(name: str, engine: str) -> None:
                 stored = kind.numbers(parts, torch.float32, (70, 80))[account.element.place]
                 assert account.explanation.states[state] == float(stored)
     assert f"stored as {name}: " in str(explanation)
+
+
+def test_a_rule_whose_states_codes_do_not_suit_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    with caplog.at_level(logging.WARNING, "gradstep"):
+        gradstep.QHAdam([weight], state_dtype="int8")
+        gradstep.QHM([weight], state_dtype="bfloat16")
+        assert not caplog.records
+        gradstep.QHM([weight], state_dtype="int8")
+        gradstep.Optimizer([weight], gradstep.chain(gradstep.ftrl()), state_dtype={"n": "int4"})
+    first, second = caplog.records
+    assert first.message.startswith("momentum_buffer of qhm in int8: its momentum is an average of")
+    assert second.message.startswith("n of ftrl in int4: its weight is made of its states anew")

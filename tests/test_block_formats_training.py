@@ -41,6 +41,8 @@ def elementwise() -> list[str]:
             continue
         planner = planner_of(make_optimizer(name, [nn.Parameter(torch.zeros(2, 2))]))
         rule = planner.rule
+        if rule.against_codes:  # which says so itself
+            continue
         graph = trace(rule, planner.reader.numbers(planner.contents.groups[0]))
         if graph.is_elementwise and graph.states:
             found.append(name)

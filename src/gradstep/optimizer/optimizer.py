@@ -152,6 +152,7 @@ class Optimizer(HooksOnce):
         self._planner = Planner(reader, engine, ParameterNames(), schedules)
         super().__init__(params, with_momentum(defaults, reader.momenta))
         planner = _observed(self)
+        _warn_of_codes(rule)
         for p, graph in planner.graphs():  # a rule that cannot be traced is found here
             check_dimensions(rule, graph, p, planner.namer(p))
 
@@ -374,6 +375,20 @@ class Optimizer(HooksOnce):
                 found and expected. The optimizer is as it was.
         """
         load(self, state_dict, {None: holder_of(self)})
+
+
+def _warn_of_codes(rule: Rule) -> None:
+    """Say so where states are in codes that are known not to suit their rule."""
+    for part in rule.parts() if rule.stages else (rule,):
+        coded = [n for n, name in part.formats.items() if format_of(name).block > 1]
+        if coded and part.against_codes:
+            _log.warning(
+                "%s of %s in %s: %s. Name those states that are to be stored so, and no others.",
+                ", ".join(coded),
+                part.name,
+                part.formats[coded[0]],
+                part.against_codes,
+            )
 
 
 def planner_of(optimizer: Optimizer) -> Planner:

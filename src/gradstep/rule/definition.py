@@ -59,6 +59,8 @@ class Rule:
         join: makes one direction of those of the stages, which then each get the gradient; None
             for a chain, where each gets the direction of the one before.
         low_precision: how weights of 16 bits are kept, see ``gradstep.low_precision``.
+        against_codes: why states in codes of 8 or 4 bits are known not to suit it; empty where they
+            do, or nobody knows.
         kept: what optimizers keep with it for the next one, by keys of their own.
     """
 
@@ -75,6 +77,7 @@ class Rule:
     made_by: Callable[..., Rule] | None = field(default=None, repr=False)
     join: Callable[..., Any] | None = field(default=None, repr=False)
     low_precision: str = "nearest"
+    against_codes: str = ""
     kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def stage_names(self) -> tuple[str, ...]:
@@ -317,7 +320,11 @@ def _moved(direction: Any, inputs: Mapping[str, Any]) -> Any:
 def rule(function: Callable[..., Any], /) -> Rule: ...
 @overload
 def rule(
-    *, sparse: str | None = None, lr: float = 1e-3, class_name: str | None = None
+    *,
+    sparse: str | None = None,
+    lr: float = 1e-3,
+    class_name: str | None = None,
+    against_codes: str = "",
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -328,6 +335,7 @@ def rule(
     sparse: str | None = None,
     lr: float = 1e-3,
     class_name: str | None = None,
+    against_codes: str = "",
 ) -> Any:
     """Make an update rule of a function.
 
@@ -354,13 +362,17 @@ def rule(
             the rows it names are updated; ``"only"`` for a rule that takes sparse gradients alone.
         lr: the learning rate that an optimizer has where none is given. Default: 1e-3.
         class_name: what the class over it is called, for the rules of this package.
+        against_codes: why states in codes of 8 or 4 bits do not suit it, if they were seen not to:
+            an optimizer with such states says so.
 
     Raises:
         RuleError: a signature that is no rule's: no gradient, ``*args``, ``**kwargs``, or a
             hyperparameter without default.
     """
     if function is None:
-        return lambda f: replace(rule_from(f, sparse), lr=lr, class_name=class_name)
+        return lambda f: replace(
+            rule_from(f, sparse), lr=lr, class_name=class_name, against_codes=against_codes
+        )
     return rule_from(function, sparse)
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from gradstep.rule import NonNegative, Result, Value, clamp, new_weight, rule, sqrt, where
 
 
-@rule(lr=0.1, class_name="FTRL")
+@rule(
+    lr=0.1,
+    class_name="FTRL",
+    against_codes="its weight is made of its states anew at each step, "
+    "and has no more digits than they",
+)
 def ftrl(
     g: Value,
     z: Value,

@@ -5,7 +5,12 @@ from __future__ import annotations
 from gradstep.rule import Decay, NonNegative, Result, Value, lerp, nonzero, rule, sqrt
 
 
-@rule(lr=1.0, class_name="QHM")
+@rule(
+    lr=1.0,
+    class_name="QHM",
+    against_codes="its momentum is an average of a thousand steps, "
+    "each of which moves it by less than a code",
+)
 def qhm(
     g: Value,
     momentum_buffer: Value,

@@ -16,7 +16,11 @@ from gradstep.rule import (
 )
 
 
-@rule(lr=0.01, class_name="SRMM")
+@rule(
+    lr=0.01,
+    class_name="SRMM",
+    against_codes="its weight is made of averages of weights, and has no more digits than they",
+)
 def srmm(
     g: Value,
     mov_avg_grad: Value,
