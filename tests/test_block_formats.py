@@ -587,6 +587,9 @@ def test_a_rule_whose_states_codes_do_not_suit_says_so(caplog: pytest.LogCapture
         assert not caplog.records
         gradstep.QHM([weight], state_dtype="int8")
         gradstep.Optimizer([weight], gradstep.chain(gradstep.ftrl()), state_dtype={"n": "int4"})
-    first, second = caplog.records
+        gradstep.AdaSmooth([weight], state_dtype="int8")
+        gradstep.AdaSmooth([weight], state_dtype="int4")
+    first, second, third = caplog.records
+    assert "of adasmooth in int4: 16 numbers are too few for it" in third.message
     assert first.message.startswith("momentum_buffer of qhm in int8: its momentum is an average of")
     assert second.message.startswith("n of ftrl in int4: its weight is made of its states anew")

@@ -381,13 +381,19 @@ def _warn_of_codes(rule: Rule) -> None:
     """Say so where states are in codes that are known not to suit their rule."""
     for part in rule.parts() if rule.stages else (rule,):
         coded = [n for n, name in part.formats.items() if format_of(name).block > 1]
-        if coded and part.against_codes:
+        against = part.against_codes
+        why = (
+            against
+            if isinstance(against, str) or not coded
+            else against.get(part.formats[coded[0]])
+        )
+        if coded and why:
             _log.warning(
                 "%s of %s in %s: %s. Name those states that are to be stored so, and no others.",
                 ", ".join(coded),
                 part.name,
                 part.formats[coded[0]],
-                part.against_codes,
+                why,
             )
 
 

@@ -59,8 +59,8 @@ class Rule:
         join: makes one direction of those of the stages, which then each get the gradient; None
             for a chain, where each gets the direction of the one before.
         low_precision: how weights of 16 bits are kept, see ``gradstep.low_precision``.
-        against_codes: why states in codes of 8 or 4 bits are known not to suit it; empty where they
-            do, or nobody knows.
+        against_codes: why states in codes of 8 or 4 bits are known not to suit it, or in a format
+            alone: format -> why; empty where they do, or nobody knows.
         kept: what optimizers keep with it for the next one, by keys of their own.
     """
 
@@ -77,7 +77,7 @@ class Rule:
     made_by: Callable[..., Rule] | None = field(default=None, repr=False)
     join: Callable[..., Any] | None = field(default=None, repr=False)
     low_precision: str = "nearest"
-    against_codes: str = ""
+    against_codes: str | Mapping[str, str] = ""
     kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def stage_names(self) -> tuple[str, ...]:
@@ -324,7 +324,7 @@ def rule(
     sparse: str | None = None,
     lr: float = 1e-3,
     class_name: str | None = None,
-    against_codes: str = "",
+    against_codes: str | Mapping[str, str] = "",
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -335,7 +335,7 @@ def rule(
     sparse: str | None = None,
     lr: float = 1e-3,
     class_name: str | None = None,
-    against_codes: str = "",
+    against_codes: str | Mapping[str, str] = "",
 ) -> Any:
     """Make an update rule of a function.
 
@@ -362,8 +362,8 @@ def rule(
             the rows it names are updated; ``"only"`` for a rule that takes sparse gradients alone.
         lr: the learning rate that an optimizer has where none is given. Default: 1e-3.
         class_name: what the class over it is called, for the rules of this package.
-        against_codes: why states in codes of 8 or 4 bits do not suit it, if they were seen not to:
-            an optimizer with such states says so.
+        against_codes: why states in codes of 8 or 4 bits do not suit it, if they were seen not to,
+            or format -> why: an optimizer with such states says so.
 
     Raises:
         RuleError: a signature that is no rule's: no gradient, ``*args``, ``**kwargs``, or a

@@ -16,7 +16,11 @@ from gradstep.rule import (
 )
 
 
-@rule(lr=1e-3, class_name="AdaSmooth")
+@rule(
+    lr=1e-3,
+    class_name="AdaSmooth",
+    against_codes={"int4": "16 numbers are too few for it, and it was seen not to learn"},
+)
 def adasmooth(
     g: Value,
     s: Value,

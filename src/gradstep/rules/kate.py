@@ -5,7 +5,11 @@ from __future__ import annotations
 from gradstep.rule import NonNegative, Result, Value, nonzero, rule, sqrt
 
 
-@rule(lr=1e-5, class_name="Kate")
+@rule(
+    lr=1e-5,
+    class_name="Kate",
+    against_codes={"int4": "16 numbers are too few for it, and it was seen not to learn"},
+)
 def kate(
     g: Value,
     sum_b: Value,
