@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -286,12 +287,25 @@ def test_more_elements_than_32_bits_count() -> None:
     assert not weight[1 << 30 : (1 << 30) + 3].any() and not weight[(1 << 31) + 1 : -1].any()
 
 
+def slowness() -> float:
+    """How many times as long Python takes here and now as where the bounds were set; 1 at least.
+
+    One machine takes half as long again in some hours as in others: then a loop takes 0.20 s of CPU
+    time in place of 0.13, the tests of formulas 125 s in place of 81, and a first step as much more.
+    """
+    begun, total = time.process_time(), 0
+    for number in range(3_000_000):
+        total += number
+    return max(1.0, (time.process_time() - begun) / 0.14)
+
+
 @pytest.mark.alone
 def test_importing_gradstep_takes_little_more_than_importing_torch() -> None:
     seconds = []
-    while len(seconds) < 5 and not (seconds and min(seconds) <= 0.1):
+    bound = 0.1 * slowness()
+    while len(seconds) < 5 and not (seconds and min(seconds) <= bound):
         seconds.append(in_a_child(IMPORT))
-    assert min(seconds) <= 0.1, seconds
+    assert min(seconds) <= bound, seconds
 
 
 def test_importing_gradstep_imports_nothing_else() -> None:
@@ -313,13 +327,14 @@ def test_importing_gradstep_imports_nothing_else() -> None:
     ],
 )
 def test_the_first_step(tmp_path: Path, names: list[str]) -> None:
-    """1.5 s where the kernel is compiled, 0.2 s where it is on disk."""
+    """1.5 s where the kernel is compiled, 0.2 s where it is on disk; longer on a slower machine."""
     call = f"first_steps.first_steps({str(tmp_path)!r}, {names!r})"
     seconds = in_a_child(f"import json, first_steps\nprint(json.dumps({call}))")
     assert len(seconds) == len(names)
+    slower = slowness()
     for name, (cold, warm) in seconds.items():
-        assert min(cold) <= 1.5, f"{name}: {cold}"
-        assert min(warm) <= 0.2, f"{name}: {warm}"
+        assert min(cold) <= 1.5 * slower, f"{name}: {cold}, on a machine {slower:.2f} times as slow"
+        assert min(warm) <= 0.2 * slower, f"{name}: {warm}, on a machine {slower:.2f} times as slow"
     # Over all of them the cache saves time.
     least = [[min(attempts) for attempts in kinds] for kinds in zip(*seconds.values(), strict=True)]
     assert sum(least[1]) < sum(least[0])
