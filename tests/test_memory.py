@@ -291,7 +291,7 @@ def slowness() -> float:
     """How many times as long Python takes here and now as where the bounds were set; 1 at least.
 
     One machine takes half as long again in some hours as in others: then a loop takes 0.20 s of CPU
-    time in place of 0.13, the tests of formulas 125 s in place of 81, and a first step as much more.
+    time in place of 0.13, tests of formulas 125 s in place of 81, and a first step as much more.
     """
     begun, total = time.process_time(), 0
     for number in range(3_000_000):
