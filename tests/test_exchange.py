@@ -124,3 +124,16 @@ def test_torchao_itself(theirs: str, ours: str) -> None:
     take_steps(optimizer, 1, 9)
     for p, q in zip(other.param_groups[0]["params"], params, strict=True):
         assert (p - q).abs().max() < 1e-4
+
+
+def test_what_is_kept_beside_a_weight_is_no_state_of_theirs() -> None:
+    params = [nn.Parameter(torch.randn(48, 256).to(torch.bfloat16))]
+    ours = gradstep.AdamW(params, state_dtype="dynamic8", low_precision="remainder")
+    params[0].grad = torch.randn_like(params[0])
+    ours.step()
+    made = gradstep.to_bitsandbytes(ours)["state"][0]
+    assert {name for name in made if name.startswith("state")} == {"state1", "state2"}
+    saved = {"state": {0: {**made, "state3": made["state1"], "state4": made["state1"]}}}
+    with pytest.raises(ValueError, match="has 4 states") as error:
+        gradstep.from_bitsandbytes(saved, ours)
+    assert "weight_remainder" not in str(error.value)

@@ -45,7 +45,7 @@ class EagerRounds:
         step = float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0
         given = {n: v for n, v in numbers.items() if isinstance(v, int | float | Tensor)}
         self._inputs: dict[str, Any] = {n: numpy.float64(float(v)) for n, v in given.items()}
-        self._inputs |= {**facts_of(update.weight), "machine_epsilon": number_eps(update)}
+        self._inputs |= facts_of(update.weight, number_eps(update))
         self._inputs |= {"step": numpy.float64(step), "first": float(update.first)}
         own = (name for name, _, _ in graph.numbers)
         self._inputs |= {n: numpy.float64(float(update.numbers[n])) for n in own}

@@ -115,7 +115,7 @@ def wide_weight(update: Update) -> Tensor:
     weight, kept = update.weight, update.weight_format
     if kept is None:
         return weight.to(working_dtype(weight))
-    parts = [weight, *(update.states[name] for name in kept.names("")[1:])]
+    parts = [weight, *(update.states[name] for name in kept.beside)]
     made = kept.decode(list(map(local, parts)), torch.float32)
     return like_shards_of(weight, made, tuple(weight.shape))
 
@@ -143,7 +143,7 @@ def kept_weight(
         made = kept.encode(own)
     parts = kept.parts("", tuple(weight.shape))
     whole = [like_shards_of(weight, t, part.shape) for t, part in zip(made, parts, strict=True)]
-    return whole[0], dict(zip(kept.names("")[1:], whole[1:], strict=True))
+    return whole[0], dict(zip(kept.beside, whole[1:], strict=True))
 
 
 def number_eps(update: Update) -> float:

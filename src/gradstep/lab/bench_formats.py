@@ -24,7 +24,7 @@ from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.formats import formats
 from gradstep.program.weight_formats import WEIGHT_FORMATS
 
-#: What of other packages takes part: peer -> (contender, how it is made of parameters).
+#: Makes an optimizer of parameters.
 Maker = Callable[[Sequence[Tensor]], Any]
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from gradstep.optimizer.optimizer import Optimizer, planner_of
-from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.block_formats import BlockFormat, Mapped
-from gradstep.program.formats import format_of
+from gradstep.program.formats import format_of, format_of_state
+from gradstep.rule.definition import Rule
 
 #: Under which bitsandbytes hides what has not a parameter's shape from FSDP.
 _WRAPPED = "__bnb_optimizer_quant_state__"
@@ -38,7 +38,7 @@ def from_bitsandbytes(state_dict: Mapping[str, Any], optimizer: Optimizer) -> di
         ValueError: blocks of another size than 256, or more states than the rule has.
     """
     rule = planner_of(optimizer).rule
-    names = [n for n, spec in state_specs(rule).items() if spec.state.start != "number"]
+    names = _states(rule)
     made: dict[Any, dict[str, Any]] = {}
     for key, held in state_dict["state"].items():
         entry = {**held, **held.get(_WRAPPED, {})}
@@ -74,7 +74,7 @@ def to_bitsandbytes(optimizer: Optimizer) -> dict[str, Any]:
     made: dict[Any, dict[str, Any]] = {}
     for key, entry in saved["state"].items():
         found: dict[str, Any] = {"step": int(entry.get("step", 0))}
-        for number, name in enumerate((n for n in state_specs(rule) if n in entry), 1):
+        for number, name in enumerate((n for n in _states(rule) if n in entry), 1):
             value = entry[name]
             if f"{name}_scale" not in entry:
                 found[f"state{number}"] = value.float()
@@ -84,7 +84,7 @@ def to_bitsandbytes(optimizer: Optimizer) -> dict[str, Any]:
                     f"{name} is stored as {rule.formats.get(name)}, and bitsandbytes has dynamic8 "
                     'alone. Load it into an optimizer with state_dtype="dynamic8" first.'
                 )
-            format = state_specs(rule)[name].format
+            format = format_of_state(rule, name)
             assert isinstance(format, Mapped)
             found[f"state{number}"] = value
             found[f"absmax{number}"] = entry[f"{name}_scale"].flatten()
@@ -118,6 +118,11 @@ def from_torchao(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[st
             found.update(_parts(kind, name, whole, scales, f"parameter {key}", codes))
         made[key] = found
     return {"state": made, "param_groups": _groups(state_dict, optimizer)}
+
+
+def _states(rule: Rule) -> list[str]:
+    """The states of a rule that are tensors, as bitsandbytes numbers them."""
+    return [name for name, state in rule.states.items() if state.start != "number"]
 
 
 def _parts(

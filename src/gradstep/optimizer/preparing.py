@@ -96,7 +96,7 @@ class Preparation:
             kept = None if rule.low_precision == "nearest" else weight_format(rule, p.dtype)
             if of_kind or kept is not None:
                 own = [t for n in own for t in all_specs[n].names_for(p)]
-                own += [] if kept is None else kept.names("")[1:]
+                own += [] if kept is None else kept.beside
             states = {n: entry[n] for n in own} if own else {}
             counts = {n: entry[n] for n in numbers} if numbers else {}
             unlike: Unlike = unlike_weight(of_kind, p, values) if of_kind else alike

@@ -120,7 +120,7 @@ def weight_number(rule: Rule, p: Tensor, entry: Mapping[str, Any], place: Sequen
     """
     at = tuple(place)
     kept = weight_format(rule, p.dtype)
-    beside: list[Any] = [] if kept is None else [entry.get(name) for name in kept.names("")[1:]]
+    beside: list[Any] = [] if kept is None else [entry.get(name) for name in kept.beside]
     if kept is None or any(tensor is None for tensor in beside):
         return float(p[at].item())
     parts = [tensor.detach()[at].unsqueeze(0) for tensor in (p, *beside)]

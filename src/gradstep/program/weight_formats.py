@@ -53,10 +53,15 @@ class WeightFormat(Format):
 
     @property
     def suffixes(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("", *(name for name, _ in self.extra))
+        return ("", *self.beside)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The names of the tensors that are kept beside the weight."""
+        return tuple([name for name, _ in self.extra])
 
     def names(self, state: str) -> tuple[str, ...]:
-        return (state, *(name for name, _ in self.extra))
+        return (state, *self.beside)
 
     def parts(self, state: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
         extra = [Part(name, shape, dtype) for name, dtype in self.extra]

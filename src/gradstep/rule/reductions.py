@@ -97,10 +97,16 @@ def size(x: Any, dim: int | None = None) -> Any:
     return numpy.float64(x.shape[dim])
 
 
-def facts_of(tensor: Tensor) -> dict[str, float]:
-    """The numbers that a tensor's shape and dtype give, by name."""
+def facts_of(tensor: Tensor, eps: float | None = None) -> dict[str, float]:
+    """The numbers that a tensor's shape and dtype give, by name.
+
+    Args:
+        tensor: the weight.
+        eps: the distance from 1 to the next number, where that is not its dtype's.
+    """
     rows, columns = tensor.shape[-2:] if tensor.dim() > 1 else (1, tensor.numel())
-    values = (tensor.numel(), columns, rows, torch.finfo(tensor.dtype).eps)
+    eps = torch.finfo(tensor.dtype).eps if eps is None else eps
+    values = (tensor.numel(), columns, rows, eps)
     return dict(zip(FACTS, map(float, values), strict=True))
 
 

@@ -147,10 +147,9 @@ def element_of(
     if graph is None:
         graph = trace(rule, settings, maximize, is_matrix(parameter), scale is not None)
     step = float(held.get("step", 0.0)) + 1.0
-    facts, way = facts_of(parameter), weight_format(rule, parameter.dtype)
+    way = weight_format(rule, parameter.dtype)
     wide = way is not None and way.is_wide
-    if wide:
-        facts["machine_epsilon"] = torch.finfo(torch.float32).eps
+    facts = facts_of(parameter, torch.finfo(torch.float32).eps if wide else None)
     return Element(
         rule=rule,
         dtype=torch.float32 if wide else parameter.dtype,

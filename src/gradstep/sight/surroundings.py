@@ -38,7 +38,7 @@ def live_update(
     specs = [state_specs(rule)[name] for name, _, _ in graph.states]
     kept = weight_format(rule, parameter.dtype)
     tensors = [name for each in specs for name in each.names_for(parameter)]
-    tensors += [] if kept is None else kept.names("")[1:]
+    tensors += [] if kept is None else kept.beside
     return Update(
         parameter.detach(),
         parameter.grad,

@@ -42,7 +42,7 @@ def _unreadable(update: Update, program: Program) -> str | None:
     kept = update.weight_format
     if kept is None:
         return None
-    for name in kept.names("")[1:]:
+    for name in kept.beside:
         if not laid_out_alike(kept.like_weight(local(update.states[name])), weight):
             return f"its {name} lies otherwise in memory"
     return None

@@ -71,14 +71,12 @@ class Tensors(Table):
             gradients = [local(update.gradient) for update in of]  # type: ignore[union-attr]
             self.strides = list(map(taken_strides, gradients, weights))
         by_shape: dict[Any, Given] = {}
+        eps = torch.finfo(torch.float32).eps if kernel.is_wide else None
         self.facts = []
         for weight in weights:
             key = (weight.shape, weight.dtype)
             if key not in by_shape:
-                facts = facts_of(weight)
-                if kernel.is_wide:
-                    facts["machine_epsilon"] = torch.finfo(torch.float32).eps
-                by_shape[key] = tuple(facts.values())
+                by_shape[key] = tuple(facts_of(weight, eps).values())
             self.facts.append(by_shape[key])
         self.probes: list[Probe] = []
         known = (kernel, weights, self.strides)

@@ -172,7 +172,7 @@ def _numbers(watched: Watched, held: Held) -> Tensor | None:
     values, entry = values_of(p), watched.optimizer.state.get(p, {})
     for formats in WEIGHT_FORMATS.values():
         for format in formats:
-            beside = [entry.get(name) for name in format.names("")[1:]]
+            beside = [entry.get(name) for name in format.beside]
             if beside and format.dtype == p.dtype and all(isinstance(t, Tensor) for t in beside):
                 more: list[Any] = [values_of(format.like_weight(local(t))) for t in beside]
                 if values is not None and all(
