@@ -149,10 +149,10 @@ class Accumulate(Wrapper):
                     saved["state"][i] = {**saved["state"].get(i, {}), **own}
         return saved
 
-    def _load(self, state_dict: dict[str, Any]) -> None:
+    def _load(self, state_dict: dict[str, Any], strict: bool) -> None:
         state_dict, gradients = without(state_dict, ACCUMULATED_GRADIENT)
         state_dict, sums = without(state_dict, ACCUMULATED_SUM)
-        super()._load(state_dict)
+        super()._load(state_dict, strict)
         self._apart = {} if sums else None
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         for key, p in zip(keys, self._weights(), strict=True):

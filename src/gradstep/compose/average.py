@@ -139,7 +139,7 @@ class AveragedWeights(Wrapper):
                 saved["state"][key] = {**saved["state"].get(key, {}), **own}
         return saved
 
-    def _load(self, state_dict: dict[str, Any]) -> None:
+    def _load(self, state_dict: dict[str, Any], strict: bool) -> None:
         state_dict, weights = without(state_dict, TRAINING_WEIGHT)
         groups = state_dict["param_groups"]
         if not weights and any(not group.get("train_mode", True) for group in groups):
@@ -147,7 +147,7 @@ class AveragedWeights(Wrapper):
                 "the checkpoint was saved while averages stood in the place of the weights, and "
                 "the training weights were not saved with it. Save it behind train()"
             )
-        super()._load(state_dict)
+        super()._load(state_dict, strict)
         known = {id(each.parameter): each for each in self._aside}
         self._buffers = []
         keys = [key for group in groups for key in group["params"]]

@@ -347,7 +347,7 @@ class Offload(Wrapper):
 
     # Checkpoints.
 
-    def _load(self, state_dict: dict[str, Any]) -> None:
+    def _load(self, state_dict: dict[str, Any], strict: bool) -> None:
         # torch brings states to where the weights are. The wrappers inside load at rest.
         *_, core = _inside(self.optimizer)
         hooks = (
@@ -359,7 +359,7 @@ class Offload(Wrapper):
         for rule in rules_inside(self.optimizer):
             self._stand_between(rule, True)
         try:
-            super()._load(state_dict)
+            super()._load(state_dict, strict)
         finally:
             for rule in rules_inside(self.optimizer):
                 self._stand_between(rule, False)

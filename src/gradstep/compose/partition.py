@@ -20,6 +20,7 @@ from gradstep.compose.members import (
     members,
 )
 from gradstep.optimizer.beginning import only_begins_states
+from gradstep.optimizer.checkpoint import Holder
 from gradstep.optimizer.cycled_momentum import OffersMomentum
 from gradstep.optimizer.loading import load
 from gradstep.optimizer.observer import StepObserver
@@ -192,14 +193,24 @@ class Partition(HooksOnce):
         for part in self.parts.values():
             begin_anew(part)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load a checkpoint of a partition into the same parts.
+
+        Args:
+            state_dict: the checkpoint. Where it and the optimizer both have names
+                (``named_parameters()``), states go to the parameters of the same names, in
+                whatever order; else by their place, as in torch.
+            strict: whether both have to have the same parameters. If not, what the checkpoint lacks
+                or has in another shape stays as it is, what it has beyond is left out, and a log
+                line names both; a group whose parameters come of several keeps its options.
+                Default: True.
 
         Raises:
             ValueError: a checkpoint of other parts, of another model or rule, or an incomplete one.
                 The optimizer is as it was.
         """
-        load(self, state_dict, {name: holder_of(part) for name, part in self.parts.items()})
+        parts: dict[str | None, Holder] = {n: holder_of(part) for n, part in self.parts.items()}
+        load(self, state_dict, parts, strict)
 
     # Names.
 

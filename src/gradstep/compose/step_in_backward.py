@@ -269,8 +269,8 @@ class StepInBackward(Wrapper):
             )
         return super()._save()
 
-    def _load(self, state_dict: dict[str, Any]) -> None:
-        super()._load(state_dict)
+    def _load(self, state_dict: dict[str, Any], strict: bool) -> None:
+        super()._load(state_dict, strict)
         self._running = None
 
     def __getstate__(self) -> dict[str, Any]:

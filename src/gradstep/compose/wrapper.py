@@ -10,6 +10,8 @@ from torch import Tensor
 
 from gradstep.compose.partition import Partition
 from gradstep.optimizer.beginning import only_begins_states
+from gradstep.optimizer.checkpoint import OF_WRAPPERS, check_outline
+from gradstep.optimizer.checkpoint_names import in_own_order
 from gradstep.optimizer.loading import changed_by_hooks, tell_loaded
 from gradstep.optimizer.observer import StepObserver
 from gradstep.optimizer.optimizer import Optimizer
@@ -196,17 +198,35 @@ class Wrapper(HooksOnce):
         saved: dict[str, Any] = self.optimizer.state_dict()
         return saved
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load a checkpoint, of the wrapper or of the optimizer inside alone.
+
+        Args:
+            state_dict: the checkpoint. Where it and the optimizer both have names
+                (``named_parameters()``), states go to the parameters of the same names, in
+                whatever order; else by their place, as in torch.
+            strict: whether both have to have the same parameters. If not, what the checkpoint lacks
+                or has in another shape stays as it is, what it has beyond is left out, and a log
+                line names both; a group whose parameters come of several keeps its options.
+                Default: True.
 
         Raises:
             ValueError: what the optimizer inside refuses.
         """
-        self._load(changed_by_hooks(self, state_dict))
+        given = changed_by_hooks(self, state_dict)
+        check_outline(given)
+        numbers = {
+            n for each in _inside(self) if isinstance(each, Wrapper) for n in each._own_numbers()
+        }
+        arranged = in_own_order(self, given, strict, of_weight=OF_WRAPPERS, of_first_group=numbers)
+        self._load(arranged, strict)
         tell_loaded(self)
 
-    def _load(self, state_dict: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state_dict)
+    def _load(self, state_dict: dict[str, Any], strict: bool) -> None:
+        if strict or not isinstance(self.optimizer, Optimizer | Partition | Wrapper):
+            self.optimizer.load_state_dict(state_dict)
+        else:
+            self.optimizer.load_state_dict(state_dict, strict=False)
         self._begin_numbers()
 
     def _own_numbers(self) -> Mapping[str, Any]:

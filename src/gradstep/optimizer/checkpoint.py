@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import is_matrix
+from gradstep.optimizer.checkpoint_names import log_what_stays
 from gradstep.optimizer.equal_options import equal_options
-from gradstep.optimizer.state_spec import StateSpec, coded_as
+from gradstep.optimizer.state_spec import OtherShapeError, StateSpec, coded_as
 from gradstep.optimizer.states import common_number
 from gradstep.optimizer.weight_spec import names_in_files, state_specs
 from gradstep.program.formats import coded_formats
@@ -65,6 +66,8 @@ TRAINING_WEIGHT = "training_weight"
 ACCUMULATED_GRADIENT = "accumulated_gradient"
 #: The same, where it is kept apart from the gradients, without a scale of GradScaler's.
 ACCUMULATED_SUM = "accumulated_sum"
+#: What wrappers save among the states, in the shape of the weight.
+OF_WRAPPERS = (TRAINING_WEIGHT, ACCUMULATED_GRADIENT, ACCUMULATED_SUM)
 
 #: Options that classes of torch.optim have had only since some version, the newest first.
 _LATER = ("decoupled_weight_decay", "amsgrad")
@@ -190,7 +193,10 @@ def check_outline(state_dict: Any) -> None:
 
 
 def checked_state(
-    optimizer: Holder, loaded: Mapping[str, Any], given: Mapping[str, Any] | None = None
+    optimizer: Holder,
+    loaded: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+    kept: Mapping[Any, Any] | None = None,
 ) -> dict[Any, Any]:
     """The loaded states, each complete, of its parameter's shape, and laid out like it.
 
@@ -204,6 +210,8 @@ def checked_state(
             with a format of their own: those are taken from here. And what needs no change torch
             takes as it is; that is copied, or the optimizer that the checkpoint comes from would
             train these states as well.
+        kept: what parameters have by now, which those keep whose states are of another shape;
+            None if that is an error.
 
     Raises:
         TypeError, ValueError: a checkpoint of another model or rule, or an incomplete one.
@@ -212,6 +220,7 @@ def checked_state(
     state: defaultdict[Any, Any] = defaultdict(dict, loaded["state"])
     specs, known = state_specs(rule), {*names_in_files(rule), "step"}
     rounded: dict[str, str] = {}
+    misfits: list[str] = []
     begun = any(isinstance(e, Mapping) and known & set(e) for e in state.values())
     as_given = {} if given is None else _as_given(rule, loaded, given)
     entries = () if given is None else given["state"].values()
@@ -251,7 +260,16 @@ def checked_state(
                 lost = specs[name].loses(entry, p) if name in specs else ""
                 if lost:
                     rounded[name] = lost
-            entry = _checked_entry(optimizer, p, entry, values, specs)
+            try:
+                entry = _checked_entry(optimizer, p, entry, values, specs)
+            except OtherShapeError:
+                if kept is None:
+                    raise
+                misfits.append(optimizer.name_of(p))
+                state.pop(p, None)
+                if kept.get(p):
+                    state[p] = dict(kept[p])
+                continue
             entry.update(foreign_entry)
             if optimizer.stored is not None:  # one by one: not all of them are in memory at once
                 entry = optimizer.stored(p, entry)
@@ -259,6 +277,7 @@ def checked_state(
                 n: v.clone() if id(v) in others and isinstance(v, Tensor) else v
                 for n, v in entry.items()
             }
+    log_what_stays(misfits, "which the checkpoint has in another shape")
     if rounded:
         _log.warning(
             "the checkpoint's states are rounded as they are loaded, since the optimizer was made "

@@ -9,11 +9,16 @@ from typing import Any
 import torch
 
 from gradstep.optimizer.checkpoint import Holder, check_class, check_outline, checked_state
-from gradstep.optimizer.checkpoint_names import keep_names
+from gradstep.optimizer.checkpoint_names import in_own_order
 from gradstep.optimizer.cycled_momentum import put_momentum
 
 
-def load(optimizer: Any, state_dict: Any, parts: Mapping[str | None, Holder] | None) -> None:
+def load(
+    optimizer: Any,
+    state_dict: Any,
+    parts: Mapping[str | None, Holder] | None,
+    strict: bool = True,
+) -> None:
     """Load a checkpoint. Nothing is changed before all of it was checked.
 
     Args:
@@ -21,6 +26,8 @@ def load(optimizer: Any, state_dict: Any, parts: Mapping[str | None, Holder] | N
         state_dict: the checkpoint.
         parts: by the name that groups have under ``"part"``, or one under None for all groups. None
             for an optimizer without a rule, whose states are taken as torch takes them.
+        strict: whether each parameter has to be on both sides, and of one shape. Else what is not
+            stays as it is, and is named in the log.
 
     Raises:
         TypeError, ValueError: a checkpoint of another class, model or rule, or an incomplete one;
@@ -28,6 +35,10 @@ def load(optimizer: Any, state_dict: Any, parts: Mapping[str | None, Holder] | N
     """
     given = changed_by_hooks(optimizer, state_dict)
     check_outline(given)
+    arranged = in_own_order(optimizer, given, strict)
+    if parts is None:
+        _check_order(optimizer, given, arranged, strict)
+    given = arranged
     prepared = _as_torch_prepares(optimizer, given)
     # Parts replace what they check. What hooks and wrappers keep beside is kept.
     state: defaultdict[Any, Any] = prepared["state"]
@@ -49,11 +60,10 @@ def load(optimizer: Any, state_dict: Any, parts: Mapping[str | None, Holder] | N
         entries = {p: entry for p, entry in state.items() if p in held}
         as_given = {**given, "param_groups": [given["param_groups"][i] for i in places]}
         loaded = {"state": entries, "param_groups": of_part}
-        checked = checked_state(part, loaded, as_given)
+        checked = checked_state(part, loaded, as_given, None if strict else optimizer.state)
         for p in entries.keys() - checked.keys():
             del state[p]
         state.update(checked)  # in the order of the file, as torch has it
-    keep_names(optimizer.param_groups, groups, bool(state))
     optimizer.__setstate__({"state": state, "param_groups": groups})
     tell_loaded(optimizer)
 
@@ -77,6 +87,21 @@ def tell_loaded(optimizer: Any) -> None:
     """Call the user's hooks behind the loading."""
     for after in optimizer._optimizer_load_state_dict_post_hooks.values():
         after(optimizer)
+
+
+def _check_order(
+    optimizer: Any, given: Mapping[str, Any], arranged: Mapping[str, Any], strict: bool
+) -> None:
+    kind = type(optimizer).__name__
+    orders = [
+        [key for group in each["param_groups"] for key in group["params"]]
+        for each in (given, arranged)
+    ]
+    if not strict or orders[0] != orders[1]:
+        raise ValueError(
+            f"{kind} keeps one state for all of its parameters together, in their order: give it "
+            "the parameters of the checkpoint, and in that order"
+        )
 
 
 def _check_without_rule(optimizer: Any, group: Mapping[str, Any], number: int) -> None:

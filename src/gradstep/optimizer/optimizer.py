@@ -367,14 +367,23 @@ class Optimizer(HooksOnce):
         else:
             begin_anew(self)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load a checkpoint: of this class, or of torch.optim's class of the same name.
+
+        Args:
+            state_dict: the checkpoint. Where it and the optimizer both have names
+                (``named_parameters()``), states go to the parameters of the same names, in
+                whatever order; else by their place, as in torch.
+            strict: whether both have to have the same parameters. If not, what the checkpoint lacks
+                or has in another shape stays as it is, what it has beyond is left out, and a log
+                line names both; a group whose parameters come of several keeps its options.
+                Default: True.
 
         Raises:
             ValueError: a checkpoint of another model or rule, or an incomplete one; says what was
                 found and expected. The optimizer is as it was.
         """
-        load(self, state_dict, {None: holder_of(self)})
+        load(self, state_dict, {None: holder_of(self)}, strict)
 
 
 def _warn_of_codes(rule: Rule) -> None:

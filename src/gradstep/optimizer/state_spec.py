@@ -32,6 +32,10 @@ PLAIN = (Tensor, torch.nn.Parameter)
 Options = Mapping[str, Any]
 
 
+class OtherShapeError(ValueError):
+    """A checkpoint's state is of another shape than its parameter."""
+
+
 def own_dtype(weight: torch.dtype) -> torch.dtype:
     """What states of a shape of their own are stored as: opaque functions need the precision."""
     return torch.float64 if weight == torch.float64 else torch.float32
@@ -303,7 +307,7 @@ class StateSpec:
                 "not a tensor"
             )
         if tuple(value.shape) != shape:
-            raise ValueError(
+            raise OtherShapeError(
                 f"the checkpoint is of another model: its {self.name} of {name_of()} is "
                 f"{describe(value)}; the parameter is {describe(p)}"
             )

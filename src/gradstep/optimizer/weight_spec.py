@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import describe, is_dense, laid_out_alike
-from gradstep.optimizer.state_spec import PLAIN, Options, StateSpec
+from gradstep.optimizer.state_spec import PLAIN, Options, OtherShapeError, StateSpec
 from gradstep.program.format import Format, Part
 from gradstep.program.formats import format_of, formats, weight_format
 from gradstep.program.shards import like_shards_of, local
@@ -84,7 +84,7 @@ class WeightSpec(StateSpec):
             if not fits or value.dtype != part.dtype:
                 found = describe(value) if isinstance(value, Tensor) else repr(value)
                 wanted = str(part.dtype).removeprefix("torch.")
-                raise ValueError(
+                raise OtherShapeError(
                     f"the checkpoint's {self.name} of {name_of()} is {found}. Expected {wanted} of "
                     f"the shape {part.shape}. Is it of another model, or cut?"
                 )

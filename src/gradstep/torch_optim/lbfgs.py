@@ -33,14 +33,14 @@ class LBFGS(HooksOnce, TorchLBFGS):
         # by the name in torch.optim: some put this class there.)
         return without_hooks(TorchLBFGS.step)(self, closure)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load a checkpoint of this class or of torch.optim.LBFGS.
 
         Raises:
             ValueError: a checkpoint of another class, or one that maximizes where torch's LBFGS
                 cannot, before 2.14; the optimizer is as it was.
         """
-        load(self, state_dict, None)
+        load(self, state_dict, None, strict)
 
     def _gather_flat_grad(self) -> Tensor:
         # torch's own stops at gradients of another layout than rows: channels-last, transposed. So
