@@ -72,6 +72,41 @@ def torchs(make: Any, steps: int) -> list[float]:
             ),
             19,
         ),
+        (
+            schedule.polynomial(0.5, 8, power=1.5),
+            lambda o: lr_scheduler.PolynomialLR(o, 8, 1.5),
+            10,
+        ),
+        (
+            schedule.cosine_restarts(0.5, 4, growth=3, end=0.1),
+            lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4, 3, 0.1),
+            60,
+        ),
+        (
+            schedule.cosine_restarts(0.5, 5),
+            lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 5),
+            14,
+        ),
+        (
+            schedule.cyclic(0.1, 0.5, 3, 5),
+            lambda o: lr_scheduler.CyclicLR(o, 0.1, 0.5, 3, 5, cycle_momentum=False),
+            20,
+        ),
+        (
+            schedule.join(
+                [schedule.linear(0.25, 0.5, 3), 0.5, schedule.exponential(0.5, 0.8)], [3, 7]
+            ),
+            lambda o: lr_scheduler.SequentialLR(
+                o,
+                [
+                    lr_scheduler.LinearLR(o, 0.5, 1.0, 3),
+                    lr_scheduler.ConstantLR(o, 1.0),
+                    lr_scheduler.ExponentialLR(o, 0.8),
+                ],
+                [3, 7],
+            ),
+            12,
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -97,9 +132,81 @@ def test_up_level_and_down() -> None:
     assert schedule.exponential(1.0, 0.5, 2)(3) == pytest.approx(0.5**1.5)
 
 
+def test_restarts_that_end_and_shrink() -> None:
+    """Hugging Face's formula for n steps in c cycles."""
+    steps, cycles = 10, 3
+    shape = schedule.cosine_restarts(0.5, steps / cycles, cycles=cycles)
+    for step in range(14):
+        share = step / steps
+        wanted = 0.25 * (1 + math.cos(math.pi * (cycles * share % 1.0))) if share < 1 else 0.0
+        assert shape(step) == pytest.approx(wanted, abs=1e-12), step
+    shape = schedule.cosine_restarts(0.8, 4, shrink=0.5, growth=2, end=0.1)
+    assert [shape(s) for s in (0, 4, 12)] == pytest.approx([0.8, 0.4, 0.2])
+    assert schedule.floor(shape, 0.3)(3) == 0.3 and schedule.floor(shape, 0.3)(0) == 0.8
+
+
+def test_the_root_behind_a_warmup_is_the_transformers() -> None:
+    shape = schedule.warmup(schedule.inverse_square_root(0.5, 4), 4)
+    wanted = [0.5 * min(s / 4, math.sqrt(4 / max(s, 1))) for s in range(20)]
+    assert [shape(s) for s in range(20)] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "exponential", "1-sqrt", "minus_sqrt"])
+def test_four_ways_down(shape: str) -> None:
+    """Megatron's formulas."""
+    ours = schedule.warmup_stable_decay(2.0, 20, warmup=4, decay=8, end=0.5, shape=shape)
+    left = {
+        "linear": lambda t: 1 - t,
+        "cosine": lambda t: 0.5 * (math.cos(math.pi * t) + 1),
+        "exponential": lambda t: 2.0 * 0.5**t - 1.0,
+        "minus_sqrt": lambda t: 1 - t**0.5,
+    }[shape.replace("1-", "minus_")]
+    for step in range(12, 21):
+        assert ours(step) == pytest.approx(0.5 + left((step - 12) / 8) * 1.5)
+    assert [ours(s) for s in (0, 2, 4, 11, 99)] == [0.0, 1.0, 2.0, 2.0, 0.5]
+
+
+def test_power_rex_and_lines() -> None:
+    shape = schedule.power_cooldown(2.0, 20, warmup=2, cooldown=8, power=0.4, end=0.5)
+    assert [shape(s) for s in (1, 5, 12, 20, 30)] == [1.0, 2.0, 2.0, 0.5, 0.5]
+    assert shape(15) == pytest.approx(2.0 - 1.5 * (3 / 8) ** 0.4)
+    assert schedule.power_cooldown(1.0, 10, power=2)(5) == pytest.approx(0.75)
+    assert schedule.rex(1.0, 10)(4) == pytest.approx(0.6 / (0.5 + 0.5 * 0.6))
+    lines = schedule.interpolate({0: 0.0, 4: 1.0, 6: 0.5})
+    assert [lines(s) for s in (0, 1, 4, 5, 6, 9)] == [0.0, 0.25, 1.0, 0.75, 0.5, 0.5]
+
+
+def test_parts_that_overlap() -> None:
+    down = schedule.cosine(1.0, 500)
+    with pytest.raises(
+        ValueError, match=r"part 0 takes 500 steps from step 0 .* begins at step 400"
+    ):
+        schedule.join([down, 0.1], [400])
+    with pytest.raises(
+        ValueError, match=r"part 2 begins at step 600, and part 1 at step 600: they"
+    ):
+        schedule.join([down, 0.1, 0.2], [600, 600])
+    with pytest.raises(ValueError, match="2 parts and 2 boundaries"):
+        schedule.join([down, 0.1], [500, 600])
+    assert schedule.join([down, 0.1], [500])(500) == 0.1
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: schedule.cosine_restarts(1, -4),
+        lambda: schedule.cosine_restarts(1, 4, cycles=0),
+        lambda: schedule.cosine_restarts(1, 4, growth=0.5),
+        lambda: schedule.polynomial(1, -5),
+        lambda: schedule.polynomial(1, 5, power=0),
+        lambda: schedule.inverse_square_root(1, -1),
+        lambda: schedule.rex(1, -1),
+        lambda: schedule.cyclic(0, 1, -3),
+        lambda: schedule.interpolate({-4: 0.1, 0: 1.0}),
+        lambda: schedule.join([0.1, 0.2], [-1]),
+        lambda: schedule.warmup_stable_decay(1, 10, warmup=-1, decay=5),
+        lambda: schedule.warmup_stable_decay(1, 10, warmup=1, decay=5, shape="round"),
+        lambda: schedule.power_cooldown(1, -10),
         lambda: schedule.linear(1, 0, 0),
         lambda: schedule.cosine(1, 2.5),  # type: ignore[arg-type]
         lambda: schedule.exponential(1, 0),
@@ -110,7 +217,7 @@ def test_up_level_and_down() -> None:
     ],
 )
 def test_shapes_that_are_none(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"steps|rate|piecewise|rise"):
+    with pytest.raises(ValueError, match=r"Invalid|fit into|interpolate\(\)|piecewise\(\)|rise"):
         make()
 
 

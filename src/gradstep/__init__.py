@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from gradstep.compose.nonfinite import SkipNonFinite
     from gradstep.compose.offload import Offload
     from gradstep.compose.partition import Partition, for_model, partition
+    from gradstep.compose.plateau import ReduceOnPlateau
     from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.compose.step_in_backward import StepInBackward
     from gradstep.optimizer.exchange import from_bitsandbytes, from_torchao, to_bitsandbytes
@@ -154,6 +155,7 @@ __all__ = [
     "Positive",
     "RAdam",
     "RMSprop",
+    "ReduceOnPlateau",
     "Result",
     "Rprop",
     "Rule",
@@ -239,6 +241,7 @@ _LATER = {
     "HessianOptimizer": "gradstep.classes.hessian",
     "GradientNoise": "gradstep.compose.noise",
     "SkipNonFinite": "gradstep.compose.nonfinite",
+    "ReduceOnPlateau": "gradstep.compose.plateau",
     "ASAM": "gradstep.compose.sharpness",
     "SAM": "gradstep.compose.sharpness",
     "Offload": "gradstep.compose.offload",
