@@ -100,7 +100,7 @@ def _row(name: str) -> Row:
         ours,
         None,
         fullest,
-        only_matrices=name in _MATRICES_ONLY,  # torch has had Muon since 2.9
+        only_matrices=reference.dimensions == 2,
         schedulers=schedulers,
         coupled=reference.coupled,
     )

@@ -50,11 +50,12 @@ from gradstep.rule.state import (
     zeros,
 )
 from gradstep.rule.symbol import RuleError
-from gradstep.rule.value import Result, Value
+from gradstep.rule.value import NewWeight, Result, Value
 
 __all__ = [
     "Decay",
     "Interval",
+    "NewWeight",
     "NonNegative",
     "Opaque",
     "Positive",
