@@ -20,8 +20,8 @@ class ReduceOnPlateau(Wrapper):
         ...
         optimizer.observe(validation_loss)          # after each evaluation
 
-    The same numbers as torch's ``ReduceLROnPlateau`` for values above 0 (below, torch takes any value
-    for a better one); what it remembers is saved with the optimizer.
+    The same numbers as torch's ``ReduceLROnPlateau`` for values above 0 (below, torch takes any
+    value for a better one); what it remembers is saved with the optimizer.
 
     Args:
         optimizer: any but LBFGS.
