@@ -75,8 +75,10 @@ if TYPE_CHECKING:
     from gradstep.compose import schedule
     from gradstep.compose.accumulate import Accumulate
     from gradstep.compose.average import EMA, AveragedWeights
+    from gradstep.compose.create import create
     from gradstep.compose.freeze import Freeze
     from gradstep.compose.hessian import hutchinson, sampled_loss
+    from gradstep.compose.model_groups import layer_depths
     from gradstep.compose.noise import GradientNoise
     from gradstep.compose.nonfinite import SkipNonFinite
     from gradstep.compose.offload import Offload
@@ -172,6 +174,7 @@ __all__ = [
     "clamp",
     "copy_of_gradient",
     "copy_of_weight",
+    "create",
     "diagnose",
     "dot",
     "exp",
@@ -186,6 +189,7 @@ __all__ = [
     "global_sum",
     "graft",
     "hutchinson",
+    "layer_depths",
     "lerp",
     "log",
     "low_precision",
@@ -235,6 +239,8 @@ _LATER = {
     "Accumulate": "gradstep.compose.accumulate",
     "EMA": "gradstep.compose.average",
     "AveragedWeights": "gradstep.compose.average",
+    "create": "gradstep.compose.create",
+    "layer_depths": "gradstep.compose.model_groups",
     "Freeze": "gradstep.compose.freeze",
     "hutchinson": "gradstep.compose.hessian",
     "sampled_loss": "gradstep.compose.hessian",

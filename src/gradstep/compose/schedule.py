@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from gradstep.rule.schedule import Schedule, as_schedule
+from gradstep.rule.schedule import Schedule, as_schedule, is_schedule
 
 __all__ = [
     "constant",
@@ -38,6 +38,7 @@ __all__ = [
     "polynomial",
     "power_cooldown",
     "rex",
+    "scaled",
     "warmup",
     "warmup_stable_decay",
 ]
@@ -218,6 +219,23 @@ def floor(then: Any, lowest: float) -> Schedule:
         lowest: the smallest number.
     """
     return Schedule(_floor, {"then": as_schedule(then), "lowest": float(lowest)})
+
+
+def scaled(then: Any, factor: float) -> Any:
+    """Another schedule, times a factor: the same course for a group of another rate.
+
+    Args:
+        then: a schedule, a function of the step, a number or a tensor; None is returned as it is.
+        factor: what each of its numbers is multiplied by.
+
+    Returns:
+        a schedule for a schedule or a function, and a number or tensor for such.
+    """
+    if factor == 1 or then is None:
+        return then
+    if is_schedule(then):
+        return Schedule(_scaled, {"then": as_schedule(then), "factor": float(factor)})
+    return then * factor
 
 
 def join(parts: Sequence[Any], boundaries: Sequence[int]) -> Schedule:
@@ -507,6 +525,10 @@ def _floor(step: int, *, then: Schedule, lowest: float) -> float:
     return max(then(step), lowest)
 
 
+def _scaled(step: int, *, then: Schedule, factor: float) -> float:
+    return then(step) * factor
+
+
 def _join(step: int, *, parts: tuple[Schedule, ...], boundaries: tuple[int, ...]) -> float:
     number = sum(step >= boundary for boundary in boundaries)
     return parts[number](step - (boundaries[number - 1] if number else 0))
@@ -536,6 +558,6 @@ def _length(part: Schedule) -> int:
     """After how many steps a schedule stays as it is; 0 where that is not said."""
     if part.function is _warmup:
         return int(part.arguments["steps"]) + _length(part.arguments["then"])
-    if part.function is _floor:
+    if part.function in (_floor, _scaled):
         return _length(part.arguments["then"])
     return int(part.arguments["steps"]) if part.function in _OF_A_LENGTH else 0
