@@ -539,5 +539,436 @@ for step in range(30):
     optimizer.step()
 show(model)
 """,
+    # What people really write, and what was once taken for a mistake.
+    "bert-like": """
+class Bert(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(20, 16), nn.Embedding(8, 16)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm, self.out = nn.LayerNorm(16), nn.Linear(16, 20)
+    def forward(self, x):
+        x = self.words(x) + self.places(torch.arange(x.shape[1]))
+        return self.out(self.norm(self.encoder(x)))
+model = Bert()
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+scheduler = torch.optim.lr_scheduler.LambdaLR(
+    optimizer, lambda i: min(i / 10, max(0.0, (40 - i) / 30)))
+for step in range(40):
+    model.train()
+    x = torch.randint(0, 20, (4, 8))
+    mask = torch.rand(4, 8) < 0.3
+    mask[0, 0] = True
+    loss = cross_entropy(model(x.masked_fill(mask, 0))[mask], x[mask])
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    scheduler.step()
+    if step % 10 == 9:
+        model.eval()
+        with torch.no_grad():
+            for _ in range(4):
+                model(x)
+show(model)
+""",
+    "seq2seq-with-attention": """
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.query = nn.Embedding(12, 16), nn.Linear(16, 16)
+        self.key = nn.Linear(16, 16)
+        self.value, self.cell = nn.Linear(16, 1), nn.GRU(32, 16, batch_first=True)
+        self.out, self.drop = nn.Linear(16, 12), nn.Dropout(0.1)
+    def forward(self, memory, hidden, words):
+        outputs = []
+        for i in range(words.shape[1]):
+            scores = self.value(torch.tanh(self.query(hidden[0])[:, None] + self.key(memory)))
+            context = (torch.softmax(scores.squeeze(2), -1)[:, None] @ memory)
+            x = torch.cat([self.drop(self.table(words[:, i : i + 1])), context], 2)
+            output, hidden = self.cell(x, hidden)
+            outputs.append(self.out(output))
+        return torch.log_softmax(torch.cat(outputs, 1), -1)
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.cell = nn.Embedding(12, 16), nn.GRU(16, 16, batch_first=True)
+    def forward(self, x):
+        return self.cell(self.table(x))
+encoder, decoder = Encoder(), Decoder()
+one = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+two = torch.optim.Adam(decoder.parameters(), lr=1e-3)
+criterion = nn.NLLLoss()
+for step in range(40):
+    x, y = torch.randint(0, 12, (4, 5)), torch.randint(0, 12, (4, 5))
+    one.zero_grad()
+    two.zero_grad()
+    memory, hidden = encoder(x)
+    found = decoder(memory, hidden, y)
+    criterion(found.view(-1, 12), y.view(-1)).backward()
+    one.step()
+    two.step()
+show(encoder, decoder)
+""",
+    "gan-with-batch-norm": """
+def block(inputs, outputs):
+    return [nn.Linear(inputs, 16), nn.BatchNorm1d(16, 0.8), nn.LeakyReLU(0.2),
+            nn.Linear(16, outputs)]
+generator = nn.Sequential(*block(3, 6), nn.Tanh())
+critic = nn.Sequential(*block(6, 1), nn.Sigmoid())
+adversarial = nn.BCELoss()
+one = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
+two = torch.optim.Adam(critic.parameters(), lr=2e-4, betas=(0.5, 0.999))
+for step in range(60):
+    real = torch.randn(8, 6)
+    valid, fake = torch.ones(8, 1), torch.zeros(8, 1)
+    one.zero_grad()
+    made = generator(torch.randn(8, 3))
+    adversarial(critic(made), valid).backward()
+    one.step()
+    two.zero_grad()
+    loss = (adversarial(critic(real), valid) + adversarial(critic(made.detach()), fake)) / 2
+    loss.backward()
+    two.step()
+show(generator, critic)
+""",
+    "adam-then-lbfgs": """
+# A physics-informed network: u'' = -u on [0, 1]
+model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
+points = torch.linspace(0, 1, 16)[:, None].requires_grad_(True)
+def loss_of():
+    u = model(points)
+    slope, = torch.autograd.grad(u.sum(), points, create_graph=True)
+    curve, = torch.autograd.grad(slope.sum(), points, create_graph=True)
+    return mse_loss(curve, -u) + u[0].square().sum() + (u[-1] - 0.84).square().sum()
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+for step in range(30):
+    optimizer.zero_grad()
+    loss = loss_of()
+    loss.backward()
+    optimizer.step()
+optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=5, line_search_fn="strong_wolfe")
+def closure():
+    optimizer.zero_grad()
+    loss = loss_of()
+    loss.backward()
+    return loss
+for step in range(5):
+    optimizer.step(closure)
+show(model)
+""",
+    "moco": """
+def encoder():
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8))
+query, key = encoder(), encoder()
+key.load_state_dict(query.state_dict())
+for p in key.parameters():
+    p.requires_grad = False
+queue = nn.functional.normalize(torch.randn(8, 32), dim=0)
+optimizer = torch.optim.SGD(query.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
+for step in range(30):
+    x, _ = batch()
+    q = nn.functional.normalize(query(x + 0.1 * torch.randn_like(x)), dim=1)
+    with torch.no_grad():
+        for p, k in zip(query.parameters(), key.parameters()):
+            k.data = k.data * 0.99 + p.data * 0.01
+        k = nn.functional.normalize(key(x + 0.1 * torch.randn_like(x)), dim=1)
+    scores = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.clone().detach()], dim=1) / 0.07
+    loss = cross_entropy(scores, torch.zeros(8, dtype=torch.long))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    queue = torch.cat([k.T, queue[:, :-8]], dim=1)
+show(query, key)
+""",
+    "ppo": """
+from torch.distributions import Categorical
+class Agent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.critic = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+        self.actor = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4))
+    def forward(self, x, action=None):
+        chances = Categorical(logits=self.actor(x))
+        action = chances.sample() if action is None else action
+        return action, chances.log_prob(action), chances.entropy(), self.critic(x)
+agent = Agent()
+optimizer = torch.optim.Adam(agent.parameters(), lr=2.5e-4, eps=1e-5)
+for update in range(6):
+    optimizer.param_groups[0]["lr"] = (1 - update / 6) * 2.5e-4
+    seen, done, chance, value = [], [], [], []
+    for _ in range(8):
+        with torch.no_grad():
+            x = torch.randn(4, 6)
+            a, logprob, _, v = agent(x)
+        seen.append(x), done.append(a), chance.append(logprob), value.append(v.flatten())
+    x, a, logprob, v = map(torch.cat, (seen, done, chance, value))
+    returns = v + torch.randn_like(v)
+    for epoch in range(4):
+        for at in torch.randperm(32).split(8):
+            _, new, entropy, guess = agent(x[at], a[at])
+            ratio = (new - logprob[at]).exp()
+            gain = returns[at] - v[at]
+            gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+            policy = torch.max(-gain * ratio, -gain * ratio.clamp(0.8, 1.2)).mean()
+            values = 0.5 * ((guess.view(-1) - returns[at]) ** 2).mean()
+            loss = policy - 0.01 * entropy.mean() + 0.5 * values
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
+            optimizer.step()
+show(agent)
+""",
+    "sac": """
+def net(inputs):
+    return nn.Sequential(nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, 1))
+actor, one, two, target = nn.Linear(6, 2), net(7), net(7), net(7)
+target.load_state_dict(one.state_dict())
+critics = torch.optim.Adam(list(one.parameters()) + list(two.parameters()), lr=1e-3)
+policy = torch.optim.Adam(list(actor.parameters()), lr=3e-4)
+log_alpha = torch.zeros(1, requires_grad=True)
+alphas = torch.optim.Adam([log_alpha], lr=1e-3)
+def act(x):
+    mean, log_std = actor(x).chunk(2, -1)
+    noise = torch.randn_like(mean)
+    return torch.tanh(mean + log_std.clamp(-5, 2).exp() * noise), -0.5 * noise.square() - log_std
+for step in range(40):
+    x, after = torch.randn(8, 6), torch.randn(8, 6)
+    with torch.no_grad():
+        a, logp = act(after)
+        value = target(torch.cat([after, a], 1)) - log_alpha.exp() * logp
+        goal = torch.randn(8) + 0.99 * value.view(-1)
+    done = torch.rand(8, 1) * 2 - 1
+    loss = sum(mse_loss(q(torch.cat([x, done], 1)).view(-1), goal) for q in (one, two))
+    critics.zero_grad()
+    loss.backward()
+    critics.step()
+    if step % 2 == 0:
+        for _ in range(2):
+            a, logp = act(x)
+            least = torch.min(one(torch.cat([x, a], 1)), two(torch.cat([x, a], 1)))
+            policy.zero_grad()
+            (log_alpha.exp().item() * logp - least).mean().backward()
+            policy.step()
+            with torch.no_grad():
+                _, logp = act(x)
+            alphas.zero_grad()
+            (-log_alpha.exp() * (logp - 1)).mean().backward()
+            alphas.step()
+    for p, t in zip(one.parameters(), target.parameters()):
+        t.data.copy_(0.005 * p.data + 0.995 * t.data)
+show(actor, one, two)
+""",
+    "forward-forward": """
+class Layer(nn.Linear):
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=0.03)
+    def forward(self, x):
+        x = x / (x.norm(2, 1, keepdim=True) + 1e-4)
+        return torch.relu(x @ self.weight.T + self.bias.unsqueeze(0))
+    def train_on(self, good, bad):
+        for _ in range(60):
+            g, b = self(good).pow(2).mean(1), self(bad).pow(2).mean(1)
+            loss = torch.log(1 + torch.exp(torch.cat([2 - g, b - 2]))).mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return self(good).detach(), self(bad).detach()
+layers = [Layer(784, 100), Layer(100, 100)]
+x = torch.rand(50, 784)
+good, bad = x.clone(), x.clone()
+good[:, :10] = nn.functional.one_hot(torch.arange(50) % 10, 10).float()
+bad[:, :10] = nn.functional.one_hot((torch.arange(50) + 3) % 10, 10).float()
+for layer in layers:
+    good, bad = layer.train_on(good, bad)
+print(layers[0].weight.sum().tolist(), [[layers[1].weight.sum().tolist()]])
+""",
+    "cifar": """
+class Block(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.one, self.norm = nn.Conv2d(n, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
+        self.two, self.last = nn.Conv2d(n, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
+    def forward(self, x):
+        return torch.relu(x + self.last(self.two(torch.relu(self.norm(self.one(x))))))
+net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Block(8), nn.AvgPool2d(4), nn.Flatten(),
+                    nn.Linear(32, 10))
+data = torch.utils.data.TensorDataset(torch.randn(64, 3, 8, 8), torch.randint(0, 10, (64,)))
+loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
+criterion = nn.CrossEntropyLoss()
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
+for epoch in range(6):
+    net.train()
+    for inputs, targets in loader:
+        optimizer.zero_grad()
+        criterion(net(inputs), targets).backward()
+        optimizer.step()
+    net.eval()
+    with torch.no_grad():
+        for inputs, targets in loader:
+            net(inputs).max(1)
+    scheduler.step()
+show(net)
+""",
+    "nanogpt": """
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.all, self.out, self.drop = nn.Linear(16, 48), nn.Linear(16, 16), nn.Dropout(0.1)
+    def forward(self, x):
+        q, k, v = (part.view(4, 8, 2, 8).transpose(1, 2) for part in self.all(x).split(16, 2))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.drop(self.out(y.transpose(1, 2).reshape(4, 8, 16)))
+class GPT(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(20, 16), nn.Embedding(8, 16)
+        self.norm, self.attention, self.last = nn.LayerNorm(16), Attention(), nn.LayerNorm(16)
+        self.head = nn.Linear(16, 20, bias=False)
+        self.words.weight = self.head.weight
+    def forward(self, x, y):
+        x = self.words(x) + self.places(torch.arange(8))
+        scores = self.head(self.last(x + self.attention(self.norm(x))))
+        return scores, cross_entropy(scores.view(-1, 20), y.view(-1), ignore_index=-1)
+model = GPT()
+decay = [p for p in model.parameters() if p.dim() >= 2]
+rest = [p for p in model.parameters() if p.dim() < 2]
+groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+optimizer = torch.optim.AdamW(groups, lr=6e-4, betas=(0.9, 0.95))
+scaler = torch.amp.GradScaler("cpu", enabled=False)
+@torch.no_grad()
+def estimate():
+    model.eval()
+    for _ in range(4):
+        x = torch.randint(0, 20, (4, 8))
+        model(x, x)
+    model.train()
+for step in range(20):
+    for group in optimizer.param_groups:
+        group["lr"] = 6e-4 * min(1, (step + 1) / 5)
+    if step % 10 == 0:
+        estimate()
+    for micro in range(2):
+        x = torch.randint(0, 20, (4, 8))
+        scaler.scale(model(x, x)[1] / 2).backward()
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+show(model)
+""",
+    "by-hand": """
+w = torch.randn(6, 4, requires_grad=True)
+for step in range(40):
+    x, y = batch()
+    cross_entropy(x @ w, y).backward()
+    with torch.no_grad():
+        w -= 0.1 * w.grad
+        w.grad = None
+for step in range(40):
+    for micro in range(3):
+        x, y = batch()
+        (cross_entropy(model(x), y) / 3).backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= 0.1 * p.grad
+    model.zero_grad(set_to_none=step % 2 == 0)
+show(model)
+""",
+    "adversarial-training": """
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+for step in range(30):
+    x, y = batch()
+    attack = x.clone().requires_grad_(True)
+    cross_entropy(model(attack), y).backward()
+    optimizer.zero_grad()
+    cross_entropy(model(x + 0.1 * attack.grad.sign()), y).backward()
+    optimizer.step()
+show(model)
+""",
+    "perceptual-loss": """
+judge = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 6))
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+for step in range(30):
+    optimizer.zero_grad()
+    x, _ = batch()
+    mse_loss(judge(model(x)), judge(x)).backward()
+    optimizer.step()
+show(model)
+""",
+    "gradient-surgery": """
+heads = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 2)])
+optimizer = torch.optim.Adam([*model.parameters(), *heads.parameters()], lr=1e-3)
+for step in range(20):
+    x, _ = batch()
+    both = []
+    for head in heads:
+        optimizer.zero_grad()
+        head(model(x)).square().mean().backward()
+        both.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
+    optimizer.zero_grad()
+    for p, one, two in zip(model.parameters(), *both):
+        p.grad = one + two
+    optimizer.step()
+show(model)
+""",
+    "schedule-free": """
+import gradstep
+model.append(nn.BatchNorm1d(4))
+optimizer = gradstep.AdamWScheduleFree(model.parameters(), lr=1e-3)
+for epoch in range(3):
+    model.train()
+    optimizer.train()
+    for _ in range(6):
+        optimizer.zero_grad()
+        x, y = batch()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+    optimizer.eval()
+    with torch.no_grad():
+        for _ in range(5):
+            model(batch()[0])  # statistics for the averages
+    model.eval()
+    with torch.no_grad():
+        for _ in range(5):
+            model(batch()[0])
+show(model)
+""",
+    "fine-tuned-with-frozen-norms": """
+model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+for epoch in range(3):
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
+    for _ in range(6):
+        optimizer.zero_grad()
+        x, y = batch()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        model(x)
+show(model)
+""",
+    "compiled-whole": """
+model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2),
+                      nn.Linear(16, 4))
+@torch.compile(backend="aot_eager", fullgraph=True)
+def loss_of(x, y):
+    return nn.CrossEntropyLoss()(model(x), y)
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+for step in range(20):
+    optimizer.zero_grad()
+    loss_of(*batch()).backward()
+    optimizer.step()
+show(model)
+""",
 }
 HEALTHY = {name: _START + script for name, script in HEALTHY.items()}

@@ -69,6 +69,23 @@ def closure():
 for _ in range(3):
     optimizer.step(closure)
 """,
+        # By hand, without an optimizer.
+        _START
+        + """
+for _ in range(6):
+    loss_of(model).backward()  # HERE
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= 0.01 * p.grad
+""",
+        _START
+        + """
+for _ in range(6):
+    loss = loss_of(model)
+    loss.backward()  # HERE
+    for p in model.parameters():
+        p.data.sub_(0.01 * p.grad.data)
+""",
         # One of two in a GAN; the other loss adds to its gradients, too.
         _START
         + """
@@ -114,6 +131,24 @@ for _ in range(4):
     optimizer.step()  # HERE
     optimizer.zero_grad()
     loss_of(model).backward()
+""",
+        # Backward has run, on a deep copy's loss, or on one that was made anew.
+        _SGD
+        + """
+import copy
+twin = copy.deepcopy(model)
+for _ in range(4):
+    optimizer.zero_grad()
+    loss_of(twin).backward()
+    optimizer.step()  # HERE
+""",
+        _SGD
+        + """
+for _ in range(4):
+    optimizer.zero_grad()
+    loss = torch.tensor(loss_of(model).item(), requires_grad=True)
+    loss.backward()
+    optimizer.step()  # HERE
 """,
     ],
     "step-twice": [
@@ -410,6 +445,15 @@ for _ in range(25):
     loss_of(model).backward()
     optimizer.step()  # HERE
 """,
+        # A thousand times: its units die of that.
+        _START
+        + """
+optimizer = torch.optim.Adam(model.parameters(), lr=10.0)
+for _ in range(40):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()  # HERE
+""",
     ],
     "learning-rate-too-low": [
         _START
@@ -436,7 +480,7 @@ for _ in range(20):
     "decay-on-biases": [
         _START
         + """
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=0.1)  # HERE
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.1)  # HERE
 for _ in range(4):
     optimizer.zero_grad()
     loss_of(model).backward()
@@ -446,10 +490,10 @@ for _ in range(4):
     "eps-too-large": [
         _START
         + """
-optimizer = torch.optim.Adam(model.parameters(), lr=0.05, eps=1.0)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
 for _ in range(20):
     optimizer.zero_grad()
-    loss_of(model).backward()
+    (loss_of(model) * 1e-9).backward()
     optimizer.step()  # HERE
 """,
     ],
@@ -463,6 +507,393 @@ for _ in range(20):
     loss_of(model).backward()
     optimizer.step()
     scheduler.step()
+""",
+    ],
+    "softmax-before-cross-entropy": [
+        _SGD
+        + """
+criterion = nn.CrossEntropyLoss()
+for _ in range(4):
+    optimizer.zero_grad()
+    x, y = batch()
+    loss = criterion(torch.softmax(model(x), dim=1), y)  # HERE
+    loss.backward()
+    optimizer.step()
+""",
+        # As the last layer of the network, the function taken by its name, and a part of the loss.
+        _START
+        + """
+from torch.nn.functional import cross_entropy
+model.append(nn.Softmax(dim=-1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+for _ in range(4):
+    optimizer.zero_grad()
+    x, y = batch()
+    loss = cross_entropy(model(x), y, label_smoothing=0.1)  # HERE
+    (loss + 0.01 * sum(p.square().sum() for p in model.parameters())).backward()
+    optimizer.step()
+""",
+    ],
+    "nll-loss-without-log-softmax": [
+        _SGD
+        + """
+for _ in range(4):
+    optimizer.zero_grad()
+    x, y = batch()
+    loss = nn.NLLLoss()(model(x), y)  # HERE
+    loss.backward()
+    optimizer.step()
+""",
+        _SGD
+        + """
+for _ in range(4):
+    optimizer.zero_grad()
+    x, y = batch()
+    loss = nn.functional.nll_loss(model(x).softmax(1), y)  # HERE
+    loss.backward()
+    optimizer.step()
+""",
+    ],
+    "sigmoid-before-bce-with-logits": [
+        _SGD
+        + """
+criterion = nn.BCEWithLogitsLoss()
+for _ in range(4):
+    optimizer.zero_grad()
+    x, y = batch()
+    scores = torch.sigmoid(model(x)[:, :1]).squeeze(1)
+    loss = criterion(scores, (y % 2).float())  # HERE
+    loss.backward()
+    optimizer.step()
+""",
+    ],
+    "softmax-over-batch": [
+        _SGD
+        + """
+for _ in range(4):
+    optimizer.zero_grad()
+    x, y = batch()
+    loss = nn.functional.nll_loss(nn.functional.log_softmax(model(x), dim=0), y)  # HERE
+    loss.backward()
+    optimizer.step()
+""",
+        _SGD
+        + """
+for _ in range(4):
+    optimizer.zero_grad()
+    x, y = batch()
+    loss = nn.functional.mse_loss(model(x).softmax(0), nn.functional.one_hot(y, 4).float())  # HERE
+    loss.backward()
+    optimizer.step()
+""",
+    ],
+    "loss-broadcasts": [
+        _START
+        + """
+import warnings
+warnings.simplefilter("ignore")  # torch's own
+model.append(nn.Linear(4, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+for _ in range(4):
+    optimizer.zero_grad()
+    x, y = batch()
+    loss = nn.MSELoss()(model(x), y.float())  # HERE
+    loss.backward()
+    optimizer.step()
+""",
+        _START
+        + """
+model.append(nn.Linear(4, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+for _ in range(4):
+    optimizer.zero_grad()
+    x, y = batch()
+    loss = ((model(x) - y) ** 2).mean()
+    loss.backward()  # HERE
+    optimizer.step()
+""",
+    ],
+    "left-in-eval-mode": [
+        _START
+        + """
+model.insert(1, nn.Dropout(0.2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+def evaluate(model):
+    model.eval()  # HERE
+    with torch.no_grad():
+        for _ in range(4):
+            model(batch()[0])
+for epoch in range(3):
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+    evaluate(model)
+""",
+    ],
+    "evaluated-in-train-mode": [
+        _START
+        + """
+model.insert(1, nn.Dropout(0.2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+@torch.no_grad()
+def evaluate(model):
+    for _ in range(4):
+        model(batch()[0])  # HERE
+for epoch in range(3):
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+    evaluate(model)
+""",
+        _START
+        + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)
+    def forward(self, x):
+        return self.two(torch.relu(self.norm(self.one(x))))
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+for epoch in range(3):
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+    with torch.no_grad():
+        print(sum(loss_of(model) for _ in range(5)))  # HERE
+""".replace("loss_of(model) for _ in range(5)", "model(batch()[0]).sum() for _ in range(5)"),
+    ],
+    "module-in-no-optimizer": [
+        _START
+        + """
+head = nn.Linear(4, 4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)  # HERE
+for _ in range(6):
+    optimizer.zero_grad()
+    x, y = batch()
+    nn.functional.cross_entropy(head(model(x)), y).backward()
+    optimizer.step()
+""",
+        _START
+        + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 4)
+        self.layers = [nn.Linear(4, 4) for _ in range(3)]
+    def forward(self, x):
+        x = self.first(x)
+        for layer in self.layers:
+            x = layer(torch.tanh(x))
+        return x
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)  # HERE
+for _ in range(6):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+""",
+    ],
+    "no-step": [
+        _SGD
+        + """
+for _ in range(6):
+    optimizer.zero_grad()
+    loss = loss_of(model)
+    loss.backward()  # HERE
+""",
+        _SGD
+        + """
+for _ in range(6):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step  # HERE
+""",
+    ],
+    "learning-rate-zero": [
+        _START
+        + """
+optimizer = torch.optim.AdamW(model.parameters(), lr=0)  # HERE
+for _ in range(6):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+""",
+        _SGD
+        + """
+warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, step // 10))  # HERE
+for epoch in range(2):
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+    warmup.step()
+""",
+    ],
+    "gradients-dropped": [
+        _SGD
+        + """
+for i in range(12):
+    optimizer.zero_grad()  # HERE
+    (loss_of(model) / 3).backward()
+    if i % 3 == 2:
+        optimizer.step()
+""",
+        _SGD
+        + """
+for epoch in range(2):
+    for _ in range(5):
+        optimizer.zero_grad()  # HERE
+        loss_of(model).backward()
+    optimizer.step()
+""",
+        _SGD
+        + """
+for _ in range(5):
+    optimizer.zero_grad()  # HERE
+    loss_of(model).backward()
+optimizer.step()
+""",
+    ],
+    "schedule-too-fast": [
+        _SGD
+        + """
+scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.1)
+data = torch.utils.data.TensorDataset(torch.randn(480, 6), torch.randint(0, 4, (480,)))
+for x, y in torch.utils.data.DataLoader(data, batch_size=8):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    scheduler.step()  # HERE
+""",
+        _SGD
+        + """
+scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
+for _ in range(90):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+    scheduler.step()  # HERE
+""",
+    ],
+    "schedule-ended-early": [
+        _SGD
+        + """
+rate = lambda step: max(0, 1 - step / 10)
+scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)  # HERE
+for _ in range(30):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+    scheduler.step()
+""",
+    ],
+    "schedule-rises-again": [
+        _SGD
+        + """
+scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)  # HERE
+for _ in range(40):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+    scheduler.step()
+""",
+    ],
+    "scheduler-stepped-twice": [
+        _SGD
+        + """
+scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
+for _ in range(30):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+    for _ in range(2):
+        scheduler.step()  # HERE
+""",
+    ],
+    "clipping-without-effect": [
+        _SGD
+        + """
+for _ in range(6):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # HERE
+""",
+        _SGD
+        + """
+for _ in range(6):
+    optimizer.zero_grad()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # HERE
+    loss_of(model).backward()
+    optimizer.step()
+""",
+        _START
+        + """
+from torch.nn.utils import clip_grad_norm_
+import warnings
+warnings.simplefilter("ignore")  # torch's own
+parameters = (p for p in model.parameters())
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+clip_grad_norm_(parameters, 1.0)
+for _ in range(6):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    clip_grad_norm_(parameters, 1.0)  # HERE
+    optimizer.step()
+""",
+    ],
+    "optimizer-made-anew": [
+        _START
+        + """
+for _ in range(8):
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)  # HERE
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+""",
+    ],
+    "optimizer-without-gradients": [
+        _START
+        + """
+other = nn.Linear(4, 4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+second = torch.optim.SGD(other.parameters(), lr=0.05)  # HERE
+for _ in range(8):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+    second.step()
+""",
+    ],
+    "averages-left-out": [
+        _START
+        + """
+import gradstep
+optimizer = gradstep.AdamWScheduleFree(model.parameters(), lr=1e-3)
+for epoch in range(3):
+    model.train()
+    optimizer.train()
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+    model.eval()  # HERE
+    with torch.no_grad():
+        loss_of(model)
+""",
+        _START
+        + """
+import gradstep, io
+optimizer = gradstep.EMA(gradstep.AdamW(model.parameters(), lr=1e-3), decay=0.9)
+for _ in range(4):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+torch.save(model.state_dict(), io.BytesIO())  # HERE
 """,
     ],
 }

@@ -14,13 +14,17 @@ from mistake_scripts import SCRIPTS
 _ADVICE = {
     "weights-changed-outside", "vanishing-gradient", "exploding-gradient", "dead-units",
     "learning-rate-too-high", "learning-rate-too-low", "decay-on-biases", "eps-too-large",
-    "beta2-too-near-1",
+    "beta2-too-near-1", "evaluated-in-train-mode", "schedule-rises-again",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "name, script",
-    [pytest.param(n, s, id=f"{n}-{i}") for n, all_ in SCRIPTS.items() for i, s in enumerate(all_)],
+    [
+        pytest.param(n, s, id=f"{n}-{i}", marks=pytest.mark.deep if i else [])
+        for n, all_ in SCRIPTS.items()
+        for i, s in enumerate(all_)
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_it_is_caught_at_its_line(name: str, script: str, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_an_exception_before_the_step_that_is_wrong() -> None:
 
 def test_advice_does_not_raise() -> None:
     model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.1)
     with (
         gradstep.diagnose(model, optimizer, on_mistake="raise") as diagnosis,
         pytest.warns(MistakeWarning, match="decay-on-biases"),
@@ -166,7 +166,7 @@ def hooks_of(model: nn.Module) -> int:
 def test_closing_leaves_nothing_behind(steps: int) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     followed = (torch.amp.GradScaler.scale, clip_grad._clip_grads_with_norm_)
     stepped = torch.optim.lr_scheduler.LRScheduler.step
@@ -292,10 +292,10 @@ def test_what_it_costs_is_measured() -> None:
     cost = measure_cost(torch.optim.SGD, batch=1, rounds=1)
     assert set(cost.usual) == set(CONTENDERS)
     assert {len(times) for times in cost.looks.values()} == {3}
-    assert len(cost.whole) == len(cost.usual["alone"]) > 10
+    assert len(cost.usual["alone"]) > 10
     text = lines(cost)
     assert len(text) == 1 + len(CONTENDERS)
-    assert text[-1].split()[-5].endswith("%")
+    assert text[-1].endswith("%")
 
 
 def test_hooks_in_the_backward_pass_come_and_go() -> None:

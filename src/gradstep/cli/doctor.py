@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 from contextlib import suppress
@@ -77,10 +78,11 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.flush()
     # A script without mistakes leaves no trace in a log; a person is told that it was looked at.
     healthy = outcome.steps and not outcome.findings and outcome.exit_code == 0
-    if not healthy or (sys.stderr is not None and sys.stderr.isatty()):
+    tell = not healthy or (sys.stderr is not None and sys.stderr.isatty())
+    if tell and _is_first():
         with suppress(OSError):
             write("\n".join(_report(args.script, outcome, ink_for(sys.stderr))), sys.stderr)
-    if args.json is not None:
+    if args.json is not None and _is_first():
         _write_json(args.json, outcome)
     if outcome.exit_code == 0 and args.strict and _count(outcome, "mistake"):
         return 1
@@ -103,6 +105,11 @@ class _List(argparse.Action):
         parser.exit(tell("gradstep doctor", "\n".join(lines[1:])))
 
 
+def _is_first() -> bool:
+    """Whether this process tells: of those of torchrun, which run one script, it is the first."""
+    return os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ
+
+
 def _refuse(message: str) -> int:
     print(f"gradstep doctor: {message}", file=sys.stderr)
     return 2
@@ -121,9 +128,20 @@ def _report(script: str, outcome: ScriptRun, ink: Ink) -> list[str]:
     found = [f"{mistakes} mistake{'s' * (mistakes != 1)}"] if mistakes else []
     found += [f"{advice} piece{'s' * (advice != 1)} of advice"] if advice else []
     said = " and ".join(found) or "nothing found"
-    if not outcome.steps and not found:
+    if not outcome.steps and outcome.by_hand:
+        of = "no optimizer; weights that are moved by hand"
+    elif not outcome.steps and not found:
         said = "no optimizer made a step, so there was nothing to look at"
     lines = [ink.heading(f"gradstep doctor: {said} in {script} ({of})")]
+    if outcome.processes:
+        count = f"{outcome.processes} process{'es' * (outcome.processes != 1)}"
+        lines += _wrapped(
+            (
+                "note",
+                f"the script started {count}, and what is done in there is not seen: run the "
+                "training in one process, or each under gradstep doctor, as torchrun does",
+            )
+        )
     for finding in outcome.findings:
         lines += ["", *_paragraph(finding, ink)]
     return lines

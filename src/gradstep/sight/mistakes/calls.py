@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from torch.compiler import is_compiling
+
 _Callback = Callable[..., None]
+
+#: The frames of followed calls stand under this name, which has what :mod:`warnings` looks for in
+#: the name of a frame that is not to be counted: so a warning with a ``stacklevel`` names the line
+#: that it would name without us.
+_UNCOUNTED = str(Path(__file__).parent / "importlib._bootstrap" / "calls.py")
 
 
 class _Followed:
@@ -22,6 +30,8 @@ class _Followed:
 
         @functools.wraps(original)
         def followed(*arguments: Any, **keywords: Any) -> Any:
+            if is_compiling():  # torch.compile then sees the function itself
+                return original(*arguments, **keywords)
             for callback in tuple(self.before):
                 callback(*arguments, **keywords)
             result = None
@@ -32,6 +42,8 @@ class _Followed:
                 for callback in tuple(self.after):
                     callback(result, *arguments, **keywords)
 
+        code = followed.__code__  # type: ignore[attr-defined]
+        followed.__code__ = code.replace(co_filename=_UNCOUNTED)  # type: ignore[attr-defined]
         setattr(owner, name, followed)
 
     def undo(self) -> None:

@@ -44,6 +44,7 @@ class Diagnosis:
         findings: all :class:`Finding` so far, in the order in which they were seen. Each mistake
             is said once an optimizer.
         watched: the optimizers that are watched.
+        forgotten, steps_forgotten: how many were watched before, and their steps.
         interrupted: whether :meth:`close` was told that the training had failed.
     """
 
@@ -55,6 +56,7 @@ class Diagnosis:
     ) -> None:
         self.findings: list[Finding] = []
         self.watched: list[Watched] = []
+        self.forgotten = self.steps_forgotten = 0
         self.models: list[tuple[nn.Module, Place | None]] = []
         #: The place of the last zero_grad(), as far as somebody follows it: `gradstep doctor` does.
         self.last_zero_grad: Callable[[], Place | None] = lambda: None
@@ -66,7 +68,6 @@ class Diagnosis:
         self._prefixes: list[str] = []  # of each model's names
         self._names: dict[int, str] = {}
         self._modules: dict[int, nn.Module] = {}
-        self._handles: list[Any] = []
         self._running: list[Watched] = []
         self._closed = False
         self.interrupted = False
@@ -77,8 +78,10 @@ class Diagnosis:
         self._before_look = [*self._before, *self._those_with("before_look")]
         self._after = self._those_with("after_step")
         self._after_look = [*self._after, *self._those_with("after_look")]
+        self._before_backward = self._those_with("before_backward")
+        self._after_backward = self._those_with("after_backward")
 
-    def _those_with(self, event: str) -> list[Callable[[Watched], None]]:
+    def _those_with(self, event: str) -> list[Callable[..., None]]:
         return [
             getattr(family, event)
             for family in self._families
@@ -132,7 +135,7 @@ class Diagnosis:
         def loaded(_: Any) -> None:
             watched.loaded += 1
 
-        self._handles += [
+        watched.handles = [
             optimizer.register_step_pre_hook(before),
             optimizer.register_step_post_hook(after),
             optimizer.register_load_state_dict_post_hook(loaded),
@@ -140,6 +143,19 @@ class Diagnosis:
         for family in self._families:
             self.guarded(family.added, watched)
         return watched
+
+    def forget(self, watched: Watched) -> None:
+        """Watch an optimizer no longer: the script has thrown it away."""
+        if watched not in self.watched:
+            return
+        self.watched.remove(watched)
+        self.forgotten += 1
+        self.steps_forgotten += watched.steps
+        for handle in watched.handles:
+            handle.remove()
+        for family in self._families:
+            self.guarded(family.forgot, watched)
+        watched.held.clear()
 
     def add_scheduler(self, scheduler: Any, place: Place | None = None) -> None:
         """Watch a scheduler of torch.optim.lr_scheduler."""
@@ -202,6 +218,28 @@ class Diagnosis:
             del self._running[self._running.index(watched) :]
         watched.steps += 1
         self._tell(self._after_look if watched.looks else self._after, watched)
+
+    def let_go(self) -> None:
+        """A module is about to be converted."""
+        for family in self._families:
+            self.guarded(family.let_go)
+
+    def backward_begins(self, losses: list[Tensor]) -> None:
+        """A backward pass begins, from these losses."""
+        self._tell_of_backward(self._before_backward, losses)
+
+    def backward_ended(self) -> None:
+        """A backward pass has ended, maybe by an exception."""
+        self._tell_of_backward(self._after_backward)
+
+    def _tell_of_backward(self, calls: list[Callable[..., None]], *arguments: Any) -> None:
+        for call in calls:
+            try:
+                call(*arguments)
+            except (MistakeError, MistakeWarning):
+                raise
+            except Exception as error:
+                self._failed(call, error)
 
     def _tell(self, calls: list[Callable[[Watched], None]], watched: Watched) -> None:
         if watched.looks and torch.is_grad_enabled():
@@ -292,9 +330,9 @@ class Diagnosis:
         self.interrupted = interrupted
         for family in self._families:
             self.guarded(family.close)
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for watched in self.watched:
+            for handle in watched.handles:
+                handle.remove()
 
     def __enter__(self) -> Diagnosis:
         return self
@@ -319,7 +357,7 @@ def diagnose(
     scaler: Any = None,
     every: int = 50,
 ) -> Diagnosis:
-    """Watch a training loop for mistakes: a forgotten ``zero_grad()`` and some twenty others.
+    """Watch a training loop for mistakes: a forgotten ``zero_grad()`` and some forty others.
 
     It reads and never writes: weights come out bit for bit as without it. Steps within
     ``torch.compile`` are not seen.

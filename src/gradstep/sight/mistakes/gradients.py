@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.sight.mistakes.backward import Backward
 from gradstep.sight.mistakes.calls import follow
 from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.membership import Membership
@@ -33,7 +34,8 @@ FORGOTTEN_ZERO_GRAD = Mistake(
 )
 STEP_BEFORE_BACKWARD = Mistake(
     "step-before-backward",
-    when="the first step, and no backward pass has been made",
+    when="the first step, and no backward pass has reached the optimizer's parameters: none was "
+    "made, or only on another model's loss, a deep copy's, or a loss made anew by torch.tensor(…)",
     why="a step without gradients changes nothing",
     write="loss.backward() before this line",
 )
@@ -115,6 +117,7 @@ class Gradients(Family):
         super().__init__(diagnosis)
         self.tick = itertools.count(1).__next__
         self._anything_arrived = False
+        self._last_step = 0  # when any optimizer has made its last one
         self._always = False
         self._states: dict[int, _State] = {}
         self._known: set[int] = set()  # ids of those that had a hook at some time
@@ -136,6 +139,10 @@ class Gradients(Family):
             state.left = max(state.left, 3)
             self._hooks_on(watched)
 
+    def forgot(self, watched: Watched) -> None:
+        self._hooks_off(watched)
+        self._states.pop(id(watched), None)
+
     def _hooks_on(self, watched: Watched) -> None:
         for held in watched.held:
             if held.hook is None and held.parameter.requires_grad and held.parameter.is_leaf:
@@ -155,12 +162,14 @@ class Gradients(Family):
         self._converting += 1
         if self._converting > 1:  # of a module within the module
             return
+        self.diagnosis.let_go()
         for watched in self.diagnosis.watched:
             if any(held.hook is not None for held in watched.held):
                 self._hooked.append(watched)
             self._hooks_off(watched)
             for held in watched.held:
                 held.used, held.used_version = None, -2
+                held.last = lambda: None
                 # A swapped tensor keeps its mappings of hooks, and calls none that comes into them.
                 for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
                     if not getattr(held.parameter, hooks):
@@ -188,6 +197,14 @@ class Gradients(Family):
                         state.piling, state.place = True, here()
                 elif held.piled and version != held.arrived_version + 1:
                     held.piled = False
+                # The last one is gone, and nobody has made a step with it or moved the weight.
+                if (
+                    held.arrived > self._last_step
+                    and held.last() is not gradient
+                    and held.weight_version == parameter._version
+                ):
+                    held.dropped += 1
+                held.last, held.weight_version = weakref.ref(gradient), parameter._version
                 held.arrived_version = version
                 if held.proof is not None:
                     self.diagnosis.guarded(held.proof.added, gradient)
@@ -239,6 +256,7 @@ class Gradients(Family):
         if watched.has_closure:
             self._after_closure(watched, state)
         state.piling = False
+        self._last_step = self.tick()
         for held in watched.held:
             held.piled = False
             gradient = held.parameter.grad
@@ -310,11 +328,31 @@ class Gradients(Family):
         if arrived:
             self._cleared(watched)
         elif not watched.steps and not self._anything_reached():
-            self.diagnosis.report(
-                STEP_BEFORE_BACKWARD,
-                "step() was called before any backward(): no parameter has a gradient",
-                watched=watched,
+            self._before_backward(watched)
+
+    def _before_backward(self, watched: Watched) -> None:
+        backward = self.diagnosis.family(Backward)
+        if backward is None or not backward.count:
+            seen, write = "step() was called before any backward(): no parameter has a gradient", ""
+        elif backward.of_leaf:
+            seen = (
+                f"backward() was called ({backward.place}), but on a tensor that was made anew and "
+                "does not know where its value came from: no parameter has a gradient"
             )
+            write = (
+                "the loss as the loss function returns it: without torch.tensor(…), .detach(), "
+                ".item(), argmax() or requires_grad_() on the way"
+            )
+        else:
+            seen = (
+                f"backward() was called ({backward.place}), but its loss does not depend on this "
+                "optimizer's parameters: none of them has a gradient"
+            )
+            write = (
+                "the optimizer over the parameters of the very model that the loss comes from; a "
+                "deep copy, or a model made anew, has parameters of its own"
+            )
+        self.diagnosis.report(STEP_BEFORE_BACKWARD, seen, write=write, watched=watched)
 
     def _is_about_other_parameters(self, watched: Watched) -> bool:
         """Whether gradients are old or missing because they go to other tensors by now."""

@@ -23,7 +23,8 @@ def load() -> tuple[tuple[type[Family], ...], tuple[Mistake, ...]]:
             if issubclass(family, Family) and family is not Family:
                 families[family] = [v for v in known if isinstance(v, Mistake)]
     in_order = sorted(families, key=lambda family: family.order)
-    return tuple(in_order), tuple([m for family in in_order for m in families[family]])
+    own_mistakes = dict.fromkeys(m for family in in_order for m in families[family])
+    return tuple(in_order), tuple(own_mistakes)
 
 
 def table() -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradstep.sight.mistakes.finding import Mistake
+from gradstep.sight.mistakes.sizes import Sizes
 from gradstep.sight.mistakes.watched import Family, Held, Watched
 
 VANISHING_GRADIENT = Mistake(
@@ -132,6 +133,10 @@ class Layers(Family):
             return
         self._silent[id(held)] = (silent, looks + 1)
         if looks + 1 >= _LOOKS:
+            sizes = self.diagnosis.family(Sizes)
+            if sizes is not None and sizes.leapt(watched):
+                sizes.say_leap(watched)  # that is what killed them
+                return
             dead, units = int(silent.sum()), silent.numel()
             self.diagnosis.report(
                 DEAD_UNITS,

@@ -126,6 +126,11 @@ class Membership(Family):
                         known.append(pair)
                         self._shared.setdefault(id(other), []).append(pair)
 
+    def forgot(self, watched: Watched) -> None:
+        self._shared.pop(id(watched), None)
+        for key, pairs in self._shared.items():
+            self._shared[key] = [s for s in pairs if watched not in (s.one[0], s.other[0])]
+
     def _let_go(self) -> None:
         """Forget the parameters that no optimizer holds any more, or nobody could free them."""
         held_ids = {id(h.parameter) for w in self.diagnosis.watched for h in w.held}
@@ -148,11 +153,13 @@ class Membership(Family):
             if mine[0] is not watched:
                 mine, theirs = theirs, mine
             gradient = mine[1].parameter.grad
-            if gradient is None:
-                continue
+            if gradient is None or mine[0].place == theirs[0].place is not None:
+                continue  # of those made at one line, the later one takes the other's place
             name = self.diagnosis.name_of(mine[1].parameter)
             later = max(mine[0], theirs[0], key=self.diagnosis.watched.index)
-            if theirs[1].is_used_gradient(gradient) and not mine[1].is_used_gradient(gradient):
+            # Before a closure runs, the gradient is still the other one's.
+            again = theirs[1].is_used_gradient(gradient) and not watched.has_closure
+            if again and not mine[1].is_used_gradient(gradient):
                 self.diagnosis.report(
                     PARAMETER_IN_TWO_OPTIMIZERS,
                     f"{name} is held by two optimizers, and both make a step with the same "

@@ -23,6 +23,7 @@ _OTHERS = tuple(
         )
     }
 )
+_MODULE = torch.nn.modules.module.__file__
 _INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
@@ -75,6 +76,11 @@ def _first_of_users(frame: FrameType | None) -> Place | None:
     return None
 
 
+def place_of(frame: FrameType | None) -> Place | None:
+    """The innermost line of the user's code at or above a frame; None if there is none."""
+    return _first_of_users(frame)
+
+
 def here() -> Place | None:
     """The innermost line of the user's code that is running; None if there is none.
 
@@ -85,3 +91,14 @@ def here() -> Place | None:
     if found is None and threading.current_thread() is not threading.main_thread():
         found = _first_of_users(sys._current_frames().get(threading.main_thread().ident or 0))
     return found
+
+
+def outside_modules() -> Place | None:
+    """The user's line that called the outermost module whose forward pass is running."""
+    frame: FrameType | None = sys._getframe(1)
+    found = None
+    while frame is not None:
+        if frame.f_code.co_name == "_call_impl" and frame.f_code.co_filename == _MODULE:
+            found = frame
+        frame = frame.f_back
+    return _first_of_users(found) if found is not None else here()

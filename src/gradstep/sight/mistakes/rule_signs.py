@@ -15,7 +15,8 @@ from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of
 
 DECAY_ON_BIASES = Mistake(
     "decay-on-biases",
-    when="a `weight_decay` that you chose also shrinks biases and norms",
+    when="a decoupled `weight_decay` (AdamW's, not SGD's) that you chose also shrinks biases and "
+    "norms",
     why="shrinking them does not make the network simpler, and norms lose their scale",
     write="two groups, the second with weight_decay=0 for the parameters of p.ndim < 2",
     severity="advice",
@@ -29,14 +30,20 @@ BETA2_TOO_NEAR_1 = Mistake(
 )
 EPS_TOO_LARGE = Mistake(
     "eps-too-large",
-    when="eps is larger than the root of the second moment for most weights",
+    when="eps is larger than the root of the second moment for most of the network's weights, and "
+    "no larger than the rule's default",
     why="the rule then divides by eps alone: it is SGD with momentum, and its steps are as "
     "small as the gradients",
-    write="a smaller eps, or a loss that is not scaled down",
+    write="a loss that is not scaled down; or else a smaller eps",
     severity="advice",
 )
 
 _LOOKS = 5
+_MOST = 0.5
+_EPS = 1e-8
+_COUPLED = {
+    "SGD", "Adam", "Adagrad", "Adadelta", "RMSprop", "ASGD", "Rprop", "Adamax", "NAdam", "RAdam",
+}  # fmt: skip
 _NORMS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm")
 
 
@@ -62,13 +69,15 @@ class RuleSigns(Family):
         found = []
         for held in watched.held:
             decay = held.group.get("weight_decay", 0)
-            if isinstance(decay, (int, float)) and decay > 0 and decay != usual:
+            chosen = isinstance(decay, (int, float)) and decay > 0 and decay != usual
+            if chosen and _is_decoupled(watched, held.group):
                 name, module = self.diagnosis.module_of(held.parameter)
                 if _is_bias_or_norm(held, name, module):
                     found.append((name, decay))
         if found:
             name, decay = found[0]
-            more = f" and {len(found) - 1} others" if len(found) > 1 else ""
+            others = len(found) - 1
+            more = f" and {others} other{'s' * (others > 1)}" if others else ""
             self.diagnosis.report(
                 DECAY_ON_BIASES,
                 f"weight_decay={decay:g} also shrinks {name}{more}: biases and norms",
@@ -107,38 +116,62 @@ class RuleSigns(Family):
         return None
 
     def after_look(self, watched: Watched) -> None:
+        # Where the true gradient is 0, as that of a bias before a batch norm, rounding alone is
+        # left, and a smaller eps would make it large: so it is asked of the network as a whole.
+        usual = _default(watched.optimizer, "eps") or _EPS
+        small = alive = 0.0
+        typical = []
         for held in watched.held:
-            entry = watched.optimizer.state.get(held.parameter)
-            second = entry.get("exp_avg_sq") if isinstance(entry, dict) else None
             eps = held.group.get("eps")
-            if not isinstance(second, torch.Tensor) or not isinstance(eps, float) or eps <= 0:
+            if not isinstance(eps, float) or not 0 < eps <= usual or held.parameter.grad is None:
+                continue  # a larger one was chosen
+            roots = _roots(watched, held)
+            if roots is None or not len(roots):
                 continue
-            if held.parameter.grad is None:
-                continue
-            # Codes, which a format may have in its place, are no squares.
-            values = values_of(second) if second.is_floating_point() else None
-            if values is None:
-                continue
-            betas = held.group.get("betas")
-            step = float(entry.get("step", 0)) if isinstance(entry, dict) else 0.0
-            share = 1 - float(betas[1]) ** step if betas and step else 1.0
-            roots = (values.float() / share).sqrt()
-            alive = roots > 0
-            count = int(alive.sum())
-            small = count > 0 and int((alive & (roots < eps)).sum()) > 0.5 * count
-            looks = self._swallowed[id(held)] = self._swallowed.get(id(held), 0) + 1 if small else 0
-            if looks >= _LOOKS:
-                typical = float(roots[alive].median())
-                name = self.diagnosis.name_of(held.parameter)
-                self.diagnosis.report(
-                    EPS_TOO_LARGE,
-                    f"eps={eps:g} is more than sqrt(exp_avg_sq), about {typical:.0e}, for most "
-                    f"weights of {name} ({looks} looks)",
-                    write=f"eps={10 ** math.floor(math.log10(max(typical, 1e-38)) - 2):.0e}, or a "
-                    "loss that is not scaled down",
-                    parameter=name,
-                    watched=watched,
-                )
+            alive += held.parameter.numel()
+            small += held.parameter.numel() * float((roots < eps).float().mean())
+            typical.append((held.parameter.numel(), float(roots.median()), held, eps))
+        below = alive > 0 and small > _MOST * alive
+        looks = self._swallowed[id(watched)] = (
+            self._swallowed.get(id(watched), 0) + 1 if below else 0
+        )
+        if looks >= _LOOKS:
+            _, root, held, eps = max(typical, key=lambda each: each[0])
+            self.diagnosis.report(
+                EPS_TOO_LARGE,
+                f"eps={eps:g} is more than sqrt(exp_avg_sq) for {small / alive:.0%} of the "
+                f"network's weights ({looks} looks): about {root:.0e} in "
+                f"{self.diagnosis.name_of(held.parameter)}",
+                write="a loss that is not scaled down; or else "
+                f"eps={10 ** math.floor(math.log10(max(root, 1e-38)) - 2):.0e}",
+                parameter=self.diagnosis.name_of(held.parameter),
+                watched=watched,
+            )
+
+
+def _roots(watched: Watched, held: Held) -> torch.Tensor | None:
+    """The roots of the second moment that are not 0, as far as one is kept as it is."""
+    entry = watched.optimizer.state.get(held.parameter)
+    second = entry.get("exp_avg_sq") if isinstance(entry, dict) else None
+    # Codes, which a format may have in its place, are no squares.
+    if not isinstance(second, torch.Tensor) or not second.is_floating_point():
+        return None
+    values = values_of(second)
+    if values is None:
+        return None
+    betas = held.group.get("betas")
+    step = float(entry.get("step", 0)) if isinstance(entry, dict) else 0.0
+    share = 1 - float(betas[1]) ** step if betas and step else 1.0
+    roots = (values.float() / share).sqrt()
+    return roots[roots > 0]
+
+
+def _is_decoupled(watched: Watched, group: dict[str, Any]) -> bool:
+    """Whether the decay shrinks the weights themselves, and not by way of the gradient."""
+    if group.get("decoupled_weight_decay"):
+        return True
+    names = [kind.__name__ for kind in type(watched.optimizer).__mro__]
+    return next((name for name in names if name in (*_COUPLED, "AdamW")), "") not in _COUPLED
 
 
 def _default(optimizer: torch.optim.Optimizer, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from gradstep.sight.mistakes.calls import follow
 from gradstep.sight.mistakes.finding import Mistake
-from gradstep.sight.mistakes.place import Place
+from gradstep.sight.mistakes.place import Place, here
 from gradstep.sight.mistakes.watched import Family, Watched
 
 SCHEDULER_BEFORE_OPTIMIZER = Mistake(
@@ -31,12 +32,22 @@ _TRIAL = 3
 
 
 @dataclass
-class _Scheduler:
-    """A scheduler, where it was made, how often it was stepped since."""
+class Scheduled:
+    """A scheduler that is watched.
+
+    Attributes:
+        scheduler: it.
+        place: where it was made.
+        steps: how often it was stepped since.
+        stepped: where it was stepped first.
+        by_accelerate: whether accelerate steps it, which does so once for each process.
+    """
 
     scheduler: Any
     place: Place | None
     steps: int = 0
+    stepped: Place | None = None
+    by_accelerate: bool = False
 
 
 class Scheduling(Family):
@@ -46,7 +57,7 @@ class Scheduling(Family):
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
-        self._schedulers: dict[int, _Scheduler] = {}
+        self._schedulers: dict[int, Scheduled] = {}
         self._ends: list[Callable[[], None]] = []
         self._followed: set[type] = set()
 
@@ -54,7 +65,7 @@ class Scheduling(Family):
         """Watch this scheduler."""
         if id(scheduler) in self._schedulers:
             return
-        self._schedulers[id(scheduler)] = _Scheduler(scheduler, place)
+        self._schedulers[id(scheduler)] = Scheduled(scheduler, place)
         # step() of the class that defines it: a call through super() would count twice.
         owner = next((c for c in type(scheduler).__mro__ if "step" in vars(c)), None)
         if owner is not None and owner not in self._followed:
@@ -65,11 +76,20 @@ class Scheduling(Family):
         """The schedulers that are watched."""
         return [known.scheduler for known in self._schedulers.values()]
 
+    def of(self, watched: Watched) -> Scheduled | None:
+        """The scheduler of an optimizer, as far as one is watched: the outermost."""
+        mine = [k for k in self._schedulers.values() if k.scheduler.optimizer is watched.optimizer]
+        last = mine[-1] if mine else None
+        return next((k for k in mine if hasattr(k.scheduler, "_schedulers")), last)
+
     def _stepped(self, scheduler: Any, *_: Any, **__: Any) -> None:
         known = self._schedulers.get(id(scheduler))
         if known is None or getattr(scheduler, "_is_initial", False):
             return
         known.steps += 1
+        if known.steps == 1:
+            known.stepped = here()
+            known.by_accelerate = _called_by("accelerate.")
         watched = self._optimizer_of(scheduler)
         if watched is not None and watched.steps == 0 and known.steps == 1:
             self.diagnosis.guarded(self._too_early, watched, scheduler)
@@ -117,4 +137,12 @@ class Scheduling(Family):
                 place=known.place,
                 key=key,
             )
-        self._schedulers.clear()
+
+
+def _called_by(package: str) -> bool:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(package):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

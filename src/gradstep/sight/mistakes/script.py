@@ -9,8 +9,9 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import SourceFileLoader
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from gradstep.sight.mistakes.by_hand import ByHand
 from gradstep.sight.mistakes.calls import follow
 from gradstep.sight.mistakes.diagnosis import Diagnosis
 from gradstep.sight.mistakes.finding import Finding
@@ -39,12 +41,17 @@ class ScriptRun:
         exit_code: with which Python would have ended: 0, its own, or 1 after an exception.
         optimizers: how many it made.
         steps: how many steps these made together.
+        by_hand: between how many backward passes a weight was seen to be moved without any.
+        processes: how many processes it started, apart from those that load data; nothing is seen
+            of what these do.
     """
 
     findings: list[Finding]
     exit_code: int
     optimizers: int
     steps: int
+    by_hand: int = 0
+    processes: int = 0
 
 
 class _Watch:
@@ -56,6 +63,7 @@ class _Watch:
         self.diagnosis.last_zero_grad = lambda: self._zero_grad
         self._zero_grad: Place | None = None
         self._searches = 0
+        self._processes = 0
         self._ends: list[Callable[[], None]] = []
 
     def begin(self) -> None:
@@ -73,12 +81,22 @@ class _Watch:
             follow(torch.optim.Optimizer, "zero_grad", before=self._cleared),
             follow(nn.Module, "zero_grad", before=self._cleared),
             follow(torch.amp.GradScaler, "__init__", after=self._scaler_made),
+            follow(BaseProcess, "start", before=self._process_starts),
             *(follow(kind, "__init__", after=self._scheduler_made) for kind in schedulers),
         ]
 
     def end(self) -> None:
         for end in self._ends:
             end()
+
+    def outcome(self, exit_code: int) -> ScriptRun:
+        """What was seen, once all is over."""
+        diagnosis = self.diagnosis
+        steps = diagnosis.steps_forgotten + sum(one.steps for one in diagnosis.watched)
+        optimizers = diagnosis.forgotten + len(diagnosis.watched)
+        by_hand = diagnosis.family(ByHand).moved
+        findings = _once_a_line(diagnosis.findings)
+        return ScriptRun(findings, exit_code, optimizers, steps, by_hand, self._processes)
 
     def _optimizer_made(self, _: Any, optimizer: torch.optim.Optimizer, *__: Any, **___: Any):  # type: ignore[no-untyped-def]
         if getattr(optimizer, "param_groups", None) and not any(
@@ -92,6 +110,10 @@ class _Watch:
 
     def _scaler_made(self, _: Any, scaler: Any, *__: Any, **___: Any) -> None:
         self.diagnosis.guarded(self.diagnosis.add_scaler, scaler)
+
+    def _process_starts(self, process: Any, *_: Any, **__: Any) -> None:
+        target = getattr(process, "_target", None)
+        self._processes += not getattr(target, "__module__", "").startswith("torch.utils.data")
 
     def _cleared(self, *_: Any, **__: Any) -> None:
         self._zero_grad = here()
@@ -114,6 +136,18 @@ class _Watch:
         several = len(roots) + len(self.diagnosis.models) > 1
         for module in roots:
             self.diagnosis.add_model(module, prefix=f"{type(module).__name__}." if several else "")
+
+
+def _once_a_line(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding for all that are alike and at one line, such as of optimizers made in a loop."""
+    by_line: dict[Any, list[Finding]] = {}
+    for each in findings:
+        by_line.setdefault((each.name, each.place or object()), []).append(each)
+    merged = []
+    for first, *others in by_line.values():
+        more = f" (and {len(others)} more like this at this line)" if others else ""
+        merged.append(replace(first, seen=first.seen + more))
+    return merged
 
 
 def run_script(path: str, arguments: Sequence[str] = ()) -> ScriptRun:
@@ -157,10 +191,7 @@ def run_script(path: str, arguments: Sequence[str] = ()) -> ScriptRun:
         watch.diagnosis.close(interrupted=failed)
         sys.argv = argv
         sys.path[:] = python_path
-    watched = watch.diagnosis.watched
-    return ScriptRun(
-        watch.diagnosis.findings, code, len(watched), sum(one.steps for one in watched)
-    )
+    return watch.outcome(code)
 
 
 def _run_as_main(path: str) -> None:
@@ -193,6 +224,16 @@ def _code_of(error: SystemExit) -> int:
 
 def _print_as_python_would(error: BaseException) -> None:
     """The traceback without the frames of this package and of runpy."""
+    known: set[int] = set()
+    linked: BaseException | None = error
+    while linked is not None and id(linked) not in known:
+        known.add(id(linked))
+        _leave_out_our_frames(linked)
+        linked = linked.__cause__ or linked.__context__
+    sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _leave_out_our_frames(error: BaseException) -> None:
     own = str(Path(__file__).parents[2])
     kept: list[TracebackType] = []
     entry = error.__traceback__
@@ -205,4 +246,3 @@ def _print_as_python_would(error: BaseException) -> None:
     for entry in reversed(kept):
         entry.tb_next = error.__traceback__
         error.__traceback__ = entry
-    sys.excepthook(type(error), error, error.__traceback__)

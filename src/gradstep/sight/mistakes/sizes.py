@@ -12,12 +12,14 @@ from torch import Tensor
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.program.shards import local
 from gradstep.program.weight_formats import NARROW, WEIGHT_FORMATS, in_bytes
+from gradstep.sight.mistakes.backward import Backward
 from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.watched import Family, Held, Watched, values_of
 
 LEARNING_RATE_TOO_HIGH = Mistake(
     "learning-rate-too-high",
-    when="a step moves the weights by more than 10 % of their size",
+    when="a step moves the weights by more than 10 % of their size, or one of the first by three "
+    "times their size, and the loss does not come down",
     why="training jumps about or diverges",
     write="a smaller lr: begin with a tenth",
     severity="advice",
@@ -41,6 +43,9 @@ UPDATES_ROUND_AWAY = Mistake(
 #: Usual is about 1e-3 a step. An order of magnitude off, with another one for doubt:
 _TOO_LARGE, _TOO_SMALL = 0.1, 1e-6
 _LOOKS = 5
+#: So many of the first looks are at how long the first steps are.
+_LEAP = 3
+_FAR = 3.0
 #: Of the weights that had a gradient, how many may stay the same before that is worth a word.
 _ROUNDED = 0.95
 
@@ -56,6 +61,7 @@ class Sizes(Family):
         self._ratios: dict[int, list[float]] = {}  # at the looks so far
         self._rates: dict[int, list[float]] = {}
         self._rounded: dict[int, int] = {}
+        self._losses: dict[int, list[float]] = {}
 
     def before_look(self, watched: Watched) -> None:
         self._before = []
@@ -63,6 +69,9 @@ class Sizes(Family):
             return  # a line search of its own finds the length of its steps
         if watched.inner or getattr(watched.optimizer, "found_inf", None) is not None:
             return
+        backward = self.diagnosis.family(Backward)
+        if backward is not None and backward.loss is not None and not backward.loss.is_complex():
+            self._losses.setdefault(id(watched), []).append(float(backward.loss))
         for held in watched.held:
             p = held.parameter
             if p.dim() >= 2 and p.requires_grad and p.grad is not None:
@@ -94,7 +103,13 @@ class Sizes(Family):
         rates = self._rates.setdefault(id(watched), [])
         ratios.append(ratio)
         rates.append(max(float(group.get("lr", 0.0)) for group in watched.optimizer.param_groups))
-        if min(ratios[-_LOOKS:]) > _TOO_LARGE and len(ratios) >= _LOOKS:
+        if len(ratios) > _LEAP and self.leapt(watched):
+            self.say_leap(watched)
+        elif (
+            min(ratios[-_LOOKS:]) > _TOO_LARGE
+            and len(ratios) >= _LOOKS
+            and not self._is_learning(watched)
+        ):
             usual = statistics.median(ratios[-_LOOKS:])
             self._say_rate(
                 watched,
@@ -118,6 +133,32 @@ class Sizes(Family):
                 f"a step moves the weights by {usual:.0e} of their size; about 1e-3 is usual",
                 f"a larger lr than {rates[-1]:g}: begin with ten times as much, {rates[-1] * 10:g}",
             )
+
+    def _is_learning(self, watched: Watched) -> bool:
+        """Whether the loss has come down: some networks do not mind how long their weights are."""
+        losses = self._losses.get(id(watched), [])
+        if len(losses) < _LEAP:
+            return False
+        first, last = losses[0], statistics.median(losses[-3:])
+        return last < first - 0.05 * abs(first)
+
+    def leapt(self, watched: Watched) -> bool:
+        """Whether one of the first steps was far longer than the weights themselves."""
+        return max(self._ratios.get(id(watched), [0.0])[:_LEAP]) >= _FAR
+
+    def say_leap(self, watched: Watched) -> None:
+        """A step of such a length is a learning rate too high, unless the network learns."""
+        if self._is_learning(watched):
+            return
+        longest = max(self._ratios[id(watched)][:_LEAP])
+        rate = self._rates[id(watched)][0]
+        self._say_rate(
+            watched,
+            LEARNING_RATE_TOO_HIGH,
+            f"one of the first steps moved the weights by {longest:.0%} of their size; about 0.1 % "
+            "is usual",
+            f"a much smaller lr than {rate:g}: begin with {rate / (100 * longest):.0e}",
+        )
 
     def _say_rate(self, watched: Watched, mistake: Mistake, seen: str, write: str) -> None:
         self.diagnosis.report(

@@ -25,6 +25,10 @@ class Held:
         arrived: when a backward pass last added to its gradient; 0 if none has since the last step.
         arrived_version: of the gradient at that time.
         order: the same, and kept over the steps; 0 if it is not known.
+        last: a weak reference to the gradient to which it added last.
+        dropped: how many gradients since the last step were thrown away unused, as far as hooks
+            were on.
+        weight_version: of the parameter when the last gradient came.
         ever: whether a backward pass has reached it at all.
         piled: whether backward passes have added onto the used gradient, and nobody else has
             written into it.
@@ -37,15 +41,18 @@ class Held:
         "__weakref__",
         "arrived",
         "arrived_version",
+        "dropped",
         "ever",
         "group",
         "hook",
+        "last",
         "order",
         "parameter",
         "piled",
         "proof",
         "used",
         "used_version",
+        "weight_version",
     )
 
     def __init__(self, parameter: Tensor, group: dict[str, Any]) -> None:
@@ -55,6 +62,9 @@ class Held:
         self.arrived_version = -1
         self.order = 0
         self.ever = False
+        self.last: Any = lambda: None
+        self.dropped = 0
+        self.weight_version = -1
         self.used: weakref.ref[Tensor] | None = None
         self.used_version = -2
         self.piled = False
@@ -83,6 +93,7 @@ class Watched:
         inner: whether the step that runs is made within another watched optimizer's.
         loaded: how often a checkpoint was loaded into it.
         step_place: where it last made a step at which values were looked at.
+        handles: of the hooks on it.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, place: Place | None) -> None:
@@ -95,6 +106,7 @@ class Watched:
         self.inner = False
         self.loaded = 0
         self.step_place: Place | None = None
+        self.handles: list[Any] = []
         self.refresh()
 
     @property
@@ -142,6 +154,9 @@ class Family:
     def added(self, watched: Watched) -> None:
         """An optimizer, or parameters of one, have come."""
 
+    def forgot(self, watched: Watched) -> None:
+        """An optimizer is not watched any more, because the script has thrown it away."""
+
     def before_step(self, watched: Watched) -> None:
         """A step begins; a closure has not run yet."""
 
@@ -153,6 +168,15 @@ class Family:
 
     def after_look(self, watched: Watched) -> None:
         """As after_step, at those steps alone at which values are looked at."""
+
+    def let_go(self) -> None:
+        """A module is converted: torch swaps no tensor that somebody has a weak reference to."""
+
+    def before_backward(self, losses: list[Tensor]) -> None:
+        """A backward pass begins, from these losses."""
+
+    def after_backward(self) -> None:
+        """A backward pass has ended, maybe by an exception."""
 
     def close(self) -> None:
         """Watching ends: the time to say what never happened, and to take off what was put on."""

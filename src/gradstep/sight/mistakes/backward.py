@@ -1,0 +1,100 @@
+"""Backward passes: how many, where, from which losses, and which leaves they reach."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradstep.sight.mistakes.calls import follow
+from gradstep.sight.mistakes.place import Place, here
+from gradstep.sight.mistakes.watched import Family
+
+#: In so many passes from the beginning the whole graph is gone through.
+_FIRST = 3
+_EACH = 50
+
+
+class Backward(Family):
+    """Tells the other families of backward passes; it says nothing itself.
+
+    Attributes:
+        count: how many backward passes there were.
+        place: where the last of the first ones, or of those that are looked at, was called.
+        of_leaf: whether all its losses were leaves, so that it could reach nothing else.
+        looks: whether the pass that runs is one that is looked at.
+        loss: what the last pass began from, if that was one number.
+        leaves: weak references to the leaves in no optimizer that it reaches, by their id.
+    """
+
+    order = 0
+
+    def __init__(self, diagnosis: Any) -> None:
+        super().__init__(diagnosis)
+        self.count = 0
+        self.place: Place | None = None
+        self.of_leaf = False
+        self.looks = False
+        self.loss: Tensor | None = None
+        self.leaves: dict[int, weakref.ref[Tensor]] = {}
+        self._depth = 0
+        self._end = follow(torch.autograd, "backward", before=self._begins, after=self._ended)
+
+    def _begins(self, tensors: Any = None, *_: Any, **__: Any) -> None:
+        self._depth += 1
+        if self._depth > 1:  # of checkpointing, within another
+            return
+        self.count += 1
+        losses = [tensors] if isinstance(tensors, Tensor) else list(tensors or ())
+        self.loss = losses[0].detach() if len(losses) == 1 and losses[0].numel() == 1 else None
+        self.looks = self.count <= 2 * _FIRST or self.count % _EACH == 0
+        if self.looks:
+            self.diagnosis.guarded(self._look, losses)
+        self.diagnosis.backward_begins(losses)
+
+    def _look(self, losses: list[Tensor]) -> None:
+        self.place = here()
+        self.of_leaf = all(loss.grad_fn is None for loss in losses)
+        if self.count <= _FIRST or self.count % _EACH == 0:
+            held = {id(h.parameter) for w in self.diagnosis.watched for h in w.held}
+            self.leaves = {
+                id(leaf): weakref.ref(leaf) for leaf in leaves_of(losses) if id(leaf) not in held
+            }
+
+    def _ended(self, *_: Any, **__: Any) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self.diagnosis.backward_ended()
+
+    def unheld(self) -> Iterator[Tensor]:
+        """The leaves in no optimizer that are still there."""
+        for reference in self.leaves.values():
+            leaf = reference()
+            if leaf is not None:
+                yield leaf
+
+    def let_go(self) -> None:
+        self.leaves.clear()
+
+    def close(self) -> None:
+        self._end()
+        self.leaves.clear()
+        self.loss = None
+
+
+def leaves_of(losses: list[Tensor]) -> Iterator[Tensor]:
+    """All leaves to which a backward pass from these losses adds a gradient."""
+    waiting = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
+    known = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            yield variable
+        for following, _ in node.next_functions:
+            if following is not None and following not in known:
+                known.add(following)
+                waiting.append(following)
