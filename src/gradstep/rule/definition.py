@@ -269,6 +269,58 @@ class Rule:
             g.recorder.stage = len(self.stages)
         return self.join(*directions[1:]), new_states
 
+    # The functional form. What makes steps stands above this room, and is read when asked for.
+
+    def init(self, params: Any, *, lr: float | None = None) -> Any:
+        """The states of parameters before their first step: half of the functional form.
+
+        ::
+
+            state = rule.init(params)
+            params, state = rule.update(grads, state, params, lr=0.01)
+
+        Args:
+            params: tensors, in any nest of dicts, lists and tuples; or a single one.
+            lr: the learning rate, for the few rules of which a state starts with it: ASGD and
+                Rprop. Default: the rule's own.
+
+        Returns:
+            the same nest, with a dict of states by name in the place of each tensor; ``step`` is
+            the count of its steps.
+
+        Raises:
+            TypeError: a leaf that is no floating-point or complex tensor.
+        """
+        from gradstep.optimizer import functional
+
+        return functional.init(self, params, lr=lr)
+
+    def update(self, grads: Any, state: Any, params: Any, **options: Any) -> tuple[Any, Any]:
+        """A step as a pure function, the other half of the functional form.
+
+        Nothing that is given is changed. Where nothing follows the numbers, the bits are those of
+        :class:`gradstep.Optimizer`. Under autograd, torch.func, vmap and torch.compile they are
+        those of torch's operations, as of ``engine="eager"``; then a rule that calls opaque
+        functions needs such as torch can follow.
+
+        Args:
+            grads: gradients in the nest of ``params``; None for a parameter that stays.
+            state: from :meth:`init` or the step before.
+            params: the parameters.
+            options: ``lr``, a number or tensor (the rule's own by default); any hyperparameter;
+                ``maximize``; ``loss``, for rules that ask for it; ``engine``.
+
+        Returns:
+            the new parameters, and the new states.
+
+        Raises:
+            TypeError: an unknown hyperparameter.
+            ValueError: a nest that is not that of ``params``, or a state that is missing.
+        """
+        from gradstep.optimizer import functional
+
+        return functional.update(self, grads, state, params, **options)
+
     def functions(self) -> list[Callable[..., Any]]:
         """The functions that it is made of, those of its stages included."""
         if self.function is not None:
