@@ -34,7 +34,8 @@ def variants(reference: Reference) -> Iterator[dict[str, Any]]:
     }
     if reference.name == "AdamW":
         choices.pop("decoupled_weight_decay")
-    choices.update({n: (0.0, 0.1) for n in ("weight_decay", "momentum") if n in made})
+    own = reference.rule.hyperparameters
+    choices.update({n: (0.0, 0.1) for n in ("weight_decay", "momentum") if n in own})
     products = list(itertools.product(*choices.values()))
     if reference.theirs is None:  # what all have on and all have off; the table has the rest
         products = products[:1] + products[1:][-1:]

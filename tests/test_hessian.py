@@ -15,6 +15,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 
 import gradstep
 from gradstep.lab.digits import load_digits
+from references.adahessian import adahessian
 from references.sophia import sophia
 
 OPTIONS = {"lr": 0.01, "betas": (0.75, 0.5), "rho": 0.5, "weight_decay": 0.125}
@@ -482,3 +483,22 @@ def test_both_kinds_learn_to_read_digits(kind: str) -> None:
         assert right < 0.92 and loss > 0.3
     else:
         assert right > 0.93 and loss < 0.2
+
+
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+def test_adahessian_is_its_formula_with_estimates(engine: str) -> None:
+    """An estimate counts again at each step until the next."""
+    w = nn.Parameter(normal(0, 50, dtype=torch.float64))
+    gradients = [normal(10 + t, 50, dtype=torch.float64) for t in range(12)]
+    estimates = {t: normal(90 + t, 50, dtype=torch.float64) for t in (0, 1, 5, 9)}
+    options: dict[str, Any] = {"lr": 0.05, "hessian_power": 0.5, "hessian_decay": 0.25, "eps": 0.01}
+    optimizer = gradstep.AdaHessian([w], engine=engine, **options)
+    arrays = {t: e.numpy() for t, e in estimates.items()}
+    start = w.detach().numpy().copy()
+    expected = list(adahessian(start, (g.numpy() for g in gradients), arrays, **options))
+    for t, g in enumerate(gradients):
+        if t in estimates:
+            optimizer.update_hessian([estimates[t]])
+        w.grad = g
+        optimizer.step()
+        numpy.testing.assert_allclose(w.detach().numpy(), expected[t], rtol=1e-10, atol=1e-12)

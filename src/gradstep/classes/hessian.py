@@ -37,7 +37,7 @@ class HessianOptimizer(Optimizer):
 
     :class:`gradstep.Sophia` is one. With a rule of your own, or a chain, it takes the arguments of
     :class:`gradstep.Optimizer`. The rule leaves its ``hessian`` as it is, and has a hyperparameter
-    ``beta2``, which says how much of it is kept at each estimate.
+    ``hessian_decay``, or else ``beta2``, which says how much of it is kept at each estimate.
     """
 
     @torch.no_grad()
@@ -211,8 +211,9 @@ def _names_of_hessian(rule: Rule) -> tuple[str, str]:
     """What the rule, or its chain, calls the average and how much of it is kept."""
     own = {n: n for n in (*rule.states, *rule.hyperparameters)}
     for stage, names in rule.stages or ((rule, own),):
-        if "hessian" in stage.states and "beta2" in stage.hyperparameters:
-            return names["hessian"], names["beta2"]
+        kept = "hessian_decay" if "hessian_decay" in stage.hyperparameters else "beta2"
+        if "hessian" in stage.states and kept in stage.hyperparameters:
+            return names["hessian"], names[kept]
     raise TypeError(
         f"{rule.name} has no state hessian with a hyperparameter beta2. Take a rule that "
         "has both, such as gradstep.sophia()"
