@@ -72,7 +72,7 @@ from gradstep.rule.operations import functions
 
 if TYPE_CHECKING:
     from gradstep.classes.hessian import HessianOptimizer
-    from gradstep.compose import schedule
+    from gradstep.compose import schedule, trainers
     from gradstep.compose.accumulate import Accumulate
     from gradstep.compose.average import EMA, AveragedWeights
     from gradstep.compose.create import create
@@ -222,6 +222,7 @@ __all__ = [
     "stored_as",
     "sum",
     "to_bitsandbytes",
+    "trainers",
     "watch",
     "where",
     "zeros",
@@ -236,6 +237,7 @@ _LATER = {
     "from_torchao": "gradstep.optimizer.exchange",
     "to_bitsandbytes": "gradstep.optimizer.exchange",
     "schedule": "gradstep.compose",
+    "trainers": "gradstep.compose",
     "Accumulate": "gradstep.compose.accumulate",
     "EMA": "gradstep.compose.average",
     "AveragedWeights": "gradstep.compose.average",
