@@ -186,3 +186,80 @@ def test_help_tells_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("--strict", "--json", "examples:", "SCRIPT"))
+
+
+BY_HAND = """\
+import multiprocessing, torch
+w = torch.randn(3, 2, requires_grad=True)
+def elsewhere():
+    pass
+for _ in range(5):
+    (torch.randn(4, 3) @ w).square().mean().backward()
+    with torch.no_grad():
+        w -= 0.1 * w.grad
+    w.grad = None
+"""
+PROCESSES = """\
+    multiprocessing.get_context("fork").Process(target=elsewhere).start()
+"""
+
+
+def test_loops_by_hand_are_seen_and_other_processes_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "hand.py"
+    script.write_text(BY_HAND, encoding="utf-8")
+    assert main(["doctor", "--strict", str(script)]) == 0
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("gradstep doctor: nothing found in ")
+    assert first.endswith("(no optimizer; weights that are moved by hand)") and not rest
+    lines = BY_HAND.replace("    w.grad = None\n", PROCESSES)
+    script.write_text(lines, encoding="utf-8")
+    assert main(["doctor", "--strict", str(script)]) == 1
+    told = capsys.readouterr().err
+    assert "1 mistake" in told and f"forgotten-zero-grad  {script}:6" in told
+    assert "the script started 5 processes, and what is done in there is not seen" in told
+
+
+ALIKE = """\
+import torch, warnings
+model = torch.nn.ModuleList(torch.nn.Linear(3, 1) for _ in range(4))
+optimizers = [torch.optim.SGD(m.parameters(), lr=0.01) for m in model]
+schedulers = [torch.optim.lr_scheduler.StepLR(o, 10) for o in optimizers]
+for step in range(4):
+    sum(m(torch.ones(2, 3)).sum() for m in model).backward()
+    if step == 0:
+        schedulers[0].step()
+    for optimizer in optimizers:
+        optimizer.step()
+    for scheduler in schedulers:
+        scheduler.step()
+try:
+    raise KeyError("inside")
+except KeyError as error:
+    raise ValueError("outside") from error
+"""
+
+
+def test_a_finding_is_told_once_a_line_and_warnings_name_the_scripts_own(tmp_path: Path) -> None:
+    (tmp_path / "alike.py").write_text(ALIKE, encoding="utf-8")
+    alone = in_a_process("alike.py", cwd=tmp_path)
+    watched = doctor("alike.py", cwd=tmp_path)
+    own, _, report = watched.stderr.partition("gradstep doctor: ")
+    assert own == alone.stderr  # the warning at line 8, and both tracebacks
+    assert "alike.py:8: UserWarning" in own and "KeyError" in own
+    assert report.count("forgotten-zero-grad  alike.py:6") == 1
+    assert "and 3 more like this at this line" in " ".join(report.split())
+
+
+@pytest.mark.deep
+def test_under_torchrun_one_process_reports(tmp_path: Path) -> None:
+    (tmp_path / "forgets.py").write_text(
+        CRASH.replace('    raise RuntimeError("the disk is full")\n', ""), encoding="utf-8"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "gradstep", "doctor", "--json", "found.json", "forgets.py"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("gradstep doctor: 1 mistake in forgets.py") == 1
+    assert len(json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["findings"]) == 1

@@ -74,6 +74,7 @@ class Diagnosis:
         self._families = [
             family(self) for family in load()[0] if families is None or family in families
         ]
+        self._by_kind: dict[type[Any], Any] = {type(family): family for family in self._families}
         self._before = self._those_with("before_step")
         self._before_look = [*self._before, *self._those_with("before_look")]
         self._after = self._those_with("after_step")
@@ -90,7 +91,7 @@ class Diagnosis:
 
     def family(self, kind: type[Any]) -> Any:
         """The one that watches over this kind of mistakes; None where it was not asked for."""
-        return next((family for family in self._families if type(family) is kind), None)
+        return self._by_kind.get(kind)
 
     # What is watched.
 

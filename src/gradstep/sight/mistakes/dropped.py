@@ -8,6 +8,7 @@ from torch import nn
 
 from gradstep.sight.mistakes.backward import Backward
 from gradstep.sight.mistakes.finding import Mistake
+from gradstep.sight.mistakes.gradients import Gradients
 from gradstep.sight.mistakes.place import Place
 from gradstep.sight.mistakes.watched import Family, Watched
 
@@ -40,8 +41,10 @@ class Dropped(Family):
         self._pending: dict[int, tuple[int, Place | None]] = {}
 
     def before_step(self, watched: Watched) -> None:
+        if watched.has_closure or not self.diagnosis.family(Gradients).follows(watched):
+            return  # nobody has counted
         first = next((h for h in watched.held if h.arrived), None)
-        if first is None or watched.has_closure:
+        if first is None:
             return
         dropped = self._dropped(watched)
         for held in watched.held:

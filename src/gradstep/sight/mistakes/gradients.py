@@ -139,6 +139,10 @@ class Gradients(Family):
             state.left = max(state.left, 3)
             self._hooks_on(watched)
 
+    def follows(self, watched: Watched) -> bool:
+        """Whether hooks follow the backward passes before this step."""
+        return self._states[id(watched)].left > 0
+
     def forgot(self, watched: Watched) -> None:
         self._hooks_off(watched)
         self._states.pop(id(watched), None)

@@ -65,7 +65,7 @@ class Modes(Family):
                 active = self._active[id(model)] = [m for m in model.modules() if _has_modes(m)]
             if not active:
                 continue
-            if any(module.training for module in active):
+            if active[0].training or any(module.training for module in active):
                 self._trained.add(id(model))
                 self._steps[id(model)] = 0
             elif id(model) in self._trained:

@@ -90,9 +90,9 @@ class Scheduling(Family):
         if known.steps == 1:
             known.stepped = here()
             known.by_accelerate = _called_by("accelerate.")
-        watched = self._optimizer_of(scheduler)
-        if watched is not None and watched.steps == 0 and known.steps == 1:
-            self.diagnosis.guarded(self._too_early, watched, scheduler)
+            watched = self._optimizer_of(scheduler)
+            if watched is not None and watched.steps == 0:
+                self.diagnosis.guarded(self._too_early, watched, scheduler)
 
     def _optimizer_of(self, scheduler: Any) -> Watched | None:
         return next((w for w in self.diagnosis.watched if w.optimizer is scheduler.optimizer), None)
