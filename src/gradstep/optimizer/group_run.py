@@ -18,7 +18,7 @@ from gradstep.program.program import Program
 from gradstep.rule.definition import Rule
 from gradstep.rule.free_variables import FreeVariables
 from gradstep.rule.graph import Graph
-from gradstep.rule.trace import trace
+from gradstep.rule.trace import refuse_what_changes, trace
 
 
 @dataclass
@@ -106,6 +106,8 @@ class Traces:
         }
         programs = {kind: made[id(g)] for kind, g in graphs.items()}
         traced = Traced(flags, graphs, FreeVariables(rule) or None, programs)
+        matrix = not rule.tells_vectors_apart or next(iter(kinds))
+        refuse_what_changes(rule, reading.traced_with, matrix)
         self._before[:] = [*self._before[-15:], traced]  # as many settings as anybody goes back to
         return self._know(traced)
 

@@ -16,6 +16,7 @@ from gradstep.rule.hyperparameter import (
     is_truth_value,
     like_default,
 )
+from gradstep.rule.noise import NOISE_KEY, standard_normal
 from gradstep.rule.pickling import by_name, reduced
 from gradstep.rule.schedule import as_schedule, is_schedule
 from gradstep.rule.state import State
@@ -32,6 +33,8 @@ INPUTS: dict[str, str] = {
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
     "is_matrix": "whether the weight has two dimensions or more, which a rule may branch on",
     "gradient": "the gradient as it entered the chain, before any other rule of it",
+    "noise": "a normal number for each element, of mean 0 and variance 1, another one at each step; "
+    "a hyperparameter seed chooses others",
     "next_w": "the weight after the step, as the rules before this one in the chain leave it",
 }
 
@@ -61,6 +64,7 @@ class Rule:
         low_precision: how weights of 16 bits are kept, see ``gradstep.low_precision``.
         against_codes: why states in codes of 8 or 4 bits are known not to suit it, or in a format
             alone: format -> why; empty where they do, or nobody knows.
+        unnamed: the inputs that it does not name itself, and needs for others.
         kept: what optimizers keep with it for the next one, by keys of their own.
     """
 
@@ -78,6 +82,7 @@ class Rule:
     join: Callable[..., Any] | None = field(default=None, repr=False)
     low_precision: str = "nearest"
     against_codes: str | Mapping[str, str] = ""
+    unnamed: frozenset[str] = frozenset()
     kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def stage_names(self) -> tuple[str, ...]:
@@ -218,18 +223,27 @@ class Rule:
             inputs = {"gradient": g, **inputs}
         if "next_w" in self.inputs and "next_w" not in inputs:
             inputs = {"next_w": _moved(g, inputs), **inputs}
-        names = [*self.hyperparameters, *self.inputs]
+        key = None
+        if "noise" in self.inputs:
+            begun = inputs["w"] + inputs.get("gradient", g)
+            seed = inputs.get("seed", 0.0)
+            noise, key = standard_normal(begun, states[NOISE_KEY], inputs["step"], seed)
+            inputs = {**inputs, "noise": noise}
+        own = [name for name in self.states if name != NOISE_KEY]
+        names = [*self.hyperparameters, *(self.inputs - self.unnamed)]
         result = self.function(
-            g, *(states.get(name) for name in self.states), **{n: inputs[n] for n in names}
+            g, *(states.get(name) for name in own), **{n: inputs[n] for n in names}
         )
         values = result if isinstance(result, tuple) else (result,)
-        if len(values) != 1 + len(self.states):
-            wanted = ", ".join(["direction", *self.states])
+        if len(values) != 1 + len(own):
+            wanted = ", ".join(["direction", *own])
             raise RuleError(
                 f"rule {self.name} returned {len(values)} value(s) and must return "
-                f"{1 + len(self.states)}: {wanted}. End it with: return {wanted}"
+                f"{1 + len(own)}: {wanted}. End it with: return {wanted}"
             )
-        new_states = dict(zip(self.states, values[1:], strict=True))
+        new_states = dict(zip(own, values[1:], strict=True))
+        if key is not None:
+            new_states[NOISE_KEY] = key
         for name, value in new_states.items():
             if (value is None) != (states.get(name) is None):
                 found = "None for" if value is None else "a value for the absent"
@@ -394,8 +408,9 @@ def rule(
     The function's first argument is the gradient; further positional arguments are state
     tensors (zeros of the weight's shape, unless a default such as ``full(1.0)`` or
     ``zeros(when="centered")`` says otherwise); keyword-only arguments are ``w`` (the weight),
-    ``step`` (1 at the weight's first), ``lr`` and ``first`` where it names them, and
-    hyperparameters with their defaults. It returns the direction (the weight becomes
+    ``step`` (1 at the weight's first), ``lr``, ``first`` and ``noise`` (a normal number for each
+    element, the same bits in all engines and after a checkpoint; a hyperparameter ``seed`` chooses
+    others) where it names them, and hyperparameters with their defaults. It returns the direction (the weight becomes
     ``w − lr · direction``), then the new states in order, and changes nothing in place::
 
         @gradstep.rule
@@ -485,8 +500,18 @@ def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
         for extra in getattr(hints.get(n), "__metadata__", ())
         if isinstance(extra, Interval)
     }
+    if "noise" in inputs:
+        states[NOISE_KEY] = State("zeros", 0.0, None, "own", own_shape=lambda _: (2,))
+    unnamed = frozenset({"step"} if "noise" in inputs and "step" not in inputs else ())
     return Rule(
-        name, states, hyperparameters, intervals, frozenset(inputs), sparse, function=function
+        name,
+        states,
+        hyperparameters,
+        intervals,
+        frozenset(inputs) | unnamed,
+        sparse,
+        function=function,
+        unnamed=unnamed,
     )
 
 

@@ -18,10 +18,16 @@ from gradstep.rule.value import NewWeight
 
 
 class Trace:
-    """Makes the nodes of one trace, equal ones once, and keeps the questions that were asked."""
+    """Makes the nodes of one trace, equal ones once, and keeps the questions that were asked.
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    Given the trace before, it refuses the first node that is another one than there.
+    """
+
+    def __init__(self, values: Mapping[str, Any], before: Trace | None = None) -> None:
         self.values = values
+        self.made: list[tuple[Any, ...]] = []
+        self._before = before
+        self._places: dict[int, int] = {}
         self.questions: dict[str, bool] = {}
         self.stage = 0
         self._known: dict[tuple[Any, ...], Symbol] = {}
@@ -29,6 +35,7 @@ class Trace:
     def close(self) -> None:
         """Let go of the nodes, which know this object: together they would be a cycle."""
         self._known.clear()
+        self._places.clear()
 
     def input(self, name: str, extent: str = "number") -> Symbol:
         """The node of an input, by name."""
@@ -185,7 +192,32 @@ class Trace:
             symbol = Symbol(operation, nodes, extent, boolean, value, None, line, self.stage)
             symbol.recorder = self
             self._known[key] = symbol
+            self._remember(symbol, nodes, key[-1])
         return symbol
+
+    def _remember(self, symbol: Symbol, nodes: tuple[Node, ...], value: Any) -> None:
+        """Keep what was made, and compare it with what was made there the time before."""
+        made = (symbol.operation, *(self._places[id(n)] for n in nodes), symbol.extent, value)
+        self._places[id(symbol)] = len(self.made)
+        self.made.append(made)
+        if self._before is None:
+            return
+        at = len(self.made) - 1
+        before = self._before.made[at] if at < len(self._before.made) else ("nothing",)
+        if made != before:
+            numbers = symbol.operation == before[0] == "constant"
+            what = (
+                f"a number that was {before[-1]} at the last call and is {value}"
+                if numbers
+                else (
+                    f"another operation than at the last call: {symbol.operation} in place of {before[0]}"
+                )
+            )
+            refuse(
+                f"uses {what}. A rule is looked at once, and a kernel would repeat that for ever.",
+                "For random numbers take the input noise (a keyword argument of that name), for a "
+                "count of steps the input step, and for anything else a hyperparameter.",
+            )
 
     def _name_variables(self) -> None:
         frame = calling_frame()
@@ -227,6 +259,24 @@ def trace(
         recorder.close()
 
 
+def refuse_what_changes(rule: Rule, values: Mapping[str, Any], matrix: bool = True) -> None:
+    """Trace a rule twice: what draws random numbers, counts or reads a clock differs.
+
+    Raises:
+        RuleError: a number or an operation was another one the second time; quotes the line.
+    """
+    if all(str(f.__module__).startswith("gradstep.") for f in rule.functions()):
+        return
+    first = Trace(values)
+    again = Trace(values, first)
+    try:
+        for recorder in (first, again):
+            _trace(rule, recorder, False, matrix, False)
+    finally:
+        first.close()
+        again.close()
+
+
 def _trace(rule: Rule, recorder: Trace, maximize: bool, matrix: bool, scaled: bool) -> Graph:
     values = recorder.values
     gradient = recorder.input("g", "element")
@@ -240,7 +290,7 @@ def _trace(rule: Rule, recorder: Trace, maximize: bool, matrix: bool, scaled: bo
     for state in rule.states.values():
         if state.when is not None:  # a state that comes or goes makes another kernel too
             recorder.questions[state.when] = bool(values[state.when] != 0)
-    made = {"w", "is_matrix", "gradient", "next_w"}  # the last two by Rule.run, from the others
+    made = {"w", "is_matrix", "gradient", "noise", "next_w"}  # the last by Rule.run, from others
     inputs: dict[str, Any] = {n: recorder.input(n) for n in rule.inputs if n not in made}
     inputs |= {"lr": recorder.input("lr"), "w": weight, "is_matrix": matrix}
     for name, default in rule.hyperparameters.items():
