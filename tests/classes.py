@@ -8,7 +8,7 @@ from torch's own table of optimizers, ``optim_db``; for a class that torch has n
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,13 @@ from torchs_table import optim_db
 
 #: Of torch.optim, the classes that take nothing but matrices.
 _MATRICES_ONLY = {"Muon"}
+#: Class -> the options of a group that only ours has, beyond torch's, with their defaults.
+_BEYOND = {
+    "Muon": {
+        "coefficients": "fixed", "sum_momentum": False, "flatten": False, "split": None,
+        "precision": "bfloat16",
+    }
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Row:
         takes_groups: groups with options of their own are allowed.
         schedulers: what torch's own tests schedule it with: functions of the optimizer, in sets.
         coupled: a weight's step depends on the other weights too.
+        beyond: the options of a group that only our class has, with their defaults.
         later_flags: arguments that the class's first version did not have.
     """
 
@@ -57,6 +65,7 @@ class Row:
     schedulers: Sequence[Sequence[Callable[[Any], Any]]] = ()
     coupled: bool = False
     later_flags: Sequence[str] = ()
+    beyond: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fullest(self) -> dict[str, Any]:
@@ -90,6 +99,7 @@ def _row(name: str) -> Row:
                 takes_groups=info.supports_param_groups,
                 schedulers=info.scheduler_inputs,
                 later_flags=info.not_og_supported_flags,
+                beyond=_BEYOND.get(name, {}),
             )
     reference = next(r for r in REFERENCES if r.name == name)
     schedulers = optim_db[0].scheduler_inputs

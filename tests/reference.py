@@ -469,7 +469,7 @@ REFERENCES = [
         dimensions=2,
         takes_complex=False,
         elementwise=False,
-        bound=64.0,
+        steps_in=torch.bfloat16,
     ),
 ]
 

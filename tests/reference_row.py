@@ -40,6 +40,9 @@ class Reference:
         ill_conditioned: its states that follow the roundings of sums, since they are large where a
             gradient has nothing. Weights do not: they are multiplied there by nothing.
         bound: how far two ways of making its steps may differ, in eps of the largest weight.
+        steps_in: the type of 16 bits that a step is worked out in, whatever the weight's is, if
+            there is such: its eps of the largest change may then lie between two ways. (torch's
+            own products of bfloat16 differ from one CPU capability to another.)
         oracle: another library's optimizer for the same parameters and arguments, as
             ``(parameters, options) -> optimizer``, which imports its library by itself; for a rule
             that torch.optim has not. ``integration/test_oracles.py`` runs it.
@@ -61,6 +64,7 @@ class Reference:
     longest: float = math.inf
     ill_conditioned: Sequence[str] = ()
     bound: float = 8.0
+    steps_in: torch.dtype | None = None
     oracle: Callable[[Any, dict[str, Any]], torch.optim.Optimizer] | None = None
     oracle_shapes: Sequence[tuple[int, ...]] = ()
 

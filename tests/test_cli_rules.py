@@ -134,7 +134,7 @@ def test_explain_rules_that_look_around(capsys: pytest.CaptureFixture[str]) -> N
     assert "size(w, −2) is how many rows the tensor has" in text
     assert "newton_schulz(…) is a function on the whole tensor: Bring the singular values" in text
     assert "--set nesterov=false  --set adjust_lr_fn=…" in text
-    assert "adjust_lr_fn = none (a word, or none)" in text
+    assert "adjust_lr_fn = none (one of 'original', 'match_rms_adamw'," in text
     text = told(capsys, "explain", "muon", "--set", "adjust_lr_fn=match_rms_adamw")
     assert "scale ← 0.2·√(max(size(w, −2), size(w, −1)))" in text
 

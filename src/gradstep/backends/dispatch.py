@@ -72,13 +72,13 @@ def check_dimensions(rule: Rule, graph: Graph, weight: Tensor, name: Callable[[]
         ValueError: names the weight, and says what the rule takes.
     """
     for node in graph.gathered:
-        wanted = node.value.dimensions if node.operation == "opaque" else None
-        if wanted not in (None, weight.dim()):
-            raise ValueError(
-                f"{rule.name} calls {node.value.name}, which takes weights of {wanted} "
-                f"dimensions, and {name()} has {weight.dim()}. Give it to another rule, as "
-                "gradstep.partition does."
-            )
+        if node.operation != "opaque":
+            continue
+        refusal = node.value.refusal(weight.shape)
+        if refusal is not None:
+            wanted = node.value.dimensions
+            takes = "" if wanted is None else f", which takes weights of {wanted} dimensions"
+            raise ValueError(f"{rule.name} calls {node.value.name}{takes}, and {name()} {refusal}.")
     if graph.needs_matrix and not is_matrix(weight):
         raise ValueError(
             f"{rule.name} works along rows and columns, and {name()} has {weight.dim()} "

@@ -329,6 +329,8 @@ def _settings(rule: Rule, meanings: Any) -> list[str]:
             allowed = "true or false"
         elif is_number(default):
             allowed = str(rule.intervals.get(name, Interval()))
+        elif name in rule.choices:
+            allowed = str(rule.choices[name])
         elif default is None:
             allowed = "a number, or none" if takes_number(rule, name) else "a word, or none"
         else:

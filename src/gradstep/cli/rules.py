@@ -12,7 +12,17 @@ from gradstep.cli import arguments
 
 #: Columns of the table: all together, and to which width the first three are padded.
 _WIDTH = 100
-_MOST_PADDING = (20, 14, 32)
+_MOST_PADDING = (19, 14, 32)
+_WIDTH = 100
+
+
+def _few(names: list[str], room: int) -> str:
+    """As many names as there is room for; the others are on the rule's page."""
+    shown = ", ".join(names)
+    while len(shown) > room:
+        names = names[:-1]
+        shown = ", ".join([*names, "…"])
+    return shown
 
 
 def add_parser(subparsers: Any) -> None:
@@ -95,15 +105,13 @@ def _table(ink: Any) -> list[str]:
 
     records = [rule_record(name) for name in rule_names()]
     header = ("rule", "state", "settings that change the formula", "paper")
-    rows = [
-        (
-            record["name"],
-            state_text(record),
-            ", ".join(record["changes_formula"]) or "none",
-            _short_papers(record["papers"]),
-        )
-        for record in records
-    ]
+    rows = []
+    for record in records:
+        state, papers = state_text(record), _short_papers(record["papers"])
+        before = max(len(record["name"]), _MOST_PADDING[0]) + max(len(state), _MOST_PADDING[1])
+        room = _WIDTH - before - len(papers) - 6  # two spaces between columns
+        settings = _few(record["changes_formula"], max(room, _MOST_PADDING[2])) or "none"
+        rows.append((record["name"], state, settings, papers))
     lines: list[str] = []
     for kind in ("rule", "stage"):
         own = [(r, row) for r, row in zip(records, rows, strict=True) if r["kind"] == kind]

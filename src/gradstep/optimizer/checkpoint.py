@@ -69,8 +69,12 @@ ACCUMULATED_SUM = "accumulated_sum"
 #: What wrappers save among the states, in the shape of the weight.
 OF_WRAPPERS = (TRAINING_WEIGHT, ACCUMULATED_GRADIENT, ACCUMULATED_SUM)
 
-#: Options that classes of torch.optim have had only since some version, the newest first.
-_LATER = ("decoupled_weight_decay", "amsgrad")
+#: Options that classes of torch.optim have had only since some version, the newest first; and those
+#: that only ours have.
+_LATER = (
+    "decoupled_weight_decay", "amsgrad",
+    "coefficients", "sum_momentum", "flatten", "split", "precision",
+)  # fmt: skip
 #: What returns the classes whose checkpoints are told apart by the options in their groups.
 _CLASSES: list[Callable[[], Iterable[Callable[[list[Tensor]], torch.optim.Optimizer]]]] = []
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradstep.rule.definition import Rule, free_name, numbered
-from gradstep.rule.hyperparameter import Interval
+from gradstep.rule.hyperparameter import Choice, Interval
 from gradstep.rule.language import where
 from gradstep.rule.reductions import norm
 from gradstep.rule.state import State
@@ -111,6 +111,7 @@ def _made_of(
     states: dict[str, State] = {}
     hyperparameters: dict[str, Any] = {}
     intervals: dict[str, Interval] = {}
+    choices: dict[str, Choice] = {}
     for r, label, own in zip(rules, labels, owned, strict=True):
         names = {n: n if count[n] == 1 else free_name(f"{label}_{n}", taken) for n in own}
         taken += names.values()
@@ -124,6 +125,7 @@ def _made_of(
             states[names[n]] = replace(state, value=value, when=when, of=of)
         hyperparameters.update({names[n]: d for n, d in r.hyperparameters.items()})
         intervals.update({names[n]: i for n, i in r.intervals.items()})
+        choices.update({names[n]: c for n, c in r.choices.items()})
     return Rule(
         f"{made_by.__name__}({', '.join(labels)})",
         states,
@@ -135,4 +137,5 @@ def _made_of(
         stages=tuple(stages),
         made_by=made_by,
         join=join,
+        choices=choices,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from gradstep.rule.hyperparameter import (
+    Choice,
     Interval,
     check_number,
     is_number,
@@ -65,6 +67,7 @@ class Rule:
         against_codes: why states in codes of 8 or 4 bits are known not to suit it, or in a format
             alone: format -> why; empty where they do, or nobody knows.
         unnamed: the inputs that it does not name itself, and needs for others.
+        choices: name -> allowed values, for flags that list them.
         kept: what optimizers keep with it for the next one, by keys of their own.
     """
 
@@ -83,6 +86,7 @@ class Rule:
     low_precision: str = "nearest"
     against_codes: str | Mapping[str, str] = ""
     unnamed: frozenset[str] = frozenset()
+    choices: Mapping[str, Choice] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def stage_names(self) -> tuple[str, ...]:
@@ -197,6 +201,8 @@ class Rule:
         if not is_number(default):
             if isinstance(default, bool) and not is_truth_value(value):
                 raise TypeError(f"Invalid {name} value: {value!r}; {self.name} takes True or False")
+            if name in self.choices:
+                self.choices[name].check(name, value)
             return
         interval = interval or self.intervals.get(name, Interval())
         check_number(name, value, interval, spoken)
@@ -503,6 +509,7 @@ def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
     if "noise" in inputs:
         states[NOISE_KEY] = State("zeros", 0.0, None, "own", own_shape=lambda _: (2,))
     unnamed = frozenset({"step"} if "noise" in inputs and "step" not in inputs else ())
+    choices = {n: Choice(c) for n in hyperparameters if (c := _listed(hints.get(n)))}
     return Rule(
         name,
         states,
@@ -512,7 +519,23 @@ def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
         sparse,
         function=function,
         unnamed=unnamed,
+        choices=choices,
     )
+
+
+def _listed(annotation: Any) -> tuple[Any, ...]:
+    """The values that a flag's annotation lists: ``Literal["a", "b"] | None``; none for another."""
+    parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    listed = [v for p in parts if typing.get_origin(p) is Literal for v in typing.get_args(p)]
+    if not listed or any(
+        p is not type(None) and typing.get_origin(p) is not Literal for p in parts
+    ):
+        return ()
+    return (*listed, None) if type(None) in parts else tuple(listed)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def _rule_over(function: Any, sparse: str | None, lr: float, class_name: str | None) -> Rule:

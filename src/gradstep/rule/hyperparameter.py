@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 from dataclasses import dataclass
@@ -45,6 +46,29 @@ class Interval:
         if self.high < math.inf:
             ends.append(f"{'at most' if self.closed else 'below'} {self.high:g}")
         return " and ".join(ends) or "a number"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The values that a flag may take, as its ``Literal`` annotation lists them."""
+
+    values: tuple[Any, ...]
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise unless it is one of them.
+
+        Raises:
+            ValueError: names the nearest.
+        """
+        if value in self.values:
+            return
+        listed = ", ".join(map(repr, self.values))
+        near = difflib.get_close_matches(str(value), [str(v) for v in self.values], 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Invalid {name} value: {value!r}; choose one of {listed}.{hint}")
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(repr, self.values))
 
 
 #: Annotations for hyperparameters: ``beta1: Decay = 0.9``.

@@ -7,8 +7,9 @@ and returns whole tensors, several parameters of one shape at a time.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import torch
@@ -33,6 +34,10 @@ class Opaque:
             where the weight is that.
         dimensions: how many dimensions a parameter must have; None for any number.
         returns: the places of the arguments that it returns anew, in order.
+        refuses: takes a parameter's shape and the choices; says why it cannot be called for such a
+            one, to be said behind the parameter's name, or None.
+        cost: takes the same; says how much work it is, in any unit.
+        choices: the keyword-only arguments of the function that were chosen, by name.
     """
 
     name: str
@@ -40,17 +45,65 @@ class Opaque:
     dtype: torch.dtype | None = None
     dimensions: int | None = None
     returns: tuple[int, ...] = (0,)
+    refuses: Callable[..., str | None] | None = field(default=None, repr=False)
+    cost: Callable[..., float] | None = field(default=None, repr=False)
+    choices: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    _chosen: dict[Any, Opaque] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def argument_names(self) -> list[str]:
-        """What the function calls its arguments."""
-        return list(inspect.signature(self.function).parameters)
+        """What the function calls its arguments, without those that are choices."""
+        return [name for name in _parameters(self.function) if name not in self._choosable()]
 
-    def __call__(self, *arguments: Any) -> Any:
+    def _choosable(self) -> list[str]:
+        parameters = _parameters(self.function)
+        return [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+
+    def choosing(self, **choices: Any) -> Opaque:
+        """The same function with these of its keyword-only arguments: one object for equal ones.
+
+        Raises:
+            TypeError: an argument that it has not, or a value that is a tensor or a number to be
+                worked out in a step.
+        """
+        for name, value in choices.items():
+            if name not in self._choosable():
+                raise TypeError(
+                    f"{self.name} has no choice {name!r}; it has: "
+                    + (", ".join(self._choosable()) or "none")
+                )
+            if isinstance(value, Tensor | Symbol):
+                raise TypeError(
+                    f"{self.name} got a value of the step as its {name}, which is chosen once: a "
+                    "flag of the rule, or a constant. Tensors and numbers go before it, by place."
+                )
+        chosen = {
+            n: tuple(v) if isinstance(v, list) else v
+            for n, v in {**self.choices, **choices}.items()
+        }
+        key = tuple((n, type(v), v) for n, v in sorted(chosen.items()))
+        return self._chosen.setdefault(key, replace(self, choices=chosen))
+
+    def refusal(self, shape: Sequence[int]) -> str | None:
+        """Why it cannot be called for a parameter of a shape, to be said behind its name."""
+        if self.dimensions not in (None, len(shape)):
+            return f"has {len(shape)}. Give it to another rule, as gradstep.partition does"
+        return self.refuses(tuple(shape), **self.choices) if self.refuses is not None else None
+
+    def work(self, shape: Sequence[int]) -> float:
+        """How much work it is for a parameter of a shape, to be compared with others."""
+        if self.cost is not None:
+            return float(self.cost(tuple(shape), **self.choices))
+        return float(math.prod(shape)) * min(shape, default=1)
+
+    def __call__(self, *arguments: Any, **choices: Any) -> Any:
         """Call it in a rule, or on one parameter's tensors.
 
         Raises:
+            TypeError: see :meth:`choosing`.
             ValueError: the function returned another shape, or another number of tensors.
         """
+        if choices:
+            return self.choosing(**choices)(*arguments)
         symbol = next((a for a in arguments if isinstance(a, Symbol)), None)
         if symbol is not None:
             return symbol.recorder.call(self, arguments)
@@ -78,7 +131,7 @@ class Opaque:
         Raises:
             ValueError: the function returned another shape, or another number of tensors.
         """
-        result = self.function(*arguments)
+        result = self.function(*arguments, **self.choices)
         results = [result] if isinstance(result, Tensor) else list(result)
         if len(results) != len(self.returns):
             raise ValueError(
@@ -119,6 +172,8 @@ def opaque(
     dtype: torch.dtype | None = None,
     dimensions: int | None = None,
     returns: Sequence[str] = (),
+    refuses: Callable[..., str | None] | None = None,
+    cost: Callable[..., float] | None = None,
 ) -> Callable[[Callable[..., Any]], Opaque]: ...
 
 
@@ -129,6 +184,8 @@ def opaque(
     dtype: torch.dtype | None = None,
     dimensions: int | None = None,
     returns: Sequence[str] = (),
+    refuses: Callable[..., str | None] | None = None,
+    cost: Callable[..., float] | None = None,
 ) -> Any:
     """Make a function that rules may call and that is not traced.
 
@@ -146,6 +203,9 @@ def opaque(
     It may also take states of a shape of their own (:func:`gradstep.shaped`), and return them anew:
     ``returns`` then names those of its arguments that it returns.
 
+    Its keyword-only arguments are choices: flags of the rule, or constants, which are handed on as
+    they are, ``whiten(g, eps, how=how)``. All others are tensors, then numbers.
+
     If it raises, the parameters that it was called for are as they were, and so are their states;
     those that were updated before in the same step are not taken back, and the error names them.
 
@@ -155,13 +215,21 @@ def opaque(
         dimensions: how many dimensions a parameter must have. Default: any number.
         returns: the names of the arguments that it returns anew, in their order. Default: the
             first.
+        refuses: takes a parameter's shape and the choices by name; says why it cannot be called
+            for such a parameter, as ``"has 3 rows"``, before anything is changed, or None.
+        cost: takes the same; says how much work it is, by which weights that are split among
+            processes are shared out. Default: the elements times the shortest side.
 
     Raises:
         ValueError: ``returns`` names something else, or not in their order.
     """
     if function is None:
-        return lambda f: _made(f, dtype, dimensions, returns)
+        return lambda f: replace(_made(f, dtype, dimensions, returns), refuses=refuses, cost=cost)
     return _made(function, dtype, dimensions, returns)
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
 
 
 def _made(
@@ -170,7 +238,7 @@ def _made(
     dimensions: int | None,
     returns: Sequence[str],
 ) -> Opaque:
-    names = list(inspect.signature(function).parameters)
+    names = list(_parameters(function))
     unknown = [name for name in returns if name not in names]
     if unknown:
         raise ValueError(f"{function.__name__} has no argument {unknown[0]!r} to return anew")

@@ -66,7 +66,9 @@ def rule_record(name: str) -> dict[str, Any]:
         "hyperparameters": {
             n: {
                 "default": default,
-                "allowed": str(rule.intervals[n]) if n in rule.intervals else None,
+                "allowed": str(allowed)
+                if (allowed := rule.intervals.get(n) or rule.choices.get(n))
+                else None,
                 "meaning": description.hyperparameters.get(n, ""),
             }
             for n, default in rule.hyperparameters.items()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from gradstep.backends.update import has_shape
+from gradstep.linalg.newton_schulz import iterations
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.parameter_groups import GroupReader
 from gradstep.optimizer.weight_spec import state_specs
@@ -399,26 +400,11 @@ class Adafactor(Optimizer):
 
 
 #: The ways in which a matrix' shape scales its step.
-_ADJUSTMENTS = ("original", "match_rms_adamw", "spectral_unclamped")
-
-
 class _MuonGroups(GroupReader):
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless every option of a group is allowed."""
         super().check_group(group)
-        self._check_adjustment(group)
-
-    def check_changed(self, group: Mapping[str, Any], loaded: bool = False) -> None:
-        """Raise unless a step can be made with the options that a group has by now."""
-        self._check_adjustment(group)
-        super().check_changed(group, loaded)
-
-    def _check_adjustment(self, group: Mapping[str, Any]) -> None:
-        if group["adjust_lr_fn"] not in (None, *_ADJUSTMENTS):
-            raise ValueError(
-                f"Adjust learning rate function {group['adjust_lr_fn']} is not supported; choose "
-                f"one of {', '.join(map(repr, _ADJUSTMENTS))}"
-            )
+        iterations(group["coefficients"], group["ns_coefficients"], int(group["ns_steps"]))
 
 
 @over(muon)
@@ -428,12 +414,12 @@ class Muon(Optimizer):
     Takes torch.optim.Muon's arguments and its checkpoints.
 
     Args:
-        params: tensors of two dimensions, ``(name, tensor)`` pairs, or dicts of parameter groups.
-            Leave biases, norms and embeddings to AdamW.
+        params: tensors of two dimensions, or more (batches of matrices), ``(name, tensor)`` pairs,
+            or dicts of parameter groups. Leave biases, norms and embeddings to AdamW.
         ns_coefficients: of the Newton–Schulz polynomial.
         ns_steps: how many Newton–Schulz iterations; below 100.
         adjust_lr_fn: ``"original"``, ``"match_rms_adamw"``, ``"spectral_unclamped"`` (torch's own
-            takes it since 2.14), or None for the first.
+            takes it since 2.14), ``"unit_rms"``, ``"spectral"``, or None for the first.
 
     Raises:
         RuntimeError: at a step, complex parameters and sparse gradients.
@@ -446,14 +432,16 @@ class Muon(Optimizer):
         momentum: float = 0.95, nesterov: bool = True,
         ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
         eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None, *,
+        coefficients: str = "fixed", sum_momentum: bool = False, flatten: bool = False,
+        split: int | Sequence[int] | None = None, precision: str = "bfloat16",
         engine: str = "auto",
         state_dtype: StateDType = None, low_precision: str = "nearest",
     ) -> None: ...  # fmt: skip
 
     def _check_parameter(self, p: Tensor) -> None:
         super()._check_parameter(p)
-        if has_shape(p) and p.dim() != 2:
+        if has_shape(p) and p.dim() < 2:
             raise ValueError(
-                f"Muon only supports 2D parameters, and {self.name_of(p)} has size "
-                f"{tuple(p.shape)}. Give it to AdamW."
+                f"Muon only supports 2D parameters, and batches of them, and {self.name_of(p)} has "
+                f"size {tuple(p.shape)}. Give it to AdamW."
             )
