@@ -35,7 +35,7 @@ INPUTS: dict[str, str] = {
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
     "is_matrix": "whether the weight has two dimensions or more, which a rule may branch on",
     "gradient": "the gradient as it entered the chain, before any other rule of it",
-    "noise": "a normal number for each element, of mean 0 and variance 1, another one at each step; "
+    "noise": "a normal number for each element, mean 0 and variance 1, another at each step; "
     "a hyperparameter seed chooses others",
     "next_w": "the weight after the step, as the rules before this one in the chain leave it",
 }
@@ -416,8 +416,9 @@ def rule(
     ``zeros(when="centered")`` says otherwise); keyword-only arguments are ``w`` (the weight),
     ``step`` (1 at the weight's first), ``lr``, ``first`` and ``noise`` (a normal number for each
     element, the same bits in all engines and after a checkpoint; a hyperparameter ``seed`` chooses
-    others) where it names them, and hyperparameters with their defaults. It returns the direction (the weight becomes
-    ``w − lr · direction``), then the new states in order, and changes nothing in place::
+    others) where it names them, and hyperparameters with their defaults. It returns the direction
+    (the weight becomes ``w − lr · direction``), then the new states in order, and changes nothing
+    in place::
 
         @gradstep.rule
         def heavy_ball(g, velocity, *, momentum=0.9):

@@ -176,9 +176,9 @@ class FreeVariables:
                 code,
                 line,
                 f"calls {place}, which would be asked once, when the rule is traced.",
-                "For random numbers take the input noise, a keyword argument of that name; else make "
-                "what it returns a hyperparameter, or call it in a function with @gradstep.opaque "
-                "above it.",
+                "For random numbers take the input noise, a keyword argument of that name; else "
+                "make what it returns a hyperparameter, or call it in a function with "
+                "@gradstep.opaque above it.",
             )
         if not known and not isinstance(value, types.ModuleType):
             read = _Attribute(start, ".".join(path)) if path else start

@@ -1,4 +1,4 @@
-"""Random numbers of a rule's own: a function of the step, a seed and the weight, without a state."""
+"""Random numbers of a rule's own: a function of the step, a seed and the weight; no state."""
 
 from __future__ import annotations
 

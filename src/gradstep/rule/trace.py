@@ -209,9 +209,8 @@ class Trace:
             what = (
                 f"a number that was {before[-1]} at the last call and is {value}"
                 if numbers
-                else (
-                    f"another operation than at the last call: {symbol.operation} in place of {before[0]}"
-                )
+                else f"another operation than at the last call: {symbol.operation} in place of "
+                f"{before[0]}"
             )
             refuse(
                 f"uses {what}. A rule is looked at once, and a kernel would repeat that for ever.",
