@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.plateau import ReduceOnPlateau
     from gradstep.compose.sharpness import ASAM, SAM
+    from gradstep.compose.sharpness_kin import GSAM, WSAM, FriendlySAM, LookSAM
     from gradstep.compose.step_in_backward import StepInBackward
     from gradstep.optimizer.exchange import from_bitsandbytes, from_torchao, to_bitsandbytes
     from gradstep.optimizer.optimizer import Optimizer
@@ -126,9 +127,11 @@ __all__ = [
     "ASAM",
     "ASGD",
     "EMA",
+    "GSAM",
     "LBFGS",
     "SAM",
     "SGD",
+    "WSAM",
     "Accumulate",
     "Adadelta",
     "Adafactor",
@@ -141,9 +144,11 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "Freeze",
+    "FriendlySAM",
     "GradientNoise",
     "HessianOptimizer",
     "Interval",
+    "LookSAM",
     "LrFind",
     "MistakeError",
     "MistakeWarning",
@@ -252,6 +257,10 @@ _LATER = {
     "ReduceOnPlateau": "gradstep.compose.plateau",
     "ASAM": "gradstep.compose.sharpness",
     "SAM": "gradstep.compose.sharpness",
+    "FriendlySAM": "gradstep.compose.sharpness_kin",
+    "GSAM": "gradstep.compose.sharpness_kin",
+    "LookSAM": "gradstep.compose.sharpness_kin",
+    "WSAM": "gradstep.compose.sharpness_kin",
     "Offload": "gradstep.compose.offload",
     "StepInBackward": "gradstep.compose.step_in_backward",
     "Partition": "gradstep.compose.partition",

@@ -72,6 +72,16 @@ class SAM(Wrapper):
                 "the loss, calls backward() and returns the loss: it takes two gradients a step"
             )
         loss = self._loss_of(closure)
+        self._step_from(loss, closure)
+        return loss
+
+    def _step_from(self, loss: Any, closure: Callable[[], Any]) -> None:
+        """A step, from the gradients that are there."""
+        self._look_up(closure)
+        self._inner_step(loss)
+
+    def _look_up(self, closure: Callable[[], Any]) -> None:
+        """Put the gradients from up the slope in the place of those that are there."""
         kept = self._climb()
         try:
             self._loss_of(closure)
@@ -79,8 +89,6 @@ class SAM(Wrapper):
             with torch.no_grad():
                 for p, value in kept:
                     p.copy_(value)
-        self._inner_step(loss)
-        return loss
 
     @torch.no_grad()
     def _climb(self) -> list[tuple[Tensor, Tensor]]:
@@ -104,6 +112,23 @@ class SAM(Wrapper):
 
     def _scaled(self, p: Tensor, slope: Any) -> Any:
         return slope
+
+    # What the kin of SAM need.
+
+    def _gradients(self) -> dict[Tensor, Tensor]:
+        """Copies of the gradients that are there."""
+        return {p: p.grad.detach().clone() for p in self._weights() if p.grad is not None}
+
+    def _replace(self, made: Mapping[Tensor, Tensor]) -> None:
+        for p, gradient in made.items():
+            p.grad = gradient
+
+
+def over_all(a: Mapping[Tensor, Tensor], b: Mapping[Tensor, Tensor]) -> Tensor:
+    """The sum of products over all weights that both have."""
+    found = [(a[p] * b[p]).sum() for p in a if p in b]
+    whole = [getattr(each, "full_tensor", lambda each=each: each)() for each in found]
+    return torch.stack([each.double().cpu() for each in whole]).sum() if whole else torch.zeros(())
 
 
 class ASAM(SAM):

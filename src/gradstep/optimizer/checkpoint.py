@@ -66,8 +66,10 @@ TRAINING_WEIGHT = "training_weight"
 ACCUMULATED_GRADIENT = "accumulated_gradient"
 #: The same, where it is kept apart from the gradients, without a scale of GradScaler's.
 ACCUMULATED_SUM = "accumulated_sum"
+#: What a kin of SAM remembers of earlier gradients.
+SHARPNESS_MEMORY = "sharpness_memory"
 #: What wrappers save among the states, in the shape of the weight.
-OF_WRAPPERS = (TRAINING_WEIGHT, ACCUMULATED_GRADIENT, ACCUMULATED_SUM)
+OF_WRAPPERS = (TRAINING_WEIGHT, ACCUMULATED_GRADIENT, ACCUMULATED_SUM, SHARPNESS_MEMORY)
 
 #: Options that classes of torch.optim have had only since some version, the newest first; and those
 #: that only ours have.
