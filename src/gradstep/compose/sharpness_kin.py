@@ -209,7 +209,9 @@ class FriendlySAM(_Remembering):
 
     def _scaled(self, p: Tensor, slope: Any) -> Any:
         # Once for the norm of the way and once for the way itself: only the first is the gradient.
-        return slope - self.sigma * self._memory[p] if slope is p.grad else slope
+        if slope is not p.grad:
+            return slope
+        return slope - self.sigma * self._memory[p]
 
 
 def _at_least_0(name: str, value: float) -> float:

@@ -55,7 +55,8 @@ def ema_nesterov(
     """
     came_from = w - last_lookahead * update_avg
     update_avg = lerp(update_avg, next_w - came_from, 1 - update_beta)
-    return new_weight(next_w + lookahead_rate * update_avg), update_avg, lookahead_rate
+    ahead = maximum(lookahead_rate, 0)
+    return new_weight(next_w + ahead * update_avg), update_avg, ahead
 
 
 @rule
