@@ -209,9 +209,8 @@ class FriendlySAM(_Remembering):
 
     def _scaled(self, p: Tensor, slope: Any) -> Any:
         # Once for the norm of the way and once for the way itself: only the first is the gradient.
-        if slope is not p.grad:
-            return slope
-        return slope - self.sigma * self._memory[p]
+        gradient: Any = p.grad
+        return slope - self.sigma * self._memory[p] if slope is gradient else slope
 
 
 def _at_least_0(name: str, value: float) -> float:
