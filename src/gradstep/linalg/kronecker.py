@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradstep.linalg.batches import product
+from gradstep.linalg.batches import each, product
 
 
 def packed_length(shape: tuple[int, ...], max_size: float) -> tuple[int]:
@@ -56,3 +56,19 @@ def along(x: Tensor, matrices: list[Tensor | None]) -> Tensor:
             shape = x.movedim(place + 1, 1).shape
             x = product(matrix, as_rows(x, place)).view(shape).movedim(1, place + 1)
     return x
+
+
+def symmetric_power(matrices: Tensor, eps: float, power: float) -> Tensor:
+    """Powers of symmetric matrices, ``eps`` added to their eigenvalues first."""
+
+    def of_one(matrix: Tensor) -> Tensor:
+        # In float64: in less, LAPACK does not always come to an end with the gradients of a
+        # network, whose eigenvalues are mostly 0, nor tell apart those that are not. What is no
+        # number would be an error in the midst of a step.
+        wide = matrix.double()
+        values, vectors = torch.linalg.eigh(wide.nan_to_num(0.0, 0.0, 0.0))
+        values = values + 0 * wide.sum()
+        made = (vectors * (values.clamp(min=0) + eps).pow(power)) @ vectors.mT
+        return made.to(matrix.dtype)
+
+    return each(of_one, matrices)

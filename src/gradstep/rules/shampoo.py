@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from gradstep.linalg.batches import each
-from gradstep.linalg.kronecker import along, gram, pack, packed_length, unpack
+from gradstep.linalg.kronecker import along, gram, pack, packed_length, symmetric_power, unpack
 from gradstep.rule import (
     NonNegative,
     Positive,
@@ -47,25 +45,9 @@ def rescale(
     added = [None if m is None else m + gram(g, i) for i, m in before]
     if (step - 1) % precondition_frequency == 0:
         power = -1 / (2 * max(1, sum(m is not None for m in added)))
-        roots = pack([None if m is None else _power(m, eps, power) for m in added], roots)
+        roots = pack([None if m is None else symmetric_power(m, eps, power) for m in added], roots)
     direction = along(g, unpack(roots, g, max_size))
     return direction.squeeze(1) if scalar else direction, pack(added, sums), roots
-
-
-def _power(matrices: Tensor, eps: float, power: float) -> Tensor:
-    """Powers of symmetric matrices, ``eps`` added to their eigenvalues first."""
-
-    def of_one(matrix: Tensor) -> Tensor:
-        # In float64: in less, LAPACK does not always come to an end with the gradients of a
-        # network, whose eigenvalues are mostly 0, nor tell apart those that are not. What is no
-        # number would be an error in the midst of a step.
-        wide = matrix.double()
-        values, vectors = torch.linalg.eigh(wide.nan_to_num(0.0, 0.0, 0.0))
-        values = values + 0 * wide.sum()
-        made = (vectors * (values.clamp(min=0) + eps).pow(power)) @ vectors.mT
-        return made.to(matrix.dtype)
-
-    return each(of_one, matrices)
 
 
 @rule(lr=0.1, class_name="Shampoo")
