@@ -79,6 +79,12 @@ RULES = [
     pytest.param(gradstep.GaLore, {"rank": 2, "scale": 1.0}, id="GaLore-rank"),
     pytest.param(gradstep.APOLLO, {"rank": 2}, id="APOLLO"),
     pytest.param(gradstep.Kron, {}, id="Kron"),
+    pytest.param(gradstep.KLSOAP, {"precondition_frequency": 2}, id="KLSOAP"),
+    pytest.param(gradstep.KLShampoo, {}, id="KLShampoo"),
+    pytest.param(gradstep.SPlus, {}, id="SPlus"),
+    pytest.param(gradstep.SPlus, {"inverse_steps": 3}, id="SPlus-turned"),
+    pytest.param(gradstep.Conda, {"update_proj_gap": 5}, id="Conda"),
+    pytest.param(gradstep.Fira, {"rank": 2, "update_proj_gap": 5}, id="Fira"),
 ]
 
 

@@ -55,7 +55,7 @@ def kl_shampoo(
     gradients: Iterable[Array | None],
     *,
     lr: float = 3e-3,
-    beta1: float = 0.9,
+    momentum: float = 0.9,
     shampoo_beta: float = 0.95,
     eps: float = 1e-8,
     weight_decay: float = 0.01,
@@ -66,7 +66,7 @@ def kl_shampoo(
     shape, w = w.shape, w.reshape(w.shape or 1)
     factors = Factors(w.shape, max_size, shampoo_beta)
     roots: dict[int, Array] = {}
-    beta1 = w.dtype.type(beta1)
+    beta1 = w.dtype.type(momentum)
     m, step = 0 * w, 0
     for g in gradients:
         if g is not None:
@@ -147,7 +147,7 @@ REFERENCES = [
         kl_shampoo,
         extra=[
             {},
-            {"lr": 0.01, "beta1": 0.5, "weight_decay": 0.1, "eps": 1e-4, "maximize": True},
+            {"lr": 0.01, "momentum": 0.5, "weight_decay": 0.1, "eps": 1e-4, "maximize": True},
             {"lr": f64(0.02), "precondition_frequency": 3, "shampoo_beta": 0.8, "max_size": 12},
         ],
         takes_complex=False,

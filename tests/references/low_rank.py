@@ -1,7 +1,9 @@
-"""GaLore and APOLLO."""
+"""GaLore, APOLLO, Fira and Conda."""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -137,6 +139,87 @@ def apollo(
         yield w
 
 
+def conda(
+    w: Array,
+    gradients: Iterable[Array | None],
+    *,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    update_proj_gap: int = 2000,
+    scale: float = 1.0,
+) -> Iterator[Array]:
+    """Wang et al. 2025, algorithm 1, from the left for wide matrices, from the right for others."""
+    beta1, beta2 = (w.dtype.type(b) for b in betas)
+    shape = w.shape
+    m: Any = 0.0
+    v: Any = 0.0
+    p: Any = None
+    t = 0
+    for g in gradients:
+        if g is not None:
+            tall = w.ndim > 1 and shape[0] >= w.size // shape[0]
+            g = g.reshape(shape[0], -1) if w.ndim > 1 else g
+            m = beta1 * m + (1 - beta1) * g
+            if w.ndim > 1 and t % update_proj_gap == 0:
+                p = singular_vectors(m.T if tall else m).astype(w.dtype)
+            low, average = g, m
+            if w.ndim > 1:
+                low, average = (x @ p if tall else p.T @ x for x in (g, m))
+            v = beta2 * v + (1 - beta2) * low**2
+            d = average / (numpy.sqrt(v) + eps)
+            if w.ndim > 1:
+                d = scale * (d @ p.T if tall else p @ d)
+            t += 1
+            w = w - lr * numpy.sqrt(1 - beta2**t) / (1 - beta1**t) * d.reshape(shape)
+            w = w - lr * weight_decay * w
+        yield w
+
+
+def fira(
+    w: Array,
+    gradients: Iterable[Array | None],
+    *,
+    lr: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    rank: int = 128,
+    update_proj_gap: int = 200,
+    scale: float = 0.25,
+    gamma: float = 1.01,
+) -> Iterator[Array]:
+    """Chen et al. 2024, algorithm 1. The norm is kept in float32."""
+    moments = Moments(betas, eps)
+    shape = w.shape
+    before = 0.0
+    p: Any = None
+    for g in gradients:
+        if g is None:
+            yield w
+            continue
+        if w.ndim < 2:
+            direction = moments.direction(g)
+        else:
+            g = g.reshape(shape[0], -1)
+            tall = g.shape[0] >= g.shape[1]
+            if moments.t % update_proj_gap == 0:
+                p = singular_vectors(g.T if tall else g)[:, :rank].astype(w.dtype)
+            r = g @ p if tall else p.T @ g
+            n = moments.direction(r)
+            sizes = [numpy.sqrt(numpy.sum(x**2, int(tall), keepdims=True)) for x in (n, r)]
+            back = [x @ p.T if tall else p @ x for x in (n, r)]
+            rest = (g - back[1]) * (sizes[0] / (sizes[1] + 1e-8))
+            norm = numpy.sqrt(numpy.sum(rest**2))
+            limit = max(norm / (before + 1e-8), gamma) / gamma if before else 1.0
+            before = float(numpy.float32(norm / limit))
+            direction = scale * back[0] + rest / limit
+        w = w - moments.length(lr, w.dtype.type) * direction.reshape(shape)
+        w = w - lr * weight_decay * w
+        yield w
+
+
 # The authors' packages.
 
 
@@ -203,6 +286,38 @@ def authors_apollo(params: Any, options: dict[str, Any]) -> torch.optim.Optimize
     return on_matrices(module.AdamW, params, own, rank, **given)
 
 
+def library(name: str, params: Any, options: dict[str, Any]) -> torch.optim.Optimizer:
+    """pytorch_optimizer's, given every weight of more than two dimensions as a matrix.
+
+    Its projector is given float64 and signs that are not left to chance. Its steps begin at 1, so
+    that it takes new singular vectors a step sooner.
+    """
+    import pytorch_optimizer
+    from pytorch_optimizer.optimizer import utils
+
+    class Exact(utils.galore.GaLoreProjector):  # type: ignore[misc, name-defined]
+        def get_orthogonal_matrix(self, weights: Any, projection_type: str, **_: Any) -> Any:
+            g = weights.numpy()
+            right = projection_type == "right"
+            found = torch.tensor(singular_vectors(g.T if right else g)[:, : self.rank])
+            return found.T if right else found
+
+    base = getattr(pytorch_optimizer, name)
+    vars(importlib.import_module(base.__module__))["GaLoreProjector"] = Exact
+    given = {"lr": 0.01, "eps": 1e-6, "scale": 0.25, **options}
+    if name == "Conda":
+        given = {"lr": 1e-3, "eps": 1e-8, "scale": 1.0, "update_proj_gap": 2000, **options}
+    elif given["scale"] != 1:
+        raise NotImplementedError("it takes only a share of what is inside from the gradient")
+    if given.get("update_proj_gap", 200) <= 50 or given.pop("gamma", 1.01) != 1.01:
+        raise NotImplementedError("it takes new singular vectors a step sooner")
+    own = {n: given.pop(n) for n in ("update_proj_gap", "scale") if n in given}
+    own = {"update_proj_gap": 200, "projection_type": "std", **own}
+    rank = given.pop("rank", 128)
+    made = on_matrices(base, params, own, rank, **given)
+    return made
+
+
 REFERENCES = [
     Reference(
         gradstep.GaLore,
@@ -231,5 +346,35 @@ REFERENCES = [
         elementwise=False,
         bound=32.0,
         oracle=authors_apollo,
+    ),
+    Reference(
+        gradstep.Conda,
+        gradstep.conda,
+        conda,
+        extra=[
+            {},
+            {"update_proj_gap": 7, "weight_decay": 0.1, "maximize": True},
+            {"lr": f64(0.02), "betas": (0.5, 0.9), "eps": 1e-3, "scale": 2.0},
+        ],
+        takes_complex=False,
+        elementwise=False,
+        bound=256.0,
+        oracle=functools.partial(library, "Conda"),
+        oracle_shapes=[(8, 6), (5,), (4, 7)],
+    ),
+    Reference(
+        gradstep.Fira,
+        gradstep.fira,
+        fira,
+        extra=[
+            {},
+            {"rank": 2, "update_proj_gap": 7, "weight_decay": 0.1, "maximize": True},
+            {"lr": f64(0.02), "betas": (0.5, 0.9), "eps": 1e-3, "scale": 1.0, "rank": 3},
+        ],
+        takes_complex=False,
+        elementwise=False,
+        bound=256.0,
+        oracle=functools.partial(library, "Fira"),
+        oracle_shapes=[(8, 6), (5,), (4, 7)],
     ),
 ]

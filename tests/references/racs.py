@@ -20,6 +20,7 @@ def racs(
     gamma: float = 1.01,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    iterations: int = 5,
 ) -> Iterator[Array]:
     """Gong et al. 2025, algorithm 1 with equation 16; the norm is kept in float32.
 
@@ -34,7 +35,7 @@ def racs(
         if g is not None:
             g = g.reshape(w.shape)
             q = 0 * g[..., :1] + 1
-            for _ in range(5):
+            for _ in range(iterations):
                 s = over(numpy.sum(g**2 * q, -2, keepdims=True), numpy.sum(q**2, -2, keepdims=True))
                 q = over(numpy.sum(g**2 * s, -1, keepdims=True), numpy.sum(s**2, -1, keepdims=True))
             q_average = beta * q_average + (1 - beta) * q
@@ -43,7 +44,7 @@ def racs(
             estimate = q_average * s_average if len(shape) > 1 else square
             scaled = g / (numpy.sqrt(estimate) + kind(eps))
             size = numpy.sqrt(numpy.sum(scaled**2))
-            limit = gamma / max(size / before, gamma) if before else 1.0
+            limit = gamma / max(size / (before + 1e-8), gamma) if before else 1.0
             before = float(numpy.float32(limit * size))
             w = w - lr * weight_decay * w - lr * kind(alpha * limit) * scaled
         yield w.reshape(shape)
@@ -62,11 +63,10 @@ REFERENCES = [
         extra=[
             {},
             {"lr": f64(0.02), "beta": 0.5, "alpha": 1.0, "gamma": 1.5, "maximize": True},
-            {"weight_decay": 0.1, "eps": 0.1},
+            {"weight_decay": 0.1, "eps": 0.1, "iterations": 1},
         ],
         takes_complex=False,
         elementwise=False,
-        by_rows=True,
         bound=32.0,
     ),
 ]

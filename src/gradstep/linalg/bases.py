@@ -38,6 +38,18 @@ def singular_basis(rows: Tensor, count: int) -> Tensor:
     return torch.cat([found, complement(found)[:, : count - rank]], dim=1)
 
 
+def eigenbasis(matrix: Tensor) -> Tensor:
+    """The eigenvectors of a symmetric matrix without negative eigenvalues, the largest's first.
+
+    Beyond its numerical rank (eigenvalues above ``len · eps`` of the largest, and more than
+    rounding) come those of :func:`complement`. What is no number counts as 0. In float64.
+    """
+    values, vectors = torch.linalg.eigh(matrix.double().nan_to_num(0.0, 0.0, 0.0))
+    small = max(len(matrix) * torch.finfo(matrix.dtype).eps, _NOISE[matrix.dtype])
+    found = vectors.flip(-1)[:, : int((values > small * values[-1:].clamp(min=0)).sum())]
+    return found if len(found) == found.shape[1] else torch.cat([found, complement(found)], dim=1)
+
+
 def complement(vectors: Tensor) -> Tensor:
     """A basis of the space to which all of some orthonormal vectors are orthogonal.
 
@@ -95,6 +107,16 @@ def rounding_as_inf(sizes: Tensor) -> Tensor:
     for one in sizes:
         torch.threshold_(one, _NOISE[sizes.dtype] * float(one.max()), torch.inf)
     return sizes
+
+
+def without_rounding(x: Tensor, of: Tensor) -> Tensor:
+    """What was left of matrices, 0 where it is rounding of the largest element that they had.
+
+    Args:
+        x, of: (batch, rows, columns).
+    """
+    largest = of.abs().amax(dim=(-2, -1), keepdim=True)
+    return torch.where(x.abs() > _NOISE[x.dtype] * largest, x, 0)
 
 
 def signed(vectors: Tensor) -> Tensor:

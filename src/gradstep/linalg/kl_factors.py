@@ -118,4 +118,4 @@ def _scaled_basis(S: Tensor, basis: Tensor) -> Tensor:
     wide = basis.double()
     values = (wide * (S.double() @ wide)).sum(dim=0)
     values = rounding_as_inf(values.clamp(min=0).to(S.dtype).unsqueeze(0))
-    return (basis * values.rsqrt()).mT
+    return (basis * values.rsqrt()).mT.contiguous()

@@ -19,6 +19,11 @@ def packed_length(shape: tuple[int, ...], max_size: float) -> tuple[int]:
     return (max(1, sum(d * d for d in shape if d <= max_size)),)
 
 
+def stacked_length(shape: tuple[int, ...], max_size: float) -> tuple[int, int]:
+    """The shape of such a state where a weight is a stack of matrices, its last two dimensions."""
+    return torch.Size(shape[:-2]).numel(), packed_length(shape[-2:], max_size)[0]
+
+
 def unpack(state: Tensor, x: Tensor, max_size: float) -> list[Tensor | None]:
     """The matrices in a state: views, one for each dimension; None for one without."""
     found: list[Tensor | None] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradstep.linalg.bases import rounding_as_inf, signed, singular_basis
+from gradstep.linalg.bases import rounding_as_inf, signed, singular_basis, without_rounding
 from gradstep.linalg.batches import each, product
 from gradstep.linalg.random_numbers import generator, normal
 from gradstep.rule import opaque
@@ -154,3 +154,32 @@ def scaled_as_adam(
         for batch in (low, direction)
     )
     return as_before(lying(g) * (after / (before + 1e-8)), g)
+
+
+@opaque(returns=("g",))
+def outside(
+    g: Tensor,
+    projector: Tensor,
+    low: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    eps: float,
+) -> Tensor:
+    """What the subspace leaves of the gradient, ``G − P R``, scaled as Adam scales R, by channels.
+
+    Args:
+        g: (batch, *shape): the gradient.
+        projector: (batch, shorter side, rank): P.
+        low: (batch, rank, longer side): R, its projection.
+        exp_avg, exp_avg_sq: the same: m and v.
+        eps: of Adam.
+    """
+    direction = exp_avg / (rounding_as_inf(exp_avg_sq.sqrt()) + eps)
+    before, after = (each(_channel_norms, batch) for batch in (low, direction))
+    whole = lying(g)
+    rest = without_rounding(whole - product(projector, low), whole)
+    return as_before(rest * (after / (before + 1e-8)), g)
+
+
+def _channel_norms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=0, keepdim=True)

@@ -30,7 +30,7 @@ def kl_shampoo(
     w: Value,
     step: Value,
     lr: Value,
-    beta1: Decay = 0.9,
+    momentum: Decay = 0.9,
     shampoo_beta: Decay = 0.95,
     eps: Positive = 1e-8,
     weight_decay: NonNegative = 0.01,
@@ -51,7 +51,7 @@ def kl_shampoo(
         roots: their inverse square roots.
 
     Hyperparameters:
-        beta1: how much of the average gradient is kept at each step.
+        momentum: how much of the average gradient is kept at each step.
         shampoo_beta: how much of the matrices is kept at each step.
         eps: is added to their eigenvalues.
         weight_decay: shrinks the weight itself by lr · weight_decay, before its step.
@@ -67,11 +67,11 @@ def kl_shampoo(
     matrices begin as multiples of it with the mean square of the first gradient, and roots are
     those of whole matrices, which hang on no choice of a basis.
     """
-    exp_avg = lerp(exp_avg, g, 1 - beta1)
+    exp_avg = lerp(exp_avg, g, 1 - momentum)
     factors, roots = fit(
         g, factors, roots, step, shampoo_beta, eps, precondition_frequency, max_size
     )
-    direction = whiten(exp_avg / (1 - beta1**step), roots, max_size)
+    direction = whiten(exp_avg / (1 - momentum**step), roots, max_size)
     return new_weight(w * (1 - lr * weight_decay) - lr * direction), exp_avg, factors, roots
 
 

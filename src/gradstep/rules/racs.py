@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
+from gradstep.linalg.rank_one import a_column, a_row, average_scales, scale_by_root
 from gradstep.rule import (
     Decay,
     Interval,
@@ -11,32 +12,22 @@ from gradstep.rule import (
     Result,
     Value,
     lerp,
-    maximum,
     new_weight,
     nonzero,
-    norm,
     number,
-    per_column,
-    per_row,
     rule,
-    size,
+    shaped,
     sqrt,
-    sum,
-    where,
     zeros,
 )
-
-#: How often rows and columns are fitted to each other, as in the paper's experiments.
-_ITERATIONS = 5
-#: Nothing that float32 has is smaller.
-_TINY = 1e-38
+from gradstep.rules.growth import limited
 
 
 @rule(lr=0.02, class_name="RACS")
 def racs(
     g: Value,
-    row_sq: Value = per_row(),
-    column_sq: Value = per_column(),
+    row_sq: Value = shaped(a_row, only="matrix"),
+    column_sq: Value = shaped(a_column, only="matrix"),
     variance: Value = zeros(only="vector"),
     scaled_norm: Value = number(0.0),
     *,
@@ -47,11 +38,12 @@ def racs(
     gamma: Annotated[float, Interval(1)] = 1.01,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
+    iterations: Annotated[float, Interval(1, 1000)] = 5,
 ) -> Result:
     """RACS: SGD with every row and every column of a matrix scaled by what it has seen.
 
     A number q a row and s a column with ``q sᵀ ≈ G²``: ``s = (G²)ᵀ q / |q|²``, then
-    ``q = G² s / |s|²``, five times from q = 1. The direction is G divided by the root of their
+    ``q = G² s / |s|²``, some times from q = 1. The direction is G divided by the root of their
     averages, and its norm may grow by no more than gamma at a step. A vector is a matrix of one
     column: of it each element has an average of its own.
 
@@ -67,6 +59,7 @@ def racs(
         gamma: by how much the norm of the scaled gradient may grow at a step.
         eps: keeps the division from blowing up where gradients are tiny.
         weight_decay: shrinks the weight itself by lr · weight_decay, before its step.
+        iterations: how many times q and s are fitted to each other.
 
     Paper:
         Gong, Scetbon, Ma & Meeds 2025, "Towards efficient optimizer design for LLM via structured
@@ -77,25 +70,12 @@ def racs(
     columns for both, so that its steps grow as gradients fall. Beyond two dimensions the last two
     are rows and columns. After a gradient of 0 the norm may grow freely.
     """
-    square = g * g
     if row_sq is None:
-        estimate = variance = lerp(variance, square, 1 - beta)
+        variance = lerp(variance, g * g, 1 - beta)
+        scaled = g / (sqrt(variance) + eps)
     else:
-        rows, columns = _scales(square)
-        row_sq, column_sq = lerp(row_sq, rows, 1 - beta), lerp(column_sq, columns, 1 - beta)
-        estimate = row_sq * column_sq
-    scaled = g / (sqrt(estimate) + eps)
-    length = norm(scaled)
-    limit = maximum(1, where(scaled_norm > 0, length / scaled_norm, 0) / gamma)
+        row_sq, column_sq = average_scales(g, row_sq, column_sq, beta, iterations)
+        scaled = scale_by_root(g, row_sq, column_sq, eps)
+    scaled, scaled_norm = limited(scaled, scaled_norm, gamma)
     w = w * (1 - lr * weight_decay) if nonzero(weight_decay) else w
-    return new_weight(w - lr * alpha / limit * scaled), row_sq, column_sq, variance, length / limit
-
-
-def _scales(square: Any) -> tuple[Any, Any]:
-    """A number a row and a number a column whose products are nearest to the squares."""
-    columns = sum(square, -2) / size(square, -2)
-    for left in reversed(range(_ITERATIONS)):
-        rows = sum(square * columns, -1) / maximum(sum(columns * columns, -1), _TINY)
-        if left:
-            columns = sum(square * rows, -2) / maximum(sum(rows * rows, -2), _TINY)
-    return rows, columns
+    return new_weight(w - lr * alpha * scaled), row_sq, column_sq, variance, scaled_norm

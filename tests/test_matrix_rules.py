@@ -1,0 +1,92 @@
+"""Rules of matrices: the same bits alone and among others, and gradients of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import gradstep
+
+#: Weights of each shape several times, those of a batch that a matrix may be one of.
+SHAPES = ((12, 20), (20, 12), (9, 9), (3, 1), (4, 3, 2, 2), (7,), ())
+#: Each rule with options that have all of it at work within a few steps.
+RULES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "SinkGD": (gradstep.SinkGD, {}),
+    "RACS": (gradstep.RACS, {}),
+    "KLShampoo": (gradstep.KLShampoo, {}),
+    "KLSOAP": (gradstep.KLSOAP, {"precondition_frequency": 2}),
+    "SPlus": (gradstep.SPlus, {"inverse_steps": 2}),
+    "Conda": (gradstep.Conda, {"update_proj_gap": 3}),
+    "Fira": (gradstep.Fira, {"rank": 3, "update_proj_gap": 3}),
+}
+#: Those that take nothing but matrices, and stacks of them.
+MATRICES_ONLY = {"SinkGD"}
+each_rule = pytest.mark.parametrize("name", RULES)
+each_engine = pytest.mark.parametrize(
+    "engine", ["fused", pytest.param("eager", marks=pytest.mark.deep)]
+)
+
+
+def some_weights(name: str, count: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    random = torch.Generator().manual_seed(4)
+    shapes = [s for s in SHAPES if len(s) > 1 or name not in MATRICES_ONLY]
+    return [torch.randn(s, generator=random).to(dtype) for s in shapes for _ in range(count)]
+
+
+def trained(name: str, starts: list[Tensor], steps: int = 5, **more: Any) -> list[Tensor]:
+    """The weights after some steps; each one's gradients depend on its own start alone."""
+    cls, options = RULES[name]
+    weights = [torch.nn.Parameter(w.clone()) for w in starts]
+    optimizer = cls(weights, **{"lr": 0.01, **options, **more})
+    for number in range(steps):
+        for w, start in zip(weights, starts, strict=True):
+            w.grad = (start * (number + 1)).sin() + w.detach()
+        optimizer.step()
+    return [w.detach() for w in weights]
+
+
+@each_engine
+@each_rule
+def test_alone_and_among_others_of_its_shape(name: str, engine: str) -> None:
+    starts = some_weights(name, 3)
+    together = trained(name, starts, engine=engine)
+    for start, among in zip(starts[::3], together[::3], strict=True):
+        (alone,) = trained(name, [start], engine=engine)
+        assert torch.equal(alone, among), start.shape
+        assert not torch.equal(alone, start)
+
+
+@each_engine
+@each_rule
+def test_zeros_and_tiny_and_huge_gradients(name: str, engine: str) -> None:
+    """No weight becomes inf or nan, and after zeros a weight moves again."""
+    cls, options = RULES[name]
+    weights = [torch.nn.Parameter(w) for w in some_weights(name, 1)]
+    optimizer = cls(weights, lr=0.01, engine=engine, **options)
+    # The factors of KL multiply and divide sizes of different steps by each other.
+    kl = name.startswith("KL")
+    for size in (0.0, 1e-9, 0.0, 1.0, 1e-9, 1e6) if kl else (0.0, 1e-30, 0.0, 1.0, 1e-12, 1e12):
+        if size == 1:
+            before = [w.detach().clone() for w in weights]
+        for w in weights:
+            w.grad = torch.full_like(w, size)
+        optimizer.step()
+        assert all(w.isfinite().all() for w in weights), size
+    assert not any(torch.equal(a, b) for a, b in zip(before, weights, strict=True))
+
+
+@each_rule
+def test_a_step_of_length_0_without_a_gradient(name: str) -> None:
+    """As torch.distributed.checkpoint makes one, to have the states there."""
+    cls, options = RULES[name]
+    starts = some_weights(name, 1)
+    weights = [torch.nn.Parameter(w.clone()) for w in starts]
+    optimizer = cls(weights, lr=0.0, weight_decay=0.1, **options)
+    for w in weights:
+        w.grad = torch.zeros_like(w)
+    optimizer.step()
+    assert all(torch.equal(w.detach(), start) for w, start in zip(weights, starts, strict=True))
+    assert all(t.isfinite().all() for entry in optimizer.state.values() for t in entry.values())
