@@ -23,7 +23,7 @@ RULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "Fira": (gradstep.Fira, {"rank": 3, "update_proj_gap": 3}),
 }
 #: Those that take nothing but matrices, and stacks of them.
-MATRICES_ONLY = {"SinkGD"}
+MATRICES_ONLY: set[str] = set()
 each_rule = pytest.mark.parametrize("name", RULES)
 each_engine = pytest.mark.parametrize(
     "engine", ["fused", pytest.param("eager", marks=pytest.mark.deep)]

@@ -19,10 +19,11 @@ def sinkgd(
     iterations: int = 5,
 ) -> Iterator[Array]:
     """Scetbon et al. 2025, algorithm 3 (SR-Sinkhorn) on each gradient."""
-    rows, columns = w.shape[-2:]
+    rows, columns = w.shape[-2:] if w.ndim > 1 else (1, 1)
     for g in gradients:
         if g is not None:
-            for _ in range(iterations):
+            g = g if w.ndim > 1 else numpy.sign(g)
+            for _ in range(iterations if w.ndim > 1 else 0):
                 for axis, wanted in ((-1, columns), (-2, rows)):
                     norms = numpy.sqrt(numpy.sum(g**2, axis, keepdims=True))
                     g = g * numpy.sqrt(w.dtype.type(wanted)) / numpy.where(norms > 0, norms, 1)
@@ -39,7 +40,6 @@ REFERENCES = [
             {},
             {"lr": f64(0.02), "weight_decay": 0.1, "iterations": 2, "maximize": True},
         ],
-        dimensions=2,
         takes_complex=False,
         elementwise=False,
         bound=32.0,

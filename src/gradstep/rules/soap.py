@@ -116,5 +116,6 @@ def adam_in_bases(
 
 def corrections(step: Any, beta1: Any, beta2: Any) -> Any:
     """Of Adam's averages, which begin with the second step."""
-    t = step - 1
-    return where(step > 1, sqrt(1 - beta2**t) / (1 - beta1**t), 0)
+    t, moves = step - 1, step > 1
+    correction = sqrt(1 - beta2**t) / (1 - beta1**t)
+    return where(moves, correction, 0)
