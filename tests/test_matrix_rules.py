@@ -19,6 +19,7 @@ RULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "KLShampoo": (gradstep.KLShampoo, {}),
     "KLSOAP": (gradstep.KLSOAP, {"precondition_frequency": 2}),
     "SPlus": (gradstep.SPlus, {"inverse_steps": 2}),
+    "PSGDPro": (gradstep.PSGDPro, {"max_size": 15}),
     "Conda": (gradstep.Conda, {"update_proj_gap": 3}),
     "Fira": (gradstep.Fira, {"rank": 3, "update_proj_gap": 3}),
 }

@@ -79,6 +79,7 @@ RULES = [
     pytest.param(gradstep.GaLore, {"rank": 2, "scale": 1.0}, id="GaLore-rank"),
     pytest.param(gradstep.APOLLO, {"rank": 2}, id="APOLLO"),
     pytest.param(gradstep.Kron, {}, id="Kron"),
+    pytest.param(gradstep.PSGDPro, {}, id="PSGDPro"),
     pytest.param(gradstep.KLSOAP, {"precondition_frequency": 2}, id="KLSOAP"),
     pytest.param(gradstep.KLShampoo, {}, id="KLShampoo"),
     pytest.param(gradstep.SPlus, {}, id="SPlus"),

@@ -29,7 +29,7 @@ def inverse(q: Array) -> Array:
 
 
 def bound(a: Array) -> Any:
-    """A lower bound of the spectral norm of a symmetric matrix, from its longest column."""
+    """A lower bound of the spectral norm of a symmetric or skew matrix, from its longest column."""
     largest = numpy.abs(a).max()
     if largest == 0:
         return a.dtype.type(numpy.finfo(a.dtype).tiny)
@@ -106,6 +106,70 @@ def kron(
         d = (left.T @ left @ x @ qs[-1].T @ qs[-1]).reshape(shape)
         d = d * min(1, kind(1.1) / (numpy.sqrt(numpy.mean(d**2)) + kind(1e-12)))
         w = w - lr * (d + weight_decay * w if w.ndim > 1 else d)
+        yield w
+
+
+def psgd_pro(
+    w: Array,
+    gradients: Iterable[Array | None],
+    *,
+    lr: float = 3e-3,
+    momentum: float = 0.9,
+    weight_decay: float = 0.01,
+    precond_lr: float = 0.1,
+    min_precond_lr: float = 0.01,
+    warmup_steps: float = 10000,
+    precond_init_scale: float = 1.0,
+    beta_bound: float = 0.9,
+    precondition_frequency: int = 1,
+    max_size: float = 8192,
+    seed: int = 0,
+) -> Iterator[Array]:
+    """Li 2024, the group Q^0.5 E Q^1.5, every factor as a whole matrix; vectors by the right."""
+    kind = w.dtype.type
+    shape = w.shape
+    rows = shape[:-1] if w.ndim > 1 else ()
+    height, width = int(numpy.prod(rows)), int(numpy.prod(shape)) // int(numpy.prod(rows))
+    places = (0, 1) if w.ndim > 1 else (1,)
+    sizes = (height, width)
+    start = kind(precond_init_scale) ** (1 / kind(len(places)))
+    qs = [numpy.eye(d, dtype=w.dtype) * (start if i in places else 1) for i, d in enumerate(sizes)]
+    bounds = [kind(0), kind(0)]
+    m, t = 0 * w, 0
+    momentum = kind(momentum)
+    for g in gradients:
+        if g is None:
+            yield w
+            continue
+        t += 1
+        m = momentum * m + (1 - momentum) * g
+        x = m.reshape(height, width)
+        if t > 1 and len(places) > 1:
+            tops = [numpy.abs(q).max() for q in qs]
+            qs = [q * numpy.sqrt(tops[0] * tops[1]) / top for q, top in zip(qs, tops, strict=True)]
+        if (t - 1) % precondition_frequency == 0:
+            rate = kind(max(precond_lr / numpy.sqrt(1 + (t - 1) / warmup_steps), min_precond_lr))
+            v = random_numbers((height, width), seed, t).numpy().astype(w.dtype)
+            noisy = x + numpy.sqrt(kind(2.0**-23)) * numpy.mean(numpy.abs(x)) * v
+            white = qs[0].T @ qs[0] @ noisy @ qs[1].T @ qs[1]
+            for i in places:
+                c = white @ white.T if i == 0 else white.T @ white
+                wanted = kind(x.size / sizes[i])
+                whole = w.ndim > 1 and 1 < sizes[i] <= max_size
+                c = c if whole else numpy.diag(numpy.diag(c))
+                curved = (bound(c) if whole else numpy.diag(c).max()) + wanted
+                kept = kind(beta_bound) * bounds[i] + (1 - kind(beta_bound)) * curved
+                bounds[i] = max(curved, kept)
+                q = qs[i] - rate / bounds[i] * (c @ qs[i] - wanted * qs[i])
+                if whole:
+                    turn = (q.T - q) / bound(q.T - q)
+                    once = turn @ q
+                    slope, curve = numpy.trace(once), numpy.trace(turn @ once)
+                    a = min(max(-slope / curve, 0), 1 / 8) if curve < 0 else 1 / 8
+                    q = q + kind(a) * (once + kind(a) / 2 * turn @ once)
+                qs[i] = q
+        d = (qs[0].T @ qs[0] @ x @ qs[1].T @ qs[1]).reshape(shape)
+        w = w - lr * weight_decay * w - lr * d
         yield w
 
 
@@ -198,5 +262,26 @@ REFERENCES = [
         takes_complex=False,
         elementwise=False,
         oracle=authors_kron,
+    ),
+    Reference(
+        gradstep.PSGDPro,
+        gradstep.psgd_pro,
+        psgd_pro,
+        extra=[
+            {},
+            {"lr": 0.01, "weight_decay": 0.1, "seed": 7, "beta_bound": 0.0, "maximize": True},
+            {
+                "lr": f64(0.02),
+                "momentum": 0.5,
+                "max_size": 10,
+                "precond_lr": 0.5,
+                "warmup_steps": 2,
+                "precond_init_scale": 0.25,
+                "precondition_frequency": 3,
+            },
+        ],
+        takes_complex=False,
+        elementwise=False,
+        bound=64.0,
     ),
 ]

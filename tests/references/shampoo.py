@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -33,8 +34,40 @@ def shampoo(
     weight_decay: float = 0.0,
     precondition_frequency: int = 1,
     max_size: int = 1024,
+    block_size: int = 0,
+    merge_dims: bool = False,
 ) -> Iterator[Array]:
-    """Gupta, Koren & Singer 2018, algorithm 2."""
+    """Gupta, Koren & Singer 2018, algorithm 2; each block of Shi et al. 2023 as a weight alone."""
+    if block_size or merge_dims:
+        shape, given = w.shape, list(gradients)
+        sides = list(shape)
+        for place in reversed(range(len(sides) - 1)) if merge_dims else ():
+            if 1 in sides[place : place + 2]:
+                sides[place : place + 2] = [sides[place] * sides[place + 1]]
+        place = 0
+        while merge_dims and place < len(sides) - 1:
+            if sides[place] * sides[place + 1] <= (block_size or max_size):
+                sides[place : place + 2] = [sides[place] * sides[place + 1]]
+            else:
+                place += 1
+        ends = [w.reshape(sides).copy() for _ in given]
+        step = block_size or max(sides, default=1)
+        for corner in itertools.product(*(range(0, d, step) for d in sides)):
+            cut = tuple(slice(i, i + step) for i in corner)
+            own = shampoo(
+                w.reshape(sides)[cut],
+                [None if g is None else g.reshape(sides)[cut] for g in given],
+                lr=lr,
+                momentum=momentum,
+                eps=eps,
+                weight_decay=weight_decay,
+                precondition_frequency=precondition_frequency,
+                max_size=max_size,
+            )
+            for end, part in zip(ends, own, strict=True):
+                end[cut] = part
+        yield from (end.reshape(shape) for end in ends)
+        return
     shape, w = w.shape, w.reshape(w.shape or 1)
     kept = [i for i, d in enumerate(w.shape) if d <= max_size]
     sums = {i: eps * numpy.eye(w.shape[i]) for i in kept}
@@ -65,7 +98,7 @@ def library_shampoo(params: Any, options: dict[str, Any]) -> torch.optim.Optimiz
     given = {"lr": 0.1, "eps": 1e-4, "weight_decay": 0.0, **options}
     if given.get("momentum", 0.0):
         raise NotImplementedError("its momentum mixes in the gradient before preconditioning")
-    if "max_size" in given:
+    if given.keys() & {"max_size", "block_size", "merge_dims"}:
         raise NotImplementedError("it has a matrix for every dimension")
     given["matrix_eps"] = given.pop("eps")
     given["preconditioning_compute_steps"] = given.pop("precondition_frequency", 1)
@@ -82,6 +115,8 @@ REFERENCES = [
             {"lr": 0.05, "weight_decay": 0.1, "eps": 1e-2, "maximize": True},
             {"lr": f64(0.01), "momentum": 0.9, "precondition_frequency": 3, "eps": 0.1},
             {"max_size": 4},
+            {"block_size": 5, "merge_dims": True, "eps": 1e-2, "weight_decay": 0.1},
+            {"merge_dims": True, "max_size": 40, "eps": 1e-2},
         ],
         takes_complex=False,
         elementwise=False,

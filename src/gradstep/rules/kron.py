@@ -1,4 +1,4 @@
-"""PSGD Kron."""
+"""PSGD: Kron, and its form with Procrustes steps."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from gradstep.rule import (
     NonNegative,
     Positive,
     Result,
+    Share,
     Value,
     clamp,
     exp,
     lerp,
+    maximum,
     minimum,
+    new_weight,
     nonzero,
     number,
     opaque,
     rms,
     rule,
     shaped,
+    sqrt,
     where,
 )
 
@@ -108,8 +112,7 @@ def fitted(
 
 def _fitted(x: Tensor, v: Tensor, qs: list[Tensor], precond_lr: float) -> list[Tensor]:
     """The factors of a gradient, in a batch of one, a step nearer to what makes v of it."""
-    # So that the factors stay finite where the gradient is tiny or has no full rank.
-    a, b = x + torch.finfo(torch.float32).eps ** 0.5 * x.abs().mean() * v, v
+    a, b = x + _safety(x) * v, v
     for dimension, q in enumerate(qs):
         a, b = _along(a, q, dimension), _divided(b, q, dimension)
     made = []
@@ -126,6 +129,82 @@ def _fitted(x: Tensor, v: Tensor, qs: list[Tensor], precond_lr: float) -> list[T
     return made
 
 
+@opaque(returns=("factors", "bounds"))
+def turned_upright(
+    g: Tensor,
+    factors: Tensor,
+    bounds: Tensor,
+    step: float,
+    precondition_frequency: float,
+    precond_lr: float,
+    beta_bound: float,
+    max_size: float,
+    seed: float,
+) -> tuple[Tensor, Tensor]:
+    """The factors Q, every few steps a step nearer to those that make the gradient white.
+
+    And each turned towards the rotation of it that is symmetric.
+
+    Args:
+        g: (batch, *shape): the gradient.
+        factors: (batch, length): the factors of its dimensions.
+        bounds: (batch, dimensions): of how curved the way is that each goes.
+        step: chooses the random numbers, with the seed.
+        precondition_frequency: how many steps factors are kept for.
+        precond_lr: how far an update goes.
+        beta_bound: how much of a bound is kept as it falls.
+        max_size: a larger dimension's factor is a diagonal.
+        seed: of the random numbers.
+    """
+    if (step - 1) % precondition_frequency:
+        return factors, bounds
+    v = normal(merged(g.shape[1:]), generator(seed, step), g).unsqueeze(0)
+
+    def of_one(x: Tensor, packed: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+        x = _matrices(x.unsqueeze(0))
+        x = x + _safety(x) * v
+        qs = _unpacked(packed.unsqueeze(0), x, max_size)
+        white = _whitened(x, qs)
+        made, highest = [], []
+        for dimension, (q, bound) in enumerate(zip(qs, held, strict=True)):
+            rows, wanted = as_rows(white, dimension), x.numel() / q.shape[-1]
+            if q.dim() == 2:
+                found = (rows * rows).sum(dim=-1)
+                curved = found.max() + wanted
+            else:
+                found = product(rows, rows.mT)
+                curved = _spectral_norm(found) + wanted
+            highest.append(torch.maximum(curved, beta_bound * bound + (1 - beta_bound) * curved))
+            change = (found * q if q.dim() == 2 else product(found, q)) - wanted * q
+            moved = q - precond_lr / highest[-1] * change
+            made.append(moved if q.dim() == 2 else _procrustes(moved))
+        return _packed(made)[0], torch.stack(highest)
+
+    done: tuple[Tensor, Tensor] = each(of_one, g, factors, bounds)
+    return done
+
+
+def _safety(x: Tensor) -> Tensor:
+    """The size of what is added, so that the factors stay finite without full rank."""
+    mean: Tensor = torch.finfo(torch.float32).eps ** 0.5 * x.abs().mean()
+    return mean
+
+
+def _procrustes(q: Tensor) -> Tensor:
+    """A factor a step nearer to the rotation of it that is nearest to the identity.
+
+    By ``exp(a R) Q`` to its second order with ``R = (Qᵀ − Q) / |Qᵀ − Q|``, at most an eighth of a
+    turn, and no further than the trace grows.
+    """
+    skew = q.mT - q
+    turn = skew / _spectral_norm(skew)
+    once = product(turn, q)
+    twice = product(turn, once)
+    slope, curve = once[0].trace(), twice[0].trace()
+    a = torch.where(curve < 0, (-slope / curve).clamp(0, 1 / 8), 1 / 8)
+    return q + a * (once + a / 2 * twice)
+
+
 @opaque(returns=("g",))
 def whitened(g: Tensor, factors: Tensor, max_size: float) -> Tensor:
     """The gradient with each dimension multiplied by the ``Qᵀ Q`` of its factor.
@@ -135,10 +214,13 @@ def whitened(g: Tensor, factors: Tensor, max_size: float) -> Tensor:
         factors: (batch, length): the factors of its dimensions.
         max_size: a larger dimension's factor is a diagonal.
     """
-    x = _matrices(g)
-    for dimension, q in enumerate(_unpacked(factors, g, max_size)):
+    return _whitened(_matrices(g), _unpacked(factors, g, max_size)).reshape(g.shape)
+
+
+def _whitened(x: Tensor, qs: list[Tensor]) -> Tensor:
+    for dimension, q in enumerate(qs):
         x = _along(_along(x, q, dimension), q if q.dim() == 2 else q.mT, dimension)
-    return x.reshape(g.shape)
+    return x
 
 
 def _matrices(x: Tensor) -> Tensor:
@@ -193,6 +275,11 @@ def _divided(x: Tensor, q: Tensor, dimension: int) -> Tensor:
 def _beside(q: Tensor, x: Tensor, dimension: int) -> Tensor:
     """A diagonal in the shape in which it meets x."""
     return q.reshape(len(q), *(-1 if i == dimension else 1 for i in range(x.dim() - 1)))
+
+
+def count_of_factors(shape: tuple[int, ...]) -> tuple[int]:
+    """The shape of a state with a number for each factor."""
+    return (len(merged(shape)),)
 
 
 @rule(lr=3e-4, class_name="Kron")
@@ -270,3 +357,74 @@ def kron(
     if nonzero(weight_decay) and is_matrix:
         direction = direction + weight_decay * w
     return direction, momentum_buffer, factors, waited, unbalanced * (1 - balance)
+
+
+@rule(lr=3e-3, class_name="PSGDPro")
+def psgd_pro(
+    g: Value,
+    exp_avg: Value,
+    factors: Value = shaped(packed_shape, "max_size"),
+    bounds: Value = shaped(count_of_factors),
+    *,
+    w: Value,
+    step: Value,
+    lr: Value,
+    momentum: Decay = 0.9,
+    weight_decay: NonNegative = 0.01,
+    precond_lr: NonNegative = 0.1,
+    min_precond_lr: NonNegative = 0.01,
+    warmup_steps: Positive = 10000,
+    precond_init_scale: Positive = 1.0,
+    beta_bound: Share = 0.9,
+    precondition_frequency: Positive = 1,
+    max_size: NonNegative = 8192,
+    seed: NonNegative = 0,
+) -> Result:
+    """PSGD with Procrustes steps: the average gradient, made white without solving for anything.
+
+    As in Kron each dimension has a Q, and the direction is the average gradient multiplied by
+    ``P = Qᵀ Q`` along every dimension. Q is no triangle but nearly symmetric: it goes along
+    ``Q ← Q − precond_lr / L · (C − c) Q``, where C is what ``P G`` makes of the dimension's rows,
+    ``(P G)(P G)ᵀ``, which shall become c = elements / rows times the identity, and L is a bound on
+    C + c; and is then turned towards the rotation of it with the largest trace.
+
+    States:
+        exp_avg: the moving average of the gradient.
+        factors: the Q of all dimensions, one after the other.
+        bounds: the L of each.
+
+    Hyperparameters:
+        momentum: how much of the average gradient is kept at each step.
+        weight_decay: shrinks the weight itself by lr · weight_decay, before its step.
+        precond_lr: how far an update of the factors goes, at first: it falls with 1 / √(1 + (step −
+            1) / warmup_steps).
+        min_precond_lr: how far in the end.
+        warmup_steps: after how many steps that is 1 / √2 of it.
+        precond_init_scale: what the factors multiply the gradient by at first, as its root.
+        beta_bound: how much of a bound is kept at an update as it falls; it grows at once.
+        precondition_frequency: how many steps the factors are kept for.
+        max_size: a larger dimension has a diagonal Q, as vectors have.
+        seed: chooses the random numbers that make an update safe.
+
+    Paper:
+        Li 2024, "Stochastic Hessian fittings with Lie groups", arXiv:2402.11858.
+
+    Has the steps and defaults of PSGDPro in NVIDIA's Emerging-Optimizers, which bounds norms by
+    products with random matrices, and whose random numbers in the gradient have a size of their
+    own; here, as in Kron, a 3,000th of its own. heavyball's PSGDPRO turns by up to a half, not an
+    eighth. Weights of more than two dimensions are matrices with all dimensions but the last in
+    one.
+    """
+    exp_avg = lerp(exp_avg, g, 1 - momentum)
+    rate = maximum(precond_lr / sqrt(1 + (step - 1) / warmup_steps), min_precond_lr)
+    factors = balanced(exp_avg, factors, step, precond_init_scale, 1, max_size)
+    factors, bounds = turned_upright(
+        exp_avg, factors, bounds, step, precondition_frequency, rate, beta_bound, max_size, seed
+    )
+    direction = whitened(exp_avg, factors, max_size)
+    return (
+        new_weight(w * (1 - lr * weight_decay) - lr * direction),
+        exp_avg,
+        factors,
+        bounds,
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gradstep.linalg.kronecker import along, gram, pack, packed_length, symmetric_power, unpack
+from gradstep.linalg.blocks import blocked_length, in_blocks
+from gradstep.linalg.kronecker import along, gram, pack, symmetric_power, unpack
 from gradstep.rule import (
     NonNegative,
     Positive,
@@ -28,7 +29,9 @@ def rescale(
     eps: float,
     precondition_frequency: float,
     max_size: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    block_size: float,
+    merge_dims: float,
+) -> tuple[Tensor, ...]:
     """Add a gradient to the sums of its dimensions, and multiply it by their inverse roots.
 
     Args:
@@ -38,23 +41,30 @@ def rescale(
         eps: is added to the eigenvalues.
         precondition_frequency: how many steps roots are kept for.
         max_size: larger dimensions have no matrix.
+        block_size: the longest side of a block with matrices of its own; 0 for none.
+        merge_dims: whether small dimensions are merged.
     """
-    scalar = g.dim() == 1
-    g = g.unsqueeze(1) if scalar else g  # a vector of one element
-    before = enumerate(unpack(sums, g, max_size))
-    added = [None if m is None else m + gram(g, i) for i, m in before]
-    if (step - 1) % precondition_frequency == 0:
-        power = -1 / (2 * max(1, sum(m is not None for m in added)))
-        roots = pack([None if m is None else symmetric_power(m, eps, power) for m in added], roots)
-    direction = along(g, unpack(roots, g, max_size))
-    return direction.squeeze(1) if scalar else direction, pack(added, sums), roots
+    due = (step - 1) % precondition_frequency == 0
+
+    def of_block(x: Tensor, sums: Tensor, roots: Tensor) -> tuple[Tensor, ...]:
+        before = enumerate(unpack(sums, x, max_size))
+        added = [None if m is None else m + gram(x, i) for i, m in before]
+        if due:
+            power = -1 / (2 * max(1, sum(m is not None for m in added)))
+            made = [None if m is None else symmetric_power(m, eps, power) for m in added]
+            roots = pack(made, roots)
+        return along(x, unpack(roots, x, max_size)), pack(added, sums), roots
+
+    wide = g.unsqueeze(1) if g.dim() == 1 else g  # a vector of one element
+    direction, *after = in_blocks(of_block, wide, (sums, roots), max_size, block_size, merge_dims)
+    return (direction.view(g.shape), *after)
 
 
 @rule(lr=0.1, class_name="Shampoo")
 def shampoo(
     g: Value,
-    sums: Value = shaped(packed_length, "max_size"),
-    roots: Value = shaped(packed_length, "max_size"),
+    sums: Value = shaped(blocked_length, "max_size", "block_size", "merge_dims"),
+    roots: Value = shaped(blocked_length, "max_size", "block_size", "merge_dims"),
     momentum_buffer: Value = zeros(when="momentum"),
     *,
     w: Value,
@@ -64,6 +74,8 @@ def shampoo(
     weight_decay: NonNegative = 0.0,
     precondition_frequency: Positive = 1,
     max_size: Positive = 1024,
+    block_size: NonNegative = 0,
+    merge_dims: bool = False,
 ) -> Result:
     """Shampoo: the gradient, with each of its dimensions divided by a root of what it has seen.
 
@@ -85,6 +97,10 @@ def shampoo(
         weight_decay: adds this share of the weight to its gradient (an L2 penalty).
         precondition_frequency: how many steps the roots are kept for.
         max_size: a larger dimension has no matrix and is left alone; k counts the others.
+        block_size: weights are cut into blocks with sides of at most this, each with matrices of
+            its own, in proportion less work for large ones; 0 for weights as they are.
+        merge_dims: neighbouring dimensions are one, as long as it is no longer than block_size (or
+            max_size where that is 0): of a filter mostly its height, width and inputs.
 
     Paper:
         Gupta, Koren & Singer 2018, "Shampoo: preconditioned stochastic tensor optimization",
@@ -92,11 +108,14 @@ def shampoo(
 
     Agrees with pytorch_optimizer's Shampoo without momentum. torch_optimizer's takes roots of the
     power −1/k, and sums over a gradient that is preconditioned in part. The paper has no
-    ``max_size``.
+    ``max_size``. Blocks and merged dimensions are those of Shi et al. 2023, arXiv:2309.06497; their
+    grafting is ``graft(rmsprop(), shampoo())``, or of any other rule, for a weight and not a block.
     """
     if nonzero(weight_decay):
         g = g + weight_decay * w
-    direction, sums, roots = rescale(g, sums, roots, step, eps, precondition_frequency, max_size)
+    direction, sums, roots = rescale(
+        g, sums, roots, step, eps, precondition_frequency, max_size, block_size, merge_dims
+    )
     if momentum_buffer is not None:
         direction = momentum_buffer = momentum * momentum_buffer + direction
     return direction, sums, roots, momentum_buffer
