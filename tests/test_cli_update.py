@@ -293,7 +293,7 @@ def test_a_bad_argument_as_a_process() -> None:
     assert done.stdout == ""
     assert done.stderr == (
         "gradstep update: argument --param: LeNet has no 'conv1.bais': did you mean conv1.bias or "
-        "conv2.bias or fc1.bias?\n"
+        "conv2.bias?\n"
     )
 
 

@@ -52,12 +52,25 @@ def test_each_goes_downhill_and_takes_the_learning_rate_given(name: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("adma", "adam"), ("Adam", "adam"), ("lio", "lion"), ("rmsprob", "rmsprop"), ("SGD", "sgd")],
+    [("adma", "adam"), ("lio", "lion"), ("rmsprob", "rmsprop"), ("lamda", "lamb")],
 )
 def test_an_unknown_name_is_answered_with_those_that_come_near(name: str, near: str) -> None:
     with pytest.raises(UnknownOptimizer, match=f"did you mean .*{near}") as caught:
         check_name(name)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("AdamW", "adamw"),
+        ("SGD", "sgd"),
+        ("DAdaptAdam", "dadapt_adam"),
+        ("MUON+AdamW", "muon+adamw"),
+    ],
+)
+def test_a_name_may_be_spelled_as_the_class(name: str, known: str) -> None:
+    assert check_name(name) == known
 
 
 def test_a_name_that_is_like_no_other_is_answered_with_all() -> None:

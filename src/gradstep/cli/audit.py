@@ -6,6 +6,7 @@ import argparse
 import ast
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,15 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         both = _settings("--set", args.set_settings)
+        ours, named = _ours(args.rule)
         found = audit(
             _theirs(args.theirs),
-            _ours(args.rule),
+            ours,
             lr=args.lr,
             steps=args.steps,
             tolerance=args.tolerance,
             their_options={**both, **_settings("--theirs-set", args.theirs_settings)},
-            our_options={**both, **_settings("--ours-set", args.ours_settings)},
+            our_options={**named, **both, **_settings("--ours-set", args.ours_settings)},
         )
     except (TypeError, ValueError) as error:
         print(f"gradstep audit: {' '.join(str(error).split())}", file=sys.stderr)
@@ -136,23 +138,30 @@ def _theirs(path: str) -> Any:
     return found
 
 
-def _ours(name: str) -> Any:
-    """A rule by its name, or a class.
+def _ours(name: str) -> tuple[Any, dict[str, Any]]:
+    """A rule by its name, or a class, and the settings that the name stands for.
 
     Raises:
         ValueError: there is no such one.
+        TypeError: it cannot be traced.
     """
     import gradstep
-    from gradstep.sight.catalogue import find_rule
+    from gradstep.lab.optimizers import CHOICES
+    from gradstep.sight.catalogue import find_rule, folded, graph_with, rule_names, spelled
 
     found = getattr(gradstep, name, None) if ":" not in name else None
     if isinstance(found, type) and issubclass(found, gradstep.Optimizer):
-        return found
+        return found, {}
+    choice = spelled(name, CHOICES) if spelled(name, rule_names()) is None else None
+    if choice is not None:  # such as momentum: a class with its flags set
+        make = CHOICES[choice].make
+        return (make.func, make.keywords) if isinstance(make, partial) else (make, {})
     rule = find_rule(name)
+    graph_with(rule)
     # The class of torch.optim's manners, where there is one: it takes betas, as others do.
-    alike = [n for n in dir(gradstep) if n.lower() == name.replace("_", "")]
+    alike = [n for n in dir(gradstep) if n.lower() == folded(name)]
     classes = (getattr(gradstep, n) for n in alike)
-    return next((found for found in classes if isinstance(found, type)), rule)
+    return next((found for found in classes if isinstance(found, type)), rule), {}
 
 
 def _settings(flag: str, given: Sequence[str]) -> dict[str, Any]:

@@ -116,16 +116,19 @@ def _chosen(
     impossible: Mapping[str, str] | None = None,
 ) -> list[str] | str:
     """The names that an argument asks for, or what is wrong with it."""
+    from gradstep.sight.catalogue import nearest, spelled
+
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == ["all"]:
         return known
     groups = groups or {}
-    names = [one for name in names for one in groups.get(name, (name,))]
+    names = [one for name in names for one in groups.get(name, (spelled(name, known) or name,))]
     for name in names:
         if impossible and name in impossible:
             return f"{name} is not timed: {impossible[name]}"
         if name not in known:
-            return f"{name!r} is not known; choose from {', '.join((*groups, *known))}"
+            near = nearest(name, (*groups, *known))
+            return f"{name!r} is not known: {near or 'choose from ' + ', '.join((*groups, *known))}"
     return list(dict.fromkeys(names)) or "no name given"
 
 
@@ -141,7 +144,13 @@ def run(args: argparse.Namespace) -> int:
     from gradstep.lab.bench_peers import PEERS, Rivals
     from gradstep.lab.errors import BadInput
 
-    rules = _chosen(args.rules, list(bench.CASES), {"usual": USUAL, **GROUPS}, NOT_TIMED)
+    cases = dict(bench.CASES)
+    try:
+        own = [name.strip() for name in args.rules.split(",") if ":" in name]
+        cases |= {name: bench.own_case(name) for name in own}
+    except BadInput as error:
+        return _fail(f"argument --rules: {error}")
+    rules = _chosen(args.rules, list(cases), {"usual": USUAL, **GROUPS}, NOT_TIMED)
     if isinstance(rules, str):
         return _fail(f"argument --rules: {rules}")
     known_sizes = sizes()
@@ -183,9 +192,7 @@ def run(args: argparse.Namespace) -> int:
         size = known_sizes[size_name]
         for rule in rules:
             rounds = args.rounds or size.rounds
-            row = bench.measure(
-                bench.CASES[rule], size, rounds, dtype, args.engine, args.seed, rivals
-            )
+            row = bench.measure(cases[rule], size, rounds, dtype, args.engine, args.seed, rivals)
             rows.append(row)
             if sys.stderr.isatty():
                 print(f"  {rule}, {size_name}", file=sys.stderr)

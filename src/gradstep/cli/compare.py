@@ -194,7 +194,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _race(args: argparse.Namespace) -> tuple[Course, list[Entry]]:
     """What was asked for: what the runs have in common, and which they are."""
-    from gradstep.lab.optimizers import TRAINABLE, check_name
+    from gradstep.lab.optimizers import TRAINABLE, check_name, choice
     from gradstep.lab.race import Course, entries, read_sweep
 
     if args.optimizer.strip() == "all":
@@ -204,10 +204,10 @@ def _race(args: argparse.Namespace) -> tuple[Course, list[Entry]]:
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"argument --optimizer: {name} is named twice")
-    rates: dict[str, tuple[float, ...]] = {name: (TRAINABLE[name].lr,) for name in names}
+    rates: dict[str, tuple[float, ...]] = {name: (choice(name).lr,) for name in names}
     if args.sweep is not None:
         sweep = read_sweep(args.sweep)
-        rates = {name: sweep.around(TRAINABLE[name].lr) for name in names}
+        rates = {name: sweep.around(choice(name).lr) for name in names}
     folder = args.data is not None
     course = Course(
         model=args.model,

@@ -136,9 +136,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _rule_and_settings(name: str, given: list[str]) -> tuple[Rule, dict[str, Any]]:
     from gradstep.lab.optimizers import CHOICES
-    from gradstep.sight.catalogue import UnknownName, find_rule, nearest, rule_names
+    from gradstep.sight.catalogue import UnknownName, find_rule, nearest, rule_names, spelled
 
     changed: dict[str, Any] = {}
+    name = spelled(name, [*rule_names(), *CHOICES]) or name
     if name in CHOICES and name not in rule_names():
         rule, changed = _behind_an_optimizer(name)
     else:

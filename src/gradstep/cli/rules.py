@@ -5,24 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from gradstep.cli import arguments
 
-#: Columns of the table: all together, and to which width the first three are padded.
-_WIDTH = 100
-_MOST_PADDING = (19, 14, 32)
-_WIDTH = 100
-
-
-def _few(names: list[str], room: int) -> str:
-    """As many names as there is room for; the others are on the rule's page."""
-    shown = ", ".join(names)
-    while len(shown) > room:
-        names = names[:-1]
-        shown = ", ".join([*names, "…"])
-    return shown
+#: Columns of the table: all together, and those of names and states.
+_WIDTH = 80
+_NAME, _STATE = 25, 21
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,10 +22,25 @@ def add_parser(subparsers: Any) -> None:
         "rules",
         help="list the update rules",
         description=(
-            "List the update rules: what each does to a weight, how much memory it needs, and the "
-            "paper that it comes from."
+            "List the update rules, a line each: how much memory it needs, and the paper that it "
+            "comes from. Of those that are named, also what they do to a weight."
         ),
         epilog="'gradstep explain RULE' tells more about one of them.",
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="RULE",
+        help="those that are meant; a rule of your own is my_rules.py:name (default: all)",
+    )
+    parser.add_argument(
+        "--matrix", action="store_true", help="only those that work on a matrix as a whole"
+    )
+    parser.add_argument(
+        "--state",
+        type=arguments.whole(0, 10**6),
+        metavar="BYTES",
+        help="only those that keep at most so many bytes for a float32 weight",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="the same for programs, as JSON")
@@ -70,21 +76,27 @@ def run(args: argparse.Namespace) -> int:
         return 2
     if args.pages is not None:
         return _write_pages(args.pages, 8 if args.epochs is None else args.epochs)
+    from gradstep.sight.catalogue import UnknownName
+
+    try:
+        names = _chosen(args.names, args.matrix, args.state)
+    except (UnknownName, TypeError, ValueError) as error:
+        print(f"gradstep rules: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     if args.json:
         import json
 
-        from gradstep.sight.catalogue import rule_names
         from gradstep.sight.rule_record import rule_record
 
-        text = json.dumps([rule_record(name) for name in rule_names()], indent=2)
+        text = json.dumps([rule_record(name) for name in names], indent=2)
     elif args.memory:
-        text = "\n".join(_memory())
+        text = "\n".join(_memory(names))
     elif args.markdown:
         from gradstep.sight.rule_page import index_markdown
 
         text = index_markdown()
     else:
-        text = "\n".join(_table(ink_for(sys.stdout)))
+        text = "\n".join(_table(names, bool(args.names), ink_for(sys.stdout)))
     return tell("gradstep rules", text)
 
 
@@ -99,47 +111,87 @@ def _write_pages(folder: Path, epochs: int) -> int:
     return 0
 
 
-def _table(ink: Any) -> list[str]:
-    from gradstep.sight.catalogue import rule_names
-    from gradstep.sight.rule_record import rule_record, state_text
+def _chosen(given: list[str], matrix: bool, state: int | None) -> list[str]:
+    """The names that are meant, of all rules or of those that are given.
 
-    records = [rule_record(name) for name in rule_names()]
-    header = ("rule", "state", "settings that change the formula", "paper")
-    rows = []
-    for record in records:
-        state, papers = state_text(record), _short_papers(record["papers"])
-        before = max(len(record["name"]), _MOST_PADDING[0]) + max(len(state), _MOST_PADDING[1])
-        room = _WIDTH - before - len(papers) - 6  # two spaces between columns
-        settings = _few(record["changes_formula"], max(room, _MOST_PADDING[2])) or "none"
-        rows.append((record["name"], state, settings, papers))
-    lines: list[str] = []
-    for kind in ("rule", "stage"):
-        own = [(r, row) for r, row in zip(records, rows, strict=True) if r["kind"] == kind]
-        shown = [row for _, row in own] + [header] * (kind == "rule")
-        widths = [
-            min(most, max(len(row[i]) for row in shown)) for i, most in enumerate(_MOST_PADDING)
+    Raises:
+        UnknownName: there is none of a name.
+        TypeError: one of one's own that cannot be traced.
+    """
+    from gradstep.lab.optimizers import rule_name
+    from gradstep.sight.catalogue import find_rule, graph_with, rule_names, state_bytes
+
+    names = [name if ":" in name else find_rule(rule_name(name)).name for name in given]
+    names = names or rule_names()
+    for name in names:
+        if ":" in name:
+            graph_with(find_rule(name))
+    if matrix:
+        names = [
+            name
+            for name in names
+            if any(node.operation == "opaque" for node in graph_with(find_rule(name)).order)
         ]
-        if kind == "rule":
-            lines.append(ink.heading(_in_columns(header, widths)))
-        else:
+    if state is not None:
+        names = [name for name in names if state_bytes(find_rule(name))[0] <= state]
+    return list(dict.fromkeys(names))
+
+
+def _table(names: list[str], with_formulas: bool, ink: Any) -> list[str]:
+    from gradstep.sight.rule_record import rule_record
+
+    records = [rule_record(name) for name in names]
+    lines = [ink.heading(_in_columns("rule", "state", "paper"))]
+    for kind in ("rule", "stage"):
+        own = [record for record in records if record["kind"] == kind]
+        if kind == "stage" and own:
             lines += ["", ink.heading("stages, to stand before or behind a rule in a chain")]
-        for record, row in own:
-            lines += [_in_columns(row, widths), "    " + ink.code(record["formula"])]
-    lines += [
-        "",
-        "g is the gradient, w the weight, lr the learning rate.",
-        "state: bytes kept for each float32 weight; more where a setting adds a state. 'row' and",
-        "'column' are a number for each row and each column of a matrix.",
-        "'gradstep explain adam' explains a rule line by line.",
-    ]
+        for record in own:
+            lines += _rows(record, with_formulas, ink)
+    if not records:
+        lines.append("none")
+    lines += ["", *_NOTES]
+    if not with_formulas:
+        lines.append("'gradstep rules adam lion' shows what they do to a weight.")
+    return [*lines, "'gradstep explain adam' explains a rule line by line."]
+
+
+_NOTES = (
+    "g is the gradient, w the weight, lr the learning rate.",
+    "state: bytes kept for each float32 weight; more where a setting adds a state.",
+    "'row' and 'column' are a number for each row and each column of a matrix,",
+    "'matrix' is a matrix of its own.",
+)
+
+
+def _rows(record: dict[str, Any], with_formulas: bool, ink: Any) -> list[str]:
+    from gradstep.sight.rule_record import state_text
+
+    lines = [_in_columns(record["name"], state_text(record), _short_papers(record["papers"]))]
+    if with_formulas:
+        formula = _wrapped(record["formula"], " " * 4)
+        lines += [ink.code(line) for line in formula]
+        settings = ", ".join(record["changes_formula"])
+        if settings:
+            lines += _wrapped(f"other formulas with: {settings}", " " * 4)
     return lines
 
 
-def _memory() -> list[str]:
-    from gradstep.sight.catalogue import rule_names
+def _wrapped(text: str, before: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=before,
+        subsequent_indent=before + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _memory(names: list[str]) -> list[str]:
     from gradstep.sight.memory import memory_table
 
-    rows = memory_table(rule_names())
+    rows = memory_table(names)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         row[0].ljust(widths[0])
@@ -155,17 +207,17 @@ def _memory() -> list[str]:
     ]
 
 
-def _in_columns(row: tuple[str, ...], widths: list[int]) -> str:
-    """The row in columns; one that would be too wide, without them."""
-    columns = [c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)]
-    for parts in ([*columns, row[-1]], [*columns[:1], *row[1:]], row):
-        text = "  ".join(parts)
-        if len(text) <= _WIDTH:
-            break
-    return text
+def _in_columns(name: str, state: str, paper: str) -> str:
+    """A row, whose columns stay in place; what is too long is cut off with dots."""
+    row = f"{name:<{_NAME}} {state:<{_STATE}} {paper}"
+    return row if len(row) <= _WIDTH else row[: _WIDTH - 1] + "…"
 
 
 def _short_papers(papers: list[str]) -> str:
-    """Authors and year of the first paper: what stands before its title."""
-    found = re.match(r".*?\b[12]\d\d\d\b", papers[0]) if papers else None
-    return found.group() if found else "none"
+    """First author and year of the first paper, or both authors where there are two."""
+    found = re.match(r"(.*?)\b([12]\d\d\d)\b", papers[0]) if papers else None
+    if found is None:
+        return "none"
+    authors = re.split(r", | & ", found[1].strip())
+    names = f"{authors[0]} et al." if len(authors) > 2 else found[1].strip()
+    return f"{names} {found[2]}"

@@ -25,7 +25,7 @@ LOW_PRECISIONS = ("nearest", "stochastic", "kahan", "remainder", "master")
 
 def new_settings(args: argparse.Namespace) -> Settings:
     """The settings of a new run: what was given, and the defaults for the rest."""
-    from gradstep.lab.optimizers import DEFAULT, TRAINABLE
+    from gradstep.lab.optimizers import DEFAULT, choice
     from gradstep.lab.settings import Settings
 
     optimizers = _names(DEFAULT if args.optimizer is None else args.optimizer)
@@ -36,7 +36,7 @@ def new_settings(args: argparse.Namespace) -> Settings:
     folder = args.data is not None
     return Settings(
         optimizers=optimizers,
-        lrs=_rate_for_each(args.lr, optimizers) or tuple(TRAINABLE[n].lr for n in optimizers),
+        lrs=_rate_for_each(args.lr, optimizers) or tuple(choice(n).lr for n in optimizers),
         epochs=args.epochs or (EPOCHS_OF_A_FOLDER if folder else EPOCHS),
         batch_size=args.batch_size or BATCH_SIZE,
         lr_decay=LR_DECAY if args.lr_decay is None else args.lr_decay,

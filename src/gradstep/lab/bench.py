@@ -23,13 +23,22 @@ from torch import Tensor
 import gradstep
 from gradstep.backends.cpu.run import FlatRun
 from gradstep.lab.bench_case import Case
-from gradstep.lab.bench_cases import CASES
+from gradstep.lab.bench_cases import CASES, own_case
 from gradstep.lab.bench_memory import temporary_bytes
 from gradstep.lab.bench_models import Size
 from gradstep.lab.bench_peers import Rivals
 from gradstep.optimizer.optimizer import planner_of
 
-__all__ = ["CASES", "Case", "Row", "busy_core", "contenders", "host_work", "measure"]
+__all__ = [
+    "CASES",
+    "Case",
+    "Row",
+    "busy_core",
+    "contenders",
+    "host_work",
+    "measure",
+    "own_case",
+]
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 import gradstep
 from gradstep.lab.bench_case import WRITES, Case
 from gradstep.lab.bench_cases_beyond import BEYOND, CHAINS
+from gradstep.lab.optimizers import choice
 
 _MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
 
@@ -121,3 +122,13 @@ NOT_TIMED = {
     "lbfgs": "it is torch's own class under another name, so there is nothing to compare",
     "sparseadam": "it takes sparse gradients only, and those of the three networks are dense",
 }
+
+
+def own_case(name: str) -> Case:
+    """A rule of one's own, ``module:name``.
+
+    Raises:
+        UnknownOptimizer: there is none, or it cannot be used.
+    """
+    chosen = choice(name)
+    return Case(name, chosen.make, None, {"lr": chosen.lr})

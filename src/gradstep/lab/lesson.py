@@ -25,7 +25,7 @@ from gradstep.rule.graph import Graph, Node
 from gradstep.rule.notation import number_text
 from gradstep.rule.trace import trace
 from gradstep.sight.armed import explain
-from gradstep.sight.catalogue import UnknownName, find_rule, nearest, rule_names
+from gradstep.sight.catalogue import UnknownName, find_rule, nearest, rule_names, spelled
 from gradstep.sight.digits import Equation, equation
 from gradstep.sight.explanation import Explanation
 
@@ -185,6 +185,7 @@ def choose_optimizer(name: str, lr: float | None) -> Chosen:
         )
     settings: dict[str, Any] = {}
     make: Any
+    name = spelled(name, CHOICES) or name
     if name in CHOICES:
         make = CHOICES[name].make
         lr = CHOICES[name].lr if lr is None else lr

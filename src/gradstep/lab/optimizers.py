@@ -6,7 +6,6 @@ The classes that are made from their rules stand here by themselves.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import gradstep
 from gradstep import rules
 from gradstep.lab.errors import UnknownOptimizer
 from gradstep.optimizer.optimizer import planner_of
+from gradstep.sight.catalogue import find_rule, graph_with, nearest, rule_names, spelled
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,17 @@ _SPARSE = ("sparseadam", "sparse_adam")
 
 
 def check_name(name: str) -> str:
-    """Return ``name`` if it is one of :data:`TRAINABLE`, else raise UnknownOptimizer."""
-    if name in TRAINABLE:
+    """The name as :data:`TRAINABLE` has it, or that of a rule of one's own, ``module:name``.
+
+    Raises:
+        UnknownOptimizer: there is none, or it cannot train LeNet.
+    """
+    if ":" in name:
+        choice(name)
         return name
+    known = spelled(name, TRAINABLE)
+    if known is not None:
+        return known
     if name in _SPARSE:
         raise UnknownOptimizer(
             f"{name} takes sparse gradients only, such as nn.Embedding(sparse=True) makes; LeNet "
@@ -141,9 +149,33 @@ def check_name(name: str) -> str:
             "muon updates matrices only, and LeNet also has convolutions and biases. Take "
             "muon+adamw"
         )
-    near = difflib.get_close_matches(name.lower(), TRAINABLE, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TRAINABLE)}"
-    raise UnknownOptimizer(f"unknown optimizer {name!r}: {hint}")
+    hint = nearest(name, TRAINABLE) or f"there are {', '.join(TRAINABLE)}."
+    raise UnknownOptimizer(f"unknown optimizer {name!r}: {hint} A rule of your own is module:name")
+
+
+def rule_name(name: str) -> str:
+    """The rule behind a name of :data:`CHOICES`, such as sgd's behind momentum; else the name."""
+    known = spelled(name, CHOICES)
+    if known is None or spelled(name, rule_names()) is not None:
+        return name
+    optimizer = CHOICES[known].make([torch.zeros(1, 1, requires_grad=True)], lr=1.0)
+    return planner_of(optimizer).rule.name
+
+
+def choice(name: str) -> Choice:
+    """The optimizer of that name: one of :data:`TRAINABLE`, or over a rule of one's own.
+
+    Raises:
+        UnknownOptimizer: there is none, or it cannot be used.
+    """
+    if ":" not in name:
+        return TRAINABLE[check_name(name)]
+    try:
+        rule = find_rule(name)
+        graph_with(rule)
+    except (TypeError, ValueError) as error:  # also UnknownName and RuleError
+        raise UnknownOptimizer(" ".join(str(error).split())) from None
+    return Choice(partial(gradstep.Optimizer, rule=rule), rule.lr, _meaning(rule))
 
 
 def make_optimizer(
@@ -157,10 +189,10 @@ def make_optimizer(
     ``lr`` is that of :data:`TRAINABLE` if None; ``storage`` is ``state_dtype`` and
     ``low_precision``, where they are given.
     """
-    choice = TRAINABLE[check_name(name)]
-    if isinstance(params, nn.Module) and not choice.whole:
+    chosen = choice(name)
+    if isinstance(params, nn.Module) and not chosen.whole:
         params = params.parameters()
-    return choice.make(params, lr=choice.lr if lr is None else lr, **storage)
+    return chosen.make(params, lr=chosen.lr if lr is None else lr, **storage)
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:

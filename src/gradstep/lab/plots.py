@@ -177,7 +177,10 @@ def _mistakes(scores: Tensor, labels: Tensor) -> list[tuple[int, int]]:
 
 
 def _style(name: str, epochs: int) -> dict[str, Any]:
-    lap, place = divmod(list(TRAINABLE).index(name), len(_COLOURS))
+    known = list(TRAINABLE)
+    # One's own rules come behind all others: a name has the same colour in every picture.
+    number = known.index(name) if name in known else len(known) + sum(name.encode())
+    lap, place = divmod(number, len(_COLOURS))
     # The ninth has another marker than the first, the sixty-fifth another line.
     line = _LINES[lap // len(_MARKERS) % len(_LINES)]
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gradstep.lab.optimizers import TRAINABLE
+from gradstep.lab.optimizers import choice
 from gradstep.lab.training import Learner, Record
 
 
@@ -86,7 +86,7 @@ def diverged(learner: Learner, records: Sequence[Record]) -> str | None:
     losses = [r["train_loss"] for r in records if r["optimizer"] == learner.name]
     if all(map(math.isfinite, losses)):
         return None
-    default = TRAINABLE[learner.name].lr
+    default = choice(learner.name).lr
     advice = f"try --lr {default:g}" if learner.lr > default else "try a smaller --lr"
     return (
         f"the loss of {learner.name} is no longer a finite number: "

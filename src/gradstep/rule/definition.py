@@ -35,8 +35,8 @@ INPUTS: dict[str, str] = {
     "machine_epsilon": "the distance from 1 to the next larger number in the weight's dtype",
     "is_matrix": "whether the weight has two dimensions or more, which a rule may branch on",
     "gradient": "the gradient as it entered the chain, before any other rule of it",
-    "noise": "a normal number for each element, mean 0 and variance 1, another at each step; "
-    "a hyperparameter seed chooses others",
+    "noise": "a normal number for each element, of mean 0 and variance 1, another one at each "
+    "step; a hyperparameter seed chooses others",
     "next_w": "the weight after the step, as the rules before this one in the chain leave it",
 }
 

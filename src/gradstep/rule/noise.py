@@ -1,4 +1,4 @@
-"""Random numbers of a rule's own: a function of the step, a seed and the weight; no state."""
+"""Random numbers of a rule's own: a function of a key, the step and a seed; no generator."""
 
 from __future__ import annotations
 

@@ -205,13 +205,9 @@ class Trace:
         at = len(self.made) - 1
         before = self._before.made[at] if at < len(self._before.made) else ("nothing",)
         if made != before:
-            numbers = symbol.operation == before[0] == "constant"
-            what = (
-                f"a number that was {before[-1]} at the last call and is {value}"
-                if numbers
-                else f"another operation than at the last call: {symbol.operation} in place of "
-                f"{before[0]}"
-            )
+            what = f"another operation than at the last call, {symbol.operation}, not {before[0]}"
+            if symbol.operation == before[0] == "constant":
+                what = f"a number that was {before[-1]} at the last call and is {value}"
             refuse(
                 f"uses {what}. A rule is looked at once, and a kernel would repeat that for ever.",
                 "For random numbers take the input noise (a keyword argument of that name), for a "

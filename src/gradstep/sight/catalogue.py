@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,27 +38,66 @@ def find_rule(name: str) -> Rule:
     """The rule of that name.
 
     Args:
-        name: one of :func:`rule_names`; or ``module:name`` or ``file.py:name`` for a rule of
-            one's own, seen from the current folder.
+        name: one of :func:`rule_names` or of their classes, in any case, with or without ``_``; or
+            ``module:name`` or ``file.py:name`` for a rule of one's own, seen from the current
+            folder.
 
     Raises:
         UnknownName: no such rule, module or file, or something that is no rule.
     """
     if ":" in name:
         return _own_rule(*name.rsplit(":", 1))
-    if name in rule_names():
-        return rules.load()[name]
+    known = spelled(name, rule_names())
+    if known is not None:
+        return rules.load()[known]
+    for rule in rules.load().values():
+        if rule.class_name is not None and folded(rule.class_name) == folded(name):
+            return rule
     near = nearest(name, rule_names())
     raise UnknownName(
-        f"unknown rule {name!r}: {near or 'there are ' + ', '.join(rule_names())}; "
-        "a rule of your own is module:name"
+        f"unknown rule {name!r}: {near or 'there are ' + ', '.join(rule_names()) + '.'} "
+        "A rule of your own is module:name"
     )
 
 
-def nearest(name: str, known: list[str], cutoff: float = 0.5) -> str:
-    """``did you mean a or b?``, or nothing where no name comes near."""
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=cutoff)
+def folded(name: str) -> str:
+    """A name without what people spell differently: case, ``_``, ``-`` and spaces."""
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def spelled(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is meant, however it is spelled; None if there is none."""
+    names = list(known)
+    if name in names:
+        return name
+    return next((each for each in names if folded(each) == folded(name)), None)
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """``did you mean a or b?``, or nothing where no name comes near.
+
+    Near is what takes few changes as a share of the whole word: letters put in, left out,
+    exchanged, or swapped with the next one.
+    """
+    likeness = {each: _likeness(folded(name), folded(each)) for each in known}
+    best = sorted(likeness, key=lambda each: -likeness[each])[:3]
+    near = [each for each in best if likeness[each] >= max(cutoff, likeness[best[0]] - 0.2)]
     return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def _likeness(one: str, other: str) -> float:
+    """1 less the optimal string alignment distance, as a share of the longer word."""
+    before: list[int] = []
+    above = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, its in enumerate(other, 1):
+            least = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (letter != its))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == its:
+                least = min(least, before[j - 2] + 1)
+            row.append(least)
+        before, above = above, row
+    return 1 - above[-1] / max(len(one), len(other), 1)
 
 
 def _own_rule(module_name: str, name: str) -> Rule:
