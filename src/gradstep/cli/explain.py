@@ -260,10 +260,10 @@ def _formula(lines: Sequence[Line], ink: Ink) -> list[str]:
             row
             for before, line in named
             for row in ([f"  {line.stage}:"] if line.stage != before else [])
-            + [f"    {ink.code(str(line))}"]
+            + _code(line, "    ", ink)
         ]
     if all(line.per_element and line.node.extent == "element" for line in lines):
-        return [f"  {ink.code(str(line))}" for line in lines]
+        return [row for line in lines for row in _code(line, "  ", ink)]
     rows = []
     before = None
     for line in lines:
@@ -271,8 +271,16 @@ def _formula(lines: Sequence[Line], ink: Ink) -> list[str]:
         if heading != before:
             before = heading
             rows.append(f"  {heading}")
-        rows.append(f"    {ink.code(str(line))}")
+        rows += _code(line, "    ", ink)
     return rows
+
+
+def _code(line: Line, indent: str, ink: Ink) -> list[str]:
+    """A line of a formula; what is too long for a screen goes on below."""
+    text = str(line)
+    if len(indent + text) <= 100:
+        return [f"{indent}{ink.code(text)}"]
+    return [ink.code(row) for row in _wrapped(text, indent)]
 
 
 def _whose(node: Node) -> str:
