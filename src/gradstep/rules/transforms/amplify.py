@@ -7,7 +7,6 @@ from gradstep.rule import (
     NonNegative,
     Result,
     Value,
-    copy_of_gradient,
     lerp,
     maximum,
     norm,
@@ -19,8 +18,9 @@ from gradstep.rule import (
 @rule
 def grokfast(
     g: Value,
-    slow_gradient: Value = copy_of_gradient(),
+    slow_gradient: Value,
     *,
+    first: Value,
     grokfast_alpha: Decay = 0.98,
     grokfast_lamb: NonNegative = 2.0,
 ) -> Result:
@@ -42,15 +42,16 @@ def grokfast(
     Agrees with the authors' gradfilter_ema, whose average starts as the first gradient. The package
     grokadamw also lets alpha fall with a signal of the training, and beta1 from layer to layer.
     """
-    slow_gradient = lerp(slow_gradient, g, 1 - grokfast_alpha)
+    slow_gradient = lerp(where(first, g, slow_gradient), g, 1 - grokfast_alpha)
     return g + grokfast_lamb * slow_gradient, slow_gradient
 
 
 @rule
 def mars_correction(
     g: Value,
-    last_gradient: Value = copy_of_gradient(),
+    last_gradient: Value,
     *,
+    first: Value,
     mars_beta: Decay = 0.95,
     mars_gamma: NonNegative = 0.025,
     mars_norm: NonNegative = 1.0,
@@ -74,6 +75,7 @@ def mars_correction(
     The paper's approximate form. heavyball has it as a flag of every rule. At the first step
     nothing is corrected.
     """
-    corrected = g + mars_gamma * mars_beta / (1 - mars_beta) * (g - last_gradient)
+    change = where(first, 0, g - last_gradient)
+    corrected = g + mars_gamma * mars_beta / (1 - mars_beta) * change
     length = norm(corrected)
     return corrected / where(mars_norm > 0, maximum(1, length / mars_norm), 1), g
