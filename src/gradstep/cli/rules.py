@@ -51,6 +51,11 @@ def add_parser(subparsers: Any) -> None:
         help="bytes a weight of the weight and its states, by rule and format, for a large matrix",
     )
     form.add_argument(
+        "--catalogue",
+        action="store_true",
+        help="every name that other libraries have, and ours or why not, in Markdown",
+    )
+    form.add_argument(
         "--pages",
         type=arguments.path,
         metavar="DIR",
@@ -91,6 +96,10 @@ def run(args: argparse.Namespace) -> int:
         text = json.dumps([rule_record(name) for name in names], indent=2)
     elif args.memory:
         text = "\n".join(_memory(names))
+    elif args.catalogue:
+        from gradstep.sight.peer_catalogue import catalogue_markdown
+
+        text = catalogue_markdown()
     elif args.markdown:
         from gradstep.sight.rule_page import index_markdown
 
