@@ -76,7 +76,8 @@ def catalogue_markdown() -> str:
 def _rest(mentioned: set[str]) -> Iterator[str]:
     """The rules and stages of which no row speaks."""
     plain = {_plain(name) for name in mentioned}
-    rules, stages = [], []
+    rules: list[str] = []
+    stages: list[str] = []
     for name in rule_names():
         rule = gradstep.rules.load()[name]
         if {_plain(name), _plain(rule.class_name or name)} & plain:
