@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -299,6 +299,7 @@ def partition(
     if not parts:
         raise ValueError("partition() needs at least one part: a name, and a rule for it")
     where, everything = dict(where or {}), members(params)
+    _need_names([name for name in parts if name not in where], everything)
     rates = dict(lr) if isinstance(lr, Mapping) else dict.fromkeys(parts, lr)
     for given, what in ((where, "where"), (rates, "lr")):
         unknown = [name for name in given if name not in parts]
@@ -319,6 +320,21 @@ def partition(
             continue
         optimizers[name] = _make(name, maker, own, rates.get(name), options)
     return Partition(optimizers)
+
+
+def _need_names(parts: Sequence[str], everything: Sequence[Member]) -> None:
+    """Refuse tensors without names where these tell embeddings and heads from other matrices.
+
+    Raises:
+        ValueError: there are such parts, and such tensors.
+    """
+    known = [name for name in parts if name in READY and READY[name] is not biases_and_norms]
+    if known and any(not m.named and m.parameter.dim() > 1 for m in everything):
+        raise ValueError(
+            f"the part {known[0]!r} is told by the model: parameters without names may be "
+            "embeddings or a head as well. Give partition() the model, or its named_parameters(); "
+            f"or say what belongs to it: where={{{known[0]!r}: lambda member: …}}"
+        )
 
 
 def _claims(

@@ -280,7 +280,10 @@ class Wrapper(HooksOnce):
             del self.defaults[added]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.optimizer!r})"
+        inside = repr(self.optimizer)
+        if "\n" not in inside:
+            return f"{type(self).__name__}({inside})"
+        return f"{type(self).__name__} around\n{inside}"  # a table keeps its columns
 
     def _weights(self) -> Iterator[Any]:
         for group in self.param_groups:

@@ -107,10 +107,9 @@ class Optimizer(HooksOnce):
         **hyperparameters: Any,
     ) -> None:
         if not isinstance(rule, Rule):
-            found = getattr(rule, "__name__", repr(rule))
-            raise TypeError(
-                f"Optimizer takes a rule; got {found}. Put @gradstep.rule above the function."
-            )
+            found = repr(rule) if isinstance(rule, str) else getattr(rule, "__name__", None)
+            found = found or f"an object of class {type(rule).__name__}"
+            raise TypeError(f"Optimizer takes a rule; got {found}. {_way_to_a_rule(rule)}")
         rule = with_storage(rule, state_dtype, low_precision)
         if hyperparameters:
             rule = rule(**hyperparameters)
@@ -474,3 +473,18 @@ def _observed(optimizer: Optimizer) -> Planner:
     )
     planner.observe_options()
     return planner
+
+
+def _way_to_a_rule(found: Any) -> str:
+    """What to write in the place of something that is no rule."""
+    if isinstance(found, str):
+        return (
+            f"Write gradstep.Optimizer(params, gradstep.{found.lower()}()), or "
+            f"gradstep.create({found!r}, params)."
+        )
+    if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
+        name = f"{found.__module__.split('.')[0]}.{found.__name__}"
+        return f"That is an optimizer already: {name}(params, lr=…)."
+    if isinstance(found, torch.optim.Optimizer):
+        return "That is an optimizer already; rules are functions such as gradstep.adam()."
+    return "Put @gradstep.rule above the function."

@@ -201,6 +201,10 @@ class Rule:
         if not is_number(default):
             if isinstance(default, bool) and not is_truth_value(value):
                 raise TypeError(f"Invalid {name} value: {value!r}; {self.name} takes True or False")
+            if isinstance(default, str) and not isinstance(value, str):
+                raise TypeError(
+                    f"Invalid {name} value: {value!r}; {self.name} takes text, such as {default!r}"
+                )
             if name in self.choices:
                 self.choices[name].check(name, value)
             return
@@ -452,6 +456,13 @@ def rule(
 
 def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
     """The :class:`Rule` of a function, read off its signature."""
+    if not isinstance(function, types.FunctionType):
+        kind = function.__name__ if isinstance(function, type) else type(function).__name__
+        raise RuleError(
+            f"gradstep.rule takes a function, of def or lambda, whose text is read; got {kind}. "
+            "Write def my_rule(g, *, …), with what an object or functools.partial holds as "
+            "hyperparameters: my_rule(beta=0.8) is the same rule with another default."
+        )
     name = function.__name__
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -7,6 +7,7 @@ quotes the line of the rule and says what to write instead.
 from __future__ import annotations
 
 import linecache
+import re
 import sys
 from types import CodeType, FrameType
 from typing import Any, NoReturn, Protocol
@@ -38,6 +39,16 @@ def quoted(code: CodeType, line: int) -> str:
     """Where in a rule something stands, with the line itself, to begin a message with."""
     text = linecache.getline(code.co_filename, line).strip()
     return f"rule {code.co_name}, line {line}" + (f":\n    {text}\n" if text else ": ")
+
+
+def _joins(frame: FrameType | None) -> bool:
+    """Whether the line has ``and``, ``or``, ``not``, or a comparison of three, and is no ``if``."""
+    if frame is None:
+        return False
+    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    if re.match(r"\s*(if|elif|while|assert)\b", text):
+        return False
+    return bool(re.search(r"\b(and|or|not)\b|[<>]=?[^<>=(),]+[<>]=?", text))
 
 
 class Recorder(Protocol):
@@ -167,6 +178,12 @@ class Symbol(Node):
     # What would need the value while the rule is traced.
 
     def __bool__(self) -> bool:
+        if self.boolean and _joins(calling_frame()):
+            refuse(
+                "asks whether a comparison is true, which and, or, not and a < x < b do.",
+                "Write (a > 0) & (a < 1), with | for or and ~ for not, each comparison in "
+                "brackets; where(condition, a, b) then chooses for each element.",
+            )
         if self.per_element:
             refuse(
                 "branches on a tensor, whose elements differ.",

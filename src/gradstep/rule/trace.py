@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from gradstep.rule.definition import Rule
 from gradstep.rule.graph import DIMENSIONS, Graph, Node, in_order, joined
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.operations import OPERATIONS
+from gradstep.rule.state import State
 from gradstep.rule.symbol import RuleError, Symbol, calling_frame, refuse
 from gradstep.rule.value import NewWeight
 
@@ -30,6 +31,7 @@ class Trace:
         self._places: dict[int, int] = {}
         self.questions: dict[str, bool] = {}
         self.stage = 0
+        self.absent: dict[str, str] = {}  # states that the weight has not, and why
         self._known: dict[tuple[Any, ...], Symbol] = {}
 
     def close(self) -> None:
@@ -153,10 +155,7 @@ class Trace:
                 )
             return value
         if value is None:
-            refuse(
-                "calculates with None: a state that does not exist with these flags.",
-                "Ask first: if state is not None:",
-            )
+            self._refuse_none()
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 refuse(
@@ -169,6 +168,15 @@ class Trace:
                 f"calculates with a {type(value).__name__}.", "A rule has tensors and numbers only."
             )
         return self.constant(value)
+
+    def _refuse_none(self) -> NoReturn:
+        """Say which state is not there, and why."""
+        frame = calling_frame()
+        held = {} if frame is None else frame.f_locals
+        names = [name for name in self.absent if name in held and held[name] is None]
+        name = names[0] if names else "state"
+        why = self.absent.get(name, "a state that does not exist with these flags")
+        refuse(f"calculates with None: {why}.", f"Ask first: if {name} is not None:")
 
     def _make(
         self,
@@ -277,6 +285,7 @@ def _trace(rule: Rule, recorder: Trace, maximize: bool, matrix: bool, scaled: bo
     gradient = recorder.input("g", "element")
     weight = recorder.input("w", "element")
     active = {n: s for n, s in rule.states.items() if s.exists(values, matrix)}
+    recorder.absent = {n: _why_absent(n, s) for n, s in rule.states.items() if n not in active}
     states = {n: recorder.input(n, s.extent()) for n, s in active.items()}
     for position, (_, names) in enumerate(rule.stages):
         for name in names.values():
@@ -344,6 +353,19 @@ def _trace(rule: Rule, recorder: Trace, maximize: bool, matrix: bool, scaled: bo
         alike=tuple(alike),
         order=in_order([new_weight, *(a for _, _, a in after)]),
         stages=(*rule.stage_names(), "step") if rule.stages else (),
+    )
+
+
+def _why_absent(name: str, state: State) -> str:
+    if state.when is not None:
+        return f"the state {name}, which is kept only with {state.when}"
+    if state.shape in ("row", "column"):
+        return (
+            f"the state {name}, one number a {state.shape}, which weights with fewer than two "
+            "dimensions have not"
+        )
+    return (
+        f"the state {name}, which only {'matrices' if state.only == 'matrix' else 'vectors'} have"
     )
 
 
