@@ -29,13 +29,14 @@ def trained(name: str, folder: Path, ours: bool) -> tuple[dict[str, Any], Any]:
         per_device_train_batch_size=4,
         learning_rate=1e-3,
         weight_decay=0.1,
-        optim=name,
+        # With these two it would call the backward of their own package.
+        optim="adamw_torch" if name in ("lomo", "adalomo") else name,
         use_cpu=True,
         report_to="none",
         disable_tqdm=True,
         save_strategy="no",
     )
-    optimizer = trainers.hugging_face(arguments.optim, network, arguments) if ours else None
+    optimizer = trainers.hugging_face(name, network, arguments) if ours else None
     trainer = Trainer(network, arguments, optimizers=(optimizer, None), train_dataset=sentences())
     trainer.train()
     return {n: p.detach() for n, p in network.named_parameters()}, trainer.state.log_history[-1]

@@ -80,7 +80,9 @@ def hugging_face(name: str, model: nn.Module, arguments: Any = None, **options: 
     Weights in groups as there: biases and the gains of normalization layers do not decay. States in
     8 bits are those of bitsandbytes (``state_dtype="dynamic8"``), in 4 bits ``"int4"``. What is
     paged there is kept by :class:`gradstep.Offload` where the model is on an accelerator. Steps in
-    backward, as of LOMO and of every ``…_layerwise``, are :class:`gradstep.StepInBackward`.
+    backward, as of LOMO and of every ``…_layerwise``, are :class:`gradstep.StepInBackward`. (For
+    ``"lomo"`` and ``"adalomo"`` let the arguments' own ``optim`` be another: with these two,
+    Trainer calls a backward of their package.)
 
     Args:
         name: one of the 41 of transformers 5; see :func:`hugging_face_names`.
