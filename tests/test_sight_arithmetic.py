@@ -123,6 +123,8 @@ def every_setting(rule: gradstep.Rule) -> Iterator[dict[str, Any]]:
         default = rule.hyperparameters[name]
         if isinstance(default, bool):
             return not default
+        if isinstance(default, str):
+            return next(word for word in rule.choices[name].values if word != default)
         return WORDS.get(name, 0.7 if name == "momentum" else 0.03)
 
     values = {name: other(name) for name in shaping_settings(rule)}
