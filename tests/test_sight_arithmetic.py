@@ -113,7 +113,7 @@ def surroundings(
 
 
 #: Settings that are words or None, and another value that changes the formula.
-WORDS = {"adjust_lr_fn": "match_rms_adamw"}
+WORDS = {"adjust_lr_fn": "match_rms_adamw", "split": None}
 
 
 def every_setting(rule: gradstep.Rule) -> Iterator[dict[str, Any]]:
