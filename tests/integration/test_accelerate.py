@@ -143,3 +143,21 @@ def test_step_that_the_scaler_skips() -> None:
         assert optimizer.state[weight]["step"] == 5
         results.append({"weight": weight.detach()})
     assert difference(*results) <= BOUND
+
+
+def test_an_optimizer_by_its_name() -> None:
+    """The example: cautious AdamW by name, with groups, through Accelerator.prepare."""
+    forget_settings()
+    torch.manual_seed(0)
+    accelerator = Accelerator(cpu=True)
+    bare = network()
+    optimizer = gradstep.create("cadamw", bare, lr=0.02, weight_decay=0.01)
+    model, wrapped, loader = accelerator.prepare(bare, optimizer, batches())
+    losses = []
+    for points, labels in loader:
+        loss = nn.functional.cross_entropy(model(points), labels)
+        accelerator.backward(loss)
+        wrapped.step()
+        wrapped.zero_grad()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from training import ACCUMULATED, DECAY, RATE, STEPS, Class, Runs, Trained, watched
 
+import gradstep
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),  # it has: a new trainer's folder
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),  # Lightning's own
@@ -119,3 +121,30 @@ def test_resumes_to_the_same_bits(runs: Runs) -> None:
 
 def test_goes_on_from_a_checkpoint_of_torch(runs: Runs) -> None:
     runs.assert_goes_on_from_torch()
+
+
+class ByName(Network):
+    """The example: Muon by its name, which shares the model with AdamW."""
+
+    def configure_optimizers(self) -> Any:
+        return gradstep.create("muon", self, lr=0.01, weight_decay=0.01)
+
+
+def test_an_optimizer_by_its_name(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = ByName(gradstep.AdamW, True)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=8,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(network, batches())
+    points, labels = batches().dataset.tensors
+    with torch.no_grad():
+        right = (network.layers(points).argmax(1) == labels).float().mean()
+    assert float(right) > 0.5
+    assert isinstance(trainer.optimizers[0], gradstep.Partition)

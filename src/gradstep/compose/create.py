@@ -36,6 +36,8 @@ ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     "radamw": ("RAdam", {"decoupled_weight_decay": True}),
     "schedule_free_sgd": ("SGDScheduleFree", {}),
     "schedule_free_adamw": ("AdamWScheduleFree", {}),
+    "schedule_free_radam": ("RAdamScheduleFree", {}),
+    "optimistic_gradient_descent": ("OptimisticSGD", {}),
     "sfsgd": ("SGDScheduleFree", {}),
     "sfadamw": ("AdamWScheduleFree", {}),
     "psgd_kron": ("Kron", {}),
