@@ -28,6 +28,7 @@ def functions(sqrt: Any, exp: Any, log: Any, one: Any) -> dict[str, Any]:
         "exp": exp,
         "log": log,
         "cbrt": lambda a: one * (int(a > 0) - int(a < 0)) * abs(a) ** (one / 3),
+        "atan2": lambda y, x: angle(y, x, sqrt, one),
         "abs": abs,
         "max": max,
         "min": min,
@@ -36,6 +37,20 @@ def functions(sqrt: Any, exp: Any, log: Any, one: Any) -> dict[str, Any]:
         "true": True,
         "false": False,
     }
+
+
+def angle(y: Any, x: Any, sqrt: Any, one: Any) -> Any:
+    """The angle of a point, by halving it until a few terms of the series are enough."""
+
+    def arctangent(t: Any, halvings: int = 12) -> Any:
+        for _ in range(halvings):
+            t = t / (1 + sqrt(1 + t * t))
+        return 2**halvings * sum(
+            one * (-1) ** k * t ** (2 * k + 1) / (2 * k + 1) for k in range(12)
+        )
+
+    size = sqrt(x * x + y * y)
+    return one * 0 if size == 0 else 2 * arctangent(y / (size + x))
 
 
 def evaluate(text: str, names: Mapping[str, Any]) -> Any:

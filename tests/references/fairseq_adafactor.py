@@ -24,7 +24,6 @@ def fairseq_adafactor(
     weight_decay: float = 0.0,
     scale_parameter: bool = True,
     relative_step: bool = False,
-    warmup_init: bool = False,
 ) -> Iterator[Array]:
     """Shazeer & Stern 2018, algorithms 4 and 5, with section 9's options."""
     r = c = m = 0 * w
@@ -46,7 +45,7 @@ def fairseq_adafactor(
                 c = (1 - new) * c + new * numpy.mean(square, -2, keepdims=True)
                 share = r[..., :1] / numpy.mean(r[..., :1], -2, keepdims=True)
                 u = g / numpy.sqrt(share) / numpy.sqrt(c[..., :1, :])
-            rate = min(1e-6 * t if warmup_init else 1e-2, t**-0.5) if relative_step else lr
+            rate = min(1e-2, t**-0.5) if relative_step else lr
             rate = w.dtype.type(rate) * (max(eps2, size(w)) if scale_parameter else 1)
             u = rate * u / max(1, size(u) / clip_threshold)
             m = beta1 * m + (1 - beta1) * u
@@ -77,7 +76,7 @@ REFERENCES = [
         extra=[
             {},
             {"lr": 0.02, "beta1": 0.75, "weight_decay": 0.1, "scale_parameter": False},
-            {"relative_step": True, "warmup_init": True, "clip_threshold": 0.5, "eps2": 0.1},
+            {"relative_step": True, "clip_threshold": 0.5, "eps2": 0.1},
         ],
         takes_complex=False,
         elementwise=False,

@@ -46,7 +46,6 @@ def fairseq_adafactor(
     weight_decay: NonNegative = 0.0,
     scale_parameter: bool = True,
     relative_step: bool = False,
-    warmup_init: bool = False,
 ) -> Result:
     """Adafactor as T5 is trained with: a fixed learning rate, a first moment if it is asked for.
 
@@ -65,15 +64,15 @@ def fairseq_adafactor(
         weight_decay: shrinks the weight by its rate · weight_decay (decoupled).
         scale_parameter: multiply the rate by the root mean square of the weight.
         relative_step: a rate of 1/√step, at most 0.01, in the place of the learning rate.
-        warmup_init: of a relative step, at most a millionth of the step in the place of 0.01.
 
     Paper:
         Shazeer & Stern 2018, "Adafactor: adaptive learning rates with sublinear memory cost",
         arXiv:1804.04235.
 
     Agrees with transformers.optimization.Adafactor, which is fairseq's; Hugging Face's Trainer sets
-    scale_parameter and relative_step to False. torch.optim's Adafactor, which is adafactor here,
-    bounds the squares where this adds to them, and the learning rate by 1/√step.
+    scale_parameter and relative_step to False. Its warmup_init is a schedule here. torch.optim's
+    Adafactor, which is adafactor here, bounds the squares where this adds to them, and the learning
+    rate by 1/√step.
     """
     square = g * g + eps1
     if exp_avg_sq_row is None:
@@ -83,7 +82,7 @@ def fairseq_adafactor(
         exp_avg_sq_col = lerp(exp_avg_sq_col, mean(square, -2), step**decay_rate)
         estimate = exp_avg_sq_row / mean(exp_avg_sq_row, -2) * exp_avg_sq_col
     update = g * rsqrt(estimate)
-    relative = minimum(1e-6 * step if warmup_init else 1e-2, 1 / sqrt(step))
+    relative = minimum(1e-2, 1 / sqrt(step))
     rate = (relative if relative_step else lr) * (maximum(eps2, rms(w)) if scale_parameter else 1)
     update = rate / maximum(1, rms(update) / clip_threshold) * update
     if exp_avg is not None:
