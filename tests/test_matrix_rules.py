@@ -22,9 +22,16 @@ RULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "PSGDPro": (gradstep.PSGDPro, {"max_size": 15}),
     "Conda": (gradstep.Conda, {"update_proj_gap": 3}),
     "Fira": (gradstep.Fira, {"rank": 3, "update_proj_gap": 3}),
+    "NorMuon": (gradstep.NorMuon, {}),
+    "AdaMuon": (gradstep.AdaMuon, {}),
+    "PolarGrad": (gradstep.PolarGrad, {}),
+    "Scion": (gradstep.Scion, {}),
+    "Dion": (gradstep.Dion, {"rank_fraction": 0.5}),
+    "Dion2": (gradstep.Dion2, {}),
+    "SOAPMuon": (gradstep.SOAPMuon, {"precondition_frequency": 2}),
 }
-#: Those that take nothing but matrices, and stacks of them.
-MATRICES_ONLY: set[str] = set()
+#: Those that are given nothing but matrices.
+MATRICES_ONLY = {"NorMuon", "AdaMuon", "PolarGrad", "Scion", "Dion", "Dion2", "SOAPMuon"}
 each_rule = pytest.mark.parametrize("name", RULES)
 each_engine = pytest.mark.parametrize(
     "engine", ["fused", pytest.param("eager", marks=pytest.mark.deep)]
@@ -33,7 +40,7 @@ each_engine = pytest.mark.parametrize(
 
 def some_weights(name: str, count: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     random = torch.Generator().manual_seed(4)
-    shapes = [s for s in SHAPES if len(s) > 1 or name not in MATRICES_ONLY]
+    shapes = [s for s in SHAPES if len(s) == 2 or name not in MATRICES_ONLY]
     return [torch.randn(s, generator=random).to(dtype) for s in shapes for _ in range(count)]
 
 
@@ -85,9 +92,46 @@ def test_a_step_of_length_0_without_a_gradient(name: str) -> None:
     cls, options = RULES[name]
     starts = some_weights(name, 1)
     weights = [torch.nn.Parameter(w.clone()) for w in starts]
-    optimizer = cls(weights, lr=0.0, weight_decay=0.1, **options)
+    decay = {} if name == "Scion" else {"weight_decay": 0.1}  # whose own it is
+    optimizer = cls(weights, lr=0.0, **decay, **options)
     for w in weights:
         w.grad = torch.zeros_like(w)
     optimizer.step()
     assert all(torch.equal(w.detach(), start) for w, start in zip(weights, starts, strict=True))
     assert all(t.isfinite().all() for entry in optimizer.state.values() for t in entry.values())
+
+
+@pytest.mark.parametrize("name", ["NorMuon", "AdaMuon", "PolarGrad", "Scion"])
+def test_a_stack_of_matrices_is_matrices(name: str) -> None:
+    """Experts move as each would alone; but for lengths that are taken of the whole weight."""
+    (start,) = (torch.randn(3, 6, 9, generator=torch.Generator().manual_seed(2)),)
+    options: dict[str, Any] = {"precision": "float32", "weight_decay": 0.1}
+    options |= {"coefficients": "cubic"} if name == "AdaMuon" else {}
+    if name == "Scion":
+        options.pop("weight_decay")
+    (whole,) = trained(name, [start], **options)
+    parts = trained(name, list(start), **options)
+    for one, own, before in zip(whole, parts, start, strict=True):
+        ways = [(x - before).flatten() for x in (one, own)]
+        cosine = torch.nn.functional.cosine_similarity(*ways, dim=0)
+        assert cosine > (0.99999 if name == "Scion" else 0.95)
+
+
+def test_bfloat16_is_near_to_float32() -> None:
+    """What the rules are given by default."""
+    for name in sorted(MATRICES_ONLY - {"Dion"}):
+        starts = some_weights(name, 1)[:3]
+        near, full = (trained(name, starts, precision=p) for p in ("bfloat16", "float32"))
+        for a, b, start in zip(near, full, starts, strict=True):
+            assert (a - b).norm() < 0.1 * (b - start).norm(), (name, start.shape)
+
+
+def test_a_bias_under_scion_and_what_takes_no_vector() -> None:
+    bias, row = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
+    bias.grad = torch.tensor([3.0, -4.0, 0.0, 0.0])
+    gradstep.Scion([bias], lr=0.5, momentum=0.0).step()
+    torch.testing.assert_close(bias.detach(), torch.tensor([-0.6, 0.8, 0.0, 0.0]))
+    for name in sorted(MATRICES_ONLY - {"Scion"}):
+        row.grad = torch.ones(4)
+        with pytest.raises(ValueError, match="another rule"):
+            RULES[name][0]([row]).step()

@@ -42,6 +42,9 @@ def _meaning(rule: gradstep.Rule) -> str:
     return first.partition(": ")[2] or first
 
 
+#: Rules that LeNet's biases and filters are nothing for.
+_MATRICES_ONLY = ("muon", "normuon", "adamuon", "polargrad", "scion", "dion", "dion2", "soap_muon")
+
 #: Each is a class of gradstep over a rule, with its flags set.
 CHOICES: dict[str, Choice] = {
     "sgd": Choice(gradstep.SGD, 0.1, "weight -= lr * gradient, nothing else"),
@@ -100,21 +103,30 @@ CHOICES["srmm"] = Choice(
 CHOICES |= {
     rule.name: Choice(getattr(gradstep, str(rule.class_name)), rule.lr, _meaning(rule))
     for rule in rules.load().values()
-    if rule.class_name is not None and rule.name not in CHOICES
+    if rule.class_name is not None and rule.name not in (*CHOICES, *_MATRICES_ONLY)
 }
 
-_MUON = partial(gradstep.Muon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+#: Those whose steps are as long as AdamW's, so that both have one learning rate.
+_BESIDE_ADAMW: dict[str, Any] = {
+    "muon": partial(gradstep.Muon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+    "normuon": partial(gradstep.NorMuon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+    "adamuon": partial(gradstep.AdaMuon, weight_decay=0.01),
+    "soap_muon": gradstep.SOAPMuon,
+}
 
 #: All that ``gradstep train`` takes. Two rules share a network by partition. LBFGS has no rule: it
 #: searches along a line, and asks for the loss anew at each place that it tries.
 TRAINABLE: dict[str, Choice] = {
     **CHOICES,
-    "muon+adamw": Choice(
-        partial(gradstep.partition, {"matrices": _MUON, "rest": gradstep.AdamW}),
-        0.002,
-        "Muon for the matrices inside, AdamW for all else",
-        whole=True,
-    ),
+    **{
+        f"{name}+adamw": Choice(
+            partial(gradstep.partition, {"matrices": matrices, "rest": gradstep.AdamW}),
+            0.002,
+            f"{rules.load()[name].class_name or 'Muon'} for matrices inside, AdamW for all else",
+            whole=True,
+        )
+        for name, matrices in _BESIDE_ADAMW.items()
+    },
     "lbfgs": Choice(
         partial(gradstep.LBFGS, max_iter=8, history_size=3, line_search_fn="strong_wolfe"),
         1.0,
@@ -144,10 +156,11 @@ def check_name(name: str) -> str:
             f"{name} takes sparse gradients only, such as nn.Embedding(sparse=True) makes; LeNet "
             "has none: its gradients are dense. Take adam"
         )
-    if name == "muon":
+    if name in _MATRICES_ONLY:
+        instead = f"{name}+adamw" if f"{name}+adamw" in TRAINABLE else "muon+adamw"
         raise UnknownOptimizer(
-            "muon updates matrices only, and LeNet also has convolutions and biases. Take "
-            "muon+adamw"
+            f"{name} updates matrices only, and LeNet also has convolutions and biases. Take "
+            f"{instead}"
         )
     hint = nearest(name, TRAINABLE) or f"there are {', '.join(TRAINABLE)}."
     raise UnknownOptimizer(f"unknown optimizer {name!r}: {hint} A rule of your own is module:name")

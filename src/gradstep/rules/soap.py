@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from gradstep.linalg.eigenbases import (
     begin_and_average,
@@ -14,6 +14,7 @@ from gradstep.linalg.eigenbases import (
 from gradstep.linalg.kronecker import packed_length
 from gradstep.rule import (
     Decay,
+    Interval,
     NonNegative,
     Positive,
     Result,
@@ -25,6 +26,7 @@ from gradstep.rule import (
     sqrt,
     where,
 )
+from gradstep.rules.orthogonal import Adjustment, Coefficients, Precision, adjusted, orthogonal
 
 
 @rule(lr=3e-3, class_name="SOAP")
@@ -119,3 +121,63 @@ def corrections(step: Any, beta1: Any, beta2: Any) -> Any:
     t, moves = step - 1, step > 1
     correction = sqrt(1 - beta2**t) / (1 - beta1**t)
     return where(moves, correction, 0)
+
+
+@rule(lr=3e-3, class_name="SOAPMuon")
+def soap_muon(
+    g: Value,
+    exp_avg: Value,
+    exp_avg_sq: Value,
+    GG: Value = shaped(packed_length, "max_size", only="matrix"),
+    Q: Value = shaped(packed_length, "max_size", only="matrix"),
+    *,
+    w: Value,
+    step: Value,
+    lr: Value,
+    beta1: Decay = 0.95,
+    beta2: Decay = 0.95,
+    shampoo_beta: Decay = 0.95,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.01,
+    precondition_frequency: Positive = 10,
+    max_size: Positive = 10000,
+    ns_steps: Annotated[float, Interval(0, 100)] = 5,
+    adjust_lr_fn: Adjustment | None = "match_rms_adamw",
+    coefficients: Coefficients = "fixed",
+    precision: Precision = "bfloat16",
+) -> Result:
+    """SOAP with Muon's step: SOAP's direction with all its singular values brought near 1.
+
+    All else is as in SOAP: the first step only finds the bases. For weights of two dimensions.
+
+    States:
+        exp_avg: the moving average of the gradient.
+        exp_avg_sq: the moving average of the square of the gradient in the rotated basis.
+        GG: for each dimension the moving average of ``G_i G_iᵀ``, one after the other.
+        Q: for each dimension the basis, as columns.
+
+    Hyperparameters:
+        beta1: how much of the average gradient is kept at each step.
+        beta2: how much of the average squared gradient is kept at each step.
+        shampoo_beta: how much of the averages ``GG`` is kept at each step.
+        eps: keeps the division from blowing up where gradients are tiny.
+        weight_decay: shrinks the weight itself by lr · weight_decay, after the step.
+        precondition_frequency: how many steps a basis is kept for.
+        max_size: a larger dimension has no basis and is left as it is.
+        ns_steps: how many Newton–Schulz iterations.
+        adjust_lr_fn: as in muon.
+        coefficients: as in muon.
+        precision: of the iteration, "bfloat16" or "float32".
+
+    Paper:
+        None; a record of the speed runs of nanoGPT of 2026 in the fewest steps.
+    """
+    direction, exp_avg, exp_avg_sq = adam_in_bases(
+        g, exp_avg, exp_avg_sq, Q, step, beta1, beta2, eps, max_size
+    )
+    direction = adjusted(orthogonal(direction, ns_steps, coefficients, precision), w, adjust_lr_fn)
+    if Q is not None:
+        GG, Q = begin_and_average(g, GG, Q, step, shampoo_beta, max_size)
+        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size)
+    after = where(step > 1, (w - lr * direction) * (1 - lr * weight_decay), w)
+    return new_weight(after), exp_avg, exp_avg_sq, GG, Q
