@@ -14,7 +14,7 @@ import forked
 import gradstep
 from gradstep.cli import main
 from gradstep.lab.audit_pairs import PAIRS, Pair
-from gradstep.lab.audit_table import audit_table
+from gradstep.lab.audit_table import audit_table, known_reason
 from gradstep.sight.audit import CASES, Audit
 
 NAMES = [case.name for case in CASES]
@@ -209,3 +209,19 @@ def test_every_row_of_the_table_names_a_class_of_ours() -> None:
     for pair in PAIRS:
         assert issubclass(getattr(gradstep, pair.ours), gradstep.Optimizer)
     assert len({pair.theirs for pair in PAIRS}) == len(PAIRS)
+
+
+def test_the_reason_that_the_table_knows_is_said() -> None:
+    found = gradstep.audit(
+        torch.optim.RAdam,
+        gradstep.RAdam,
+        steps=6,
+        their_options={"weight_decay": 0.1, "decoupled_weight_decay": True},
+        our_options={"weight_decay": 0.1},
+    )
+    assert not found.agrees
+    said = known_reason("pytorch_optimizer:RAdam", "RAdam", found)
+    assert said == "one step count for all parameters; decay is decoupled"
+    assert known_reason("pytorch_optimizer:RAdam", "radam", found) == said
+    agrees = gradstep.audit(torch.optim.RAdam, gradstep.RAdam, steps=4)
+    assert agrees.agrees and known_reason("pytorch_optimizer:RAdam", "RAdam", agrees) == ""

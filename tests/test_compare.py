@@ -75,7 +75,7 @@ def test_the_interval_is_that_of_scipy_and_one_value_has_none() -> None:
     found = t_interval(values)
     assert found.half is not None and found.count == 5
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
-    assert t_interval([0.5]).half is None
+    assert t_interval([0.5]).half is t_interval([0.5, 0.6]).half is None
     for bad in ([], [1.0, math.nan]):
         with pytest.raises(ValueError, match="finite"):
             t_interval(bad)
@@ -172,7 +172,7 @@ def test_data_in_mnists_format_are_raced_the_same_from_every_seed(tmp_path: Path
 # A race.
 
 
-def test_a_race_leaves_all_it_promises_and_the_intervals_hold(raced: Path) -> None:
+def test_a_race_leaves_all_it_promises_and_the_means_hold(raced: Path) -> None:
     names = {path.relative_to(raced).as_posix() for path in raced.rglob("*.*")}
     runs = {
         f"results/{rule}-lr{lr}-seed{seed}.json"
@@ -195,12 +195,11 @@ def test_a_race_leaves_all_it_promises_and_the_intervals_hold(raced: Path) -> No
         assert len(own) == 2
         return numpy.array(own)
 
-    t = 12.706204736  # of one degree of freedom, from a printed table
     for row in table:
         for measure, interval in row["final"].items():
             values = finals(row, measure)
             assert interval["mean"] == pytest.approx(values.mean())
-            assert interval["half"] == pytest.approx(t * values.std(ddof=1) / math.sqrt(2))
+            assert interval["half"] is None  # two seeds say nothing of that
         losses = {
             s["lr"]: s["final"]["train_loss"]["mean"]
             for s in content["standings"]
@@ -210,7 +209,7 @@ def test_a_race_leaves_all_it_promises_and_the_intervals_hold(raced: Path) -> No
     gaps = finals(table[0], "test_accuracy") - finals(table[1], "test_accuracy")
     assert table[0]["behind"] is None and gaps.mean() >= 0
     assert table[1]["behind"]["mean"] == pytest.approx(gaps.mean())
-    assert table[1]["behind"]["half"] == pytest.approx(t * gaps.std(ddof=1) / math.sqrt(2))
+    assert table[1]["behind"]["half"] is None
 
 
 def times(directory: Path) -> dict[str, int]:

@@ -253,6 +253,20 @@ def test_each_kind_of_picture(tmp_path: Path) -> None:
         assert min(_size(tmp_path / f"{kind}.png")) > 400
 
 
+def test_a_picture_says_which_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(watch_pictures, "write", lambda draw, _: drawn.append(draw()))
+    model = torch.nn.Linear(3, 2)
+    makers = (gradstep.Lion, lambda p: gradstep.Optimizer(p, gradstep.adan()), torch.optim.SGD)
+    for make in makers:
+        optimizer = make(model.parameters())
+        with gradstep.watch(model, optimizer) as watch:
+            model(torch.ones(1, 3)).sum().backward()
+            optimizer.step()
+        watch.plot(tmp_path / "a.png")
+    assert [figure._suptitle.get_text() for figure in drawn] == ["Lion", "adan", "SGD"]
+
+
 def test_lines_in_the_picture_are_the_records() -> None:
     watch = watched(None, 6)
     figure = watch_pictures.overview(watch.records)

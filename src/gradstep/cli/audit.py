@@ -109,7 +109,10 @@ def run(args: argparse.Namespace) -> int:
 
         code = tell("gradstep audit", json.dumps(found.record(), indent=2))
     else:
-        code = tell("gradstep audit", str(found))
+        from gradstep.lab.audit_table import known_reason
+
+        why = known_reason(args.theirs, getattr(ours, "__name__", "") or ours.name, found)
+        code = tell("gradstep audit", str(found) + (f"\nbecause: {why}" if why else ""))
     return code or int(not found.agrees)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import gradstep
 from gradstep.lab.audit_pairs import PAIRS, Pair
-from gradstep.sight.audit import Audit, audit
+from gradstep.sight.audit import Audit, Outcome, audit
+from gradstep.sight.catalogue import folded
 from gradstep.sight.rule_page import table
 
 #: What is to be said of a difference that shows in one case alone.
@@ -53,6 +54,21 @@ def audit_table(steps: int, say: Callable[[str], None], pairs: Sequence[Pair] = 
     return text
 
 
+def _reason(pair: Pair, differing: Sequence[Outcome]) -> str:
+    if not pair.reason and len(differing) == 1:
+        return _ONE_CASE.get(differing[0].case.partition(",")[0], "")
+    return pair.reason
+
+
+def known_reason(theirs: str, ours: str, found: Audit) -> str:
+    """Why two differ, where docs/audit.md knows: by their import path and the name of ours."""
+    differing = [o for o in found.outcomes if o.agrees is False]
+    names = (theirs.replace(":", "."), folded(ours))
+    pairs = [pair for pair in PAIRS if (pair.theirs, folded(pair.ours)) == names]
+    known = pairs[0] if pairs else Pair(theirs, ours)
+    return _reason(known, differing) if differing else ""
+
+
 def _row(pair: Pair, found: Audit) -> list[str]:
     differing = [o for o in found.outcomes if o.agrees is False]
     run = [o for o in found.outcomes if o.agrees is not None]
@@ -61,11 +77,7 @@ def _row(pair: Pair, found: Audit) -> list[str]:
     if len(differing) == len(run) > 1:
         least, most = (f(o.difference for o in differing) for f in (min, max))
         where = f"every case ({min(o.step or 0 for o in differing)}: {least:.0e} to {most:.0e})"
-    reason = pair.reason
-    if not run:
-        reason = found.outcomes[0].reason
-    elif not reason and len(differing) == 1:
-        reason = _ONE_CASE.get(differing[0].case.partition(",")[0], "")
+    reason = found.outcomes[0].reason if not run else _reason(pair, differing)
     conduct = [
         question
         for question in ("writes into gradients", "draws global random numbers")

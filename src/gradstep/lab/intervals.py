@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the half width of its interval; ``half`` is None for fewer than two values."""
+    """A mean and the half width of its interval; ``half`` is None for fewer than three values.
+
+    Of two values it would be more than six times as wide as they are apart, and say nothing.
+    """
 
     mean: float
     half: float | None
@@ -26,8 +29,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
         raise ValueError("a t-interval needs at least one value, and finite ones only")
     count = len(values)
     mean = math.fsum(values) / count
-    if count == 1:
-        return Interval(mean, None, 1)
+    if count < 3:
+        return Interval(mean, None, count)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     half = t_quantile((1 + confidence) / 2, count - 1) * math.sqrt(variance / count)
     return Interval(mean, half, count)

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from torch import Tensor
 
-from gradstep.lab.optimizers import TRAINABLE
+from gradstep.lab.colours import COLOURS, number_of
 from gradstep.lab.training import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours, which people who do not see red and green apart can tell.
-_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1"]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 _LINES = ["-", "--", ":"]
 _GREY = "#666666"
@@ -177,14 +175,11 @@ def _mistakes(scores: Tensor, labels: Tensor) -> list[tuple[int, int]]:
 
 
 def _style(name: str, epochs: int) -> dict[str, Any]:
-    known = list(TRAINABLE)
-    # One's own rules come behind all others: a name has the same colour in every picture.
-    number = known.index(name) if name in known else len(known) + sum(name.encode())
-    lap, place = divmod(number, len(_COLOURS))
+    lap, place = divmod(number_of(name), len(COLOURS))
     # The ninth has another marker than the first, the sixty-fifth another line.
     line = _LINES[lap // len(_MARKERS) % len(_LINES)]
     return {
-        "color": _COLOURS[place],
+        "color": COLOURS[place],
         "marker": _MARKERS[(place + lap) % len(_MARKERS)],
         "linestyle": line,
         "markersize": 4,

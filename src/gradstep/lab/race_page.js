@@ -5,17 +5,19 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = document.getElementById("blank").namespaceURI;
 const HIDDEN = new Set();
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
-// Okabe and Ito's colours, which people who do not see red and green apart can tell; the second
-// row is for a dark page. A ninth rule has the first colour again, and a line of dashes, and so on.
+// Okabe and Ito's colours, which people who do not see red and green apart can tell, as in all
+// other pictures (lab/colours.py); the second row is for a dark page. A rule has the same colour
+// everywhere, and dashes where there are several of one colour.
 const COLOURS = [
-  ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#56B4E9", "#333333", "#8C6BB1"],
+  ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1"],
   ["#4DA3E0", "#FF8A3D", "#2CC79A", "#E79CC6", "#F0B93A", "#8FD3FF", "#E0E0E0", "#B79BE0"],
 ];
 const DASHES = ["", "6 4", "2 3", "10 3 2 3", "14 4", "1 5", "8 3 2 3 2 3"];
 
 const place = (name) => DATA.rules.findIndex((rule) => rule.name === name);
-const colour = (name) => COLOURS[DARK.matches ? 1 : 0][place(name) % 8];
-const dash = (name) => DASHES[Math.floor(place(name) / 8) % DASHES.length];
+const look = (name) => DATA.rules[place(name)].look;
+const colour = (name) => COLOURS[DARK.matches ? 1 : 0][look(name) % 8];
+const dash = (name) => DASHES[Math.floor(look(name) / 8) % DASHES.length];
 const shown = () => DATA.rules.filter((rule) => !HIDDEN.has(rule.name));
 
 function element(name, attributes, text) {

@@ -15,10 +15,13 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from gradstep.lab.colours import looks_of
 from gradstep.lab.race import Entry, Result
 from gradstep.lab.race_report import HEADER, MEASURES, Standing, cells, notes, standings
 from gradstep.lab.surface import RATES, Surface
 
+#: How many kinds of lines ``race_page.js`` has.
+_DASHES = 7
 _SCRIPTS = ("race_page.js", "race_page_surface.js")
 
 
@@ -69,6 +72,7 @@ def page_data(
     """The numbers that the page draws: see the functions of ``race_page.js`` for their use."""
     ranks = {row.optimizer: row for row in rows}
     order = list(dict.fromkeys(entry.optimizer for entry in results))
+    looks = looks_of(order, _DASHES)
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in order}
     for name, rates in standings(results).items():
         for own in rates:
@@ -84,7 +88,9 @@ def page_data(
                 }
             )
     return {
-        "rules": [{"name": name, "best": ranks[name].lr, "rates": groups[name]} for name in order],
+        "rules": [
+            {"name": n, "look": looks[n], "best": ranks[n].lr, "rates": groups[n]} for n in order
+        ],
         "steps_an_epoch": next(iter(results.values()))["steps_an_epoch"],
         "surfaces": [surface.to_json() for surface in surfaces],
     }

@@ -142,8 +142,11 @@ def notes(rows: Sequence[Standing]) -> list[str]:
     seeds = max(row.seeds for row in rows)
     if seeds == 1:
         return ["One seed: no intervals; take --seeds 5"]
+    of = f"Mean over {seeds} seeds"
     lines = [
-        f"Mean over {seeds} seeds ± half of the 95 % confidence interval (Student's t).",
+        f"{of} ± half of the 95 % confidence interval (Student's t)."
+        if seeds > 2
+        else f"{of}: too few for an interval; take --seeds 5",
         "'Behind the first' is of the differences in test accuracy, seed by seed.",
     ]
     lost = {row.optimizer: row.diverged for row in rows if row.diverged}

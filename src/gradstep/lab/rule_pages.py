@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradstep.lab.atomic import write_atomically
+from gradstep.lab.colours import colour_of
 from gradstep.lab.errors import UnknownOptimizer
 from gradstep.lab.optimizers import TRAINABLE, check_name
 from gradstep.lab.plots import png
@@ -113,7 +114,7 @@ def draw(name: str, result: Mapping[str, Any] | None) -> Figure:
     if result is not None:
         own = axes[-1]
         steps, loss = result["steps"], result["test_loss"]
-        own.plot(steps, loss, color="#0072B2", linewidth=1.6)
+        own.plot(steps, loss, color=colour_of(name), linewidth=1.6)
         own.set_yscale("log")
         own.yaxis.set_major_formatter("{x:g}")
         own.yaxis.set_minor_formatter("")

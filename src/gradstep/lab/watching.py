@@ -70,7 +70,7 @@ class Watching:
 
 def draw(run: Run, watches: dict[str, Watch]) -> list[str]:
     """Write a picture of each watch to the folder of the run; return their names."""
-    from gradstep.sight.watch_pictures import overview
+    from gradstep.sight.watch_pictures import overview, titled
 
     names = []
     for name, watch in watches.items():
@@ -81,7 +81,7 @@ def draw(run: Run, watches: dict[str, Watch]) -> list[str]:
         except (OSError, RuntimeError, ValueError):
             continue  # they went to TensorBoard, or their file is gone
         names.append("watch.png" if len(watches) == 1 else f"watch-{name}.png")
-        run.keep_picture(names[-1], png(overview(records)))
+        run.keep_picture(names[-1], png(titled(overview(records), name)))
     return names
 
 

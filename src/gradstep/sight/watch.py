@@ -19,7 +19,7 @@ from torch.compiler import is_compiling as _is_compiling
 
 from gradstep.compose.offload import frees_gradients
 from gradstep.compose.step_in_backward import steps_in_backward
-from gradstep.optimizer.optimizer import Optimizer
+from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.parameter_names import names_of
 from gradstep.sight.histograms import histogram
 from gradstep.sight.records import Record, frame
@@ -116,6 +116,7 @@ class Watch:
         self.latest: Record | None = None
         self._histograms = histograms
         self._model = None if model is None else weakref.ref(model)
+        self._title = _title(optimizer)
         self._names: tuple[list[int], tuple[str, ...]] = ([], ())
         self._meter = Meter()
         self._pending: _Pending | None = None
@@ -179,7 +180,7 @@ class Watch:
         """
         from gradstep.sight.watch_pictures import save
 
-        save(self.records, path, kind)
+        save(self.records, path, kind, self._title)
 
     # The end.
 
@@ -417,3 +418,9 @@ def _warn(message: str) -> None:
         import logging
 
         logging.getLogger("gradstep").warning("gradstep.watch %s", message)
+
+
+def _title(optimizer: torch.optim.Optimizer) -> str:
+    """What a picture is called: by the optimizer's class, and by the rule that it was given."""
+    kind = type(optimizer).__name__
+    return planner_of(optimizer).rule.name if type(optimizer) is Optimizer else kind

@@ -28,13 +28,20 @@ USUAL_RATIO = 1e-3
 SHOWN = 12
 
 
-def save(records: Sequence[Record], path: str | Path, kind: str) -> None:
+def save(records: Sequence[Record], path: str | Path, kind: str, title: str = "") -> None:
     """Draw records into a file. Raises what :meth:`gradstep.sight.watch.Watch.plot` says."""
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; expected one of {', '.join(map(repr, KINDS))}")
     if not any(record.names for record in records):
         raise ValueError("no step with a gradient was recorded, so there is nothing to draw")
-    write(lambda: KINDS[kind](records), path)
+    write(lambda: titled(KINDS[kind](records), title), path)
+
+
+def titled(figure: Figure, title: str) -> Figure:
+    """The figure with a title above all, such as the rule that made the steps."""
+    if title:
+        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    return figure
 
 
 def write(draw: Callable[[], Figure], path: str | Path) -> None:
