@@ -143,3 +143,34 @@ def test_the_formula_and_the_explanation_name_the_parts() -> None:
 def test_what_cannot_be_grafted(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_shampoo_in_blocks_with_the_length_of_rmsprop() -> None:
+    """Of the whole weight: the direction is that of the blocks, each a weight of its own."""
+    rule = gradstep.graft(gradstep.rmsprop(alpha=0.9), gradstep.shampoo(block_size=3, eps=0.1))
+    start = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole, far = (nn.Parameter(start.clone()) for _ in range(2))
+    cuts = [(slice(i, i + 3), slice(j, j + 3)) for i in (0, 3) for j in (0, 3)]
+    parts = [nn.Parameter(start[cut].clone()) for cut in cuts]
+    optimizers = [
+        gradstep.Optimizer([whole], rule, lr=0.1),
+        torch.optim.RMSprop([far], lr=0.1, alpha=0.9),
+        gradstep.Shampoo(parts, lr=0.1, eps=0.1),
+    ]
+    for step in range(4):
+        before = whole.detach().clone()
+        far.data.copy_(before)
+        for part, cut in zip(parts, cuts, strict=True):
+            part.data.copy_(before[cut])
+        feed([whole], step)
+        assert whole.grad is not None
+        far.grad = whole.grad.clone()
+        for part, cut in zip(parts, cuts, strict=True):
+            part.grad = whole.grad[cut].clone()
+        for each in optimizers:
+            each.step()
+        to = torch.zeros_like(before)
+        for part, cut in zip(parts, cuts, strict=True):
+            to[cut] = part.detach() - before[cut]
+        wanted = to * ((far.detach() - before).norm() / to.norm())
+        torch.testing.assert_close(whole.detach() - before, wanted, rtol=1e-10, atol=1e-13)
