@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from gradstep.compose.create import create
     from gradstep.compose.freeze import Freeze
     from gradstep.compose.hessian import hutchinson, sampled_loss
+    from gradstep.compose.mechanic import Mechanic
     from gradstep.compose.model_groups import layer_depths
     from gradstep.compose.noise import GradientNoise
     from gradstep.compose.nonfinite import SkipNonFinite
@@ -150,6 +151,7 @@ __all__ = [
     "Interval",
     "LookSAM",
     "LrFind",
+    "Mechanic",
     "MistakeError",
     "MistakeWarning",
     "Muon",
@@ -257,6 +259,7 @@ _LATER = {
     "ReduceOnPlateau": "gradstep.compose.plateau",
     "ASAM": "gradstep.compose.sharpness",
     "SAM": "gradstep.compose.sharpness",
+    "Mechanic": "gradstep.compose.mechanic",
     "FriendlySAM": "gradstep.compose.sharpness_kin",
     "GSAM": "gradstep.compose.sharpness_kin",
     "LookSAM": "gradstep.compose.sharpness_kin",

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.compose.remembering import Remembering
 from gradstep.compose.sharpness import SAM, over_all
-from gradstep.compose.wrapper import without
 from gradstep.optimizer.checkpoint import SHARPNESS_MEMORY
 
 
@@ -97,33 +97,7 @@ class WSAM(SAM):
                         p.sub_(sharpness[p] * (sign * weight * float(group["lr"])))
 
 
-class _Remembering(SAM):
-    """Keeps a tensor a weight from step to step, which is saved with the optimizer."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, rho: float | None = None) -> None:
-        super().__init__(optimizer, rho)
-        self._memory: dict[Tensor, Tensor] = {}
-
-    def _save(self) -> dict[str, Any]:
-        saved = super()._save()
-        for key, p in enumerate(self._weights()):
-            if p in self._memory:
-                own = {SHARPNESS_MEMORY: self._memory[p].clone()}
-                saved["state"][key] = {**saved["state"].get(key, {}), **own}
-        return saved
-
-    def _load(self, state_dict: dict[str, Any], strict: bool) -> None:
-        state_dict, memory = without(state_dict, SHARPNESS_MEMORY)
-        super()._load(state_dict, strict)
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        self._memory = {
-            p: memory[key].to(p, copy=True)
-            for key, p in zip(keys, self._weights(), strict=True)
-            if key in memory
-        }
-
-
-class LookSAM(_Remembering):
+class LookSAM(Remembering, SAM):
     """LookSAM: looks up only every few steps, and goes on along what it has seen there.
 
     The part of the gradient from above that lies across the gradient changes slowly; between, it is
@@ -139,6 +113,8 @@ class LookSAM(_Remembering):
     Paper: Liu et al. 2022, "Towards efficient and scalable sharpness-aware minimization",
     arXiv:2203.02714.
     """
+
+    _memory_name = SHARPNESS_MEMORY
 
     def __init__(
         self,
@@ -172,7 +148,7 @@ class LookSAM(_Remembering):
         self._inner_step(loss)
 
 
-class FriendlySAM(_Remembering):
+class FriendlySAM(Remembering, SAM):
     """Friendly SAM: the way up goes along what is new in a batch's gradient.
 
     What all batches have in common is taken from the gradient before it climbs. Args, closure and
@@ -186,6 +162,8 @@ class FriendlySAM(_Remembering):
 
     Paper: Li et al. 2024, "Friendly sharpness-aware minimization", arXiv:2403.12350.
     """
+
+    _memory_name = SHARPNESS_MEMORY
 
     def __init__(
         self,

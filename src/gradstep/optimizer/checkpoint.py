@@ -68,8 +68,16 @@ ACCUMULATED_GRADIENT = "accumulated_gradient"
 ACCUMULATED_SUM = "accumulated_sum"
 #: What a kin of SAM remembers of earlier gradients.
 SHARPNESS_MEMORY = "sharpness_memory"
+#: The weight from which a tuner of the learning rate counts the steps.
+MECHANIC_START = "mechanic_start"
 #: What wrappers save among the states, in the shape of the weight.
-OF_WRAPPERS = (TRAINING_WEIGHT, ACCUMULATED_GRADIENT, ACCUMULATED_SUM, SHARPNESS_MEMORY)
+OF_WRAPPERS = (
+    TRAINING_WEIGHT,
+    ACCUMULATED_GRADIENT,
+    ACCUMULATED_SUM,
+    SHARPNESS_MEMORY,
+    MECHANIC_START,
+)
 
 #: Options that classes of torch.optim have had only since some version, the newest first; and those
 #: that only ours have.

@@ -113,7 +113,7 @@ dadapt_adamw = `DAdaptAdam`
 schedule_free, schedule_free_sgd, schedule_free_adamw = `schedule_free`, `SGDScheduleFree`, \
 `AdamWScheduleFree`
 sam = `SAM`
-mechanize = not here yet: a learning rate tuner around any rule
+mechanize = `Mechanic`
 acprop = not here: `AdaBelief` with the denominator of the step before
 cocob = not here: betting on coins, without a learning rate; `Prodigy` and `DoG` find one
 dpsgd, differentially_private_aggregate, per_example_global_norm_clip, \
@@ -204,7 +204,7 @@ ScheduleFreeWrapper = `schedule_free`
 SophiaH = `Sophia`
 SpectralSphere = not here: `Muon` on a sphere of spectral norms
 StableSPAM = `stable_spam` before `adam`
-TRAC = not here: a learning rate tuner for what changes for ever
+TRAC = not here: a learning rate tuner for what changes for ever; `Mechanic` is near
 Lookahead = `lookahead`
 OrthoGrad = `orthogonal_gradient`
 GradientCentralization = `centralize`
@@ -341,7 +341,7 @@ grokadamw = `grokfast` before `adam`
 ivon-opt = not here: it draws weights from its posterior before each gradient
 sgd-sai = `SGDSaI`
 kron-torch = `Kron`
-mechanic-pytorch = not here yet: a learning rate tuner around any rule
+mechanic-pytorch = `Mechanic`
 muon-fsdp2, dtensor-muon, muonium = `Muon` under FSDP2
 magma-optimizer, gefen, adv_optm = not here: variants of rules that are
 adafactor8bit = `FairseqAdafactor`, whose second moment has no codes to be stored in
