@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.base import Backend, Binding, Run, Values
-from gradstep.backends.eager_rounds import EagerRounds
+from gradstep.backends.eager_rounds import EagerRounds, is_shared
 from gradstep.backends.eligibility import is_recorded
 from gradstep.backends.unusual import copy_of, is_usual, naming
 from gradstep.backends.update import (
@@ -72,7 +72,7 @@ class _Bound(Binding):
     def prepare(self, values: Values) -> Run:
         self._try_out(values)
         program, update, way, given = self._program, self._update, self._way, values.given
-        if program.graph.sums_over_all:
+        if program.graph.sums_over_all or waits_for_owners(program, update):
             return EagerRounds(program.graph, update, given)
         # What a function of the user's raises is left as it is.
         own = program.graph.calls_opaque
@@ -109,6 +109,13 @@ class _Bound(Binding):
             else:
                 run(program.rule, copied, values.given, program.maximize, self._way)
         program.tried.add(kind)
+
+
+def waits_for_owners(program: Program, update: Update) -> bool:
+    """Whether a weight is split among processes, and functions take more than a part of it."""
+    if program.differentiable or update.gradient.is_sparse or not is_sharded(update.weight):
+        return False
+    return any(node.operation == "opaque" and is_shared(node) for node in program.graph.gathered)
 
 
 def sparse_way(rule: Rule, graph: Graph, update: Update) -> str:

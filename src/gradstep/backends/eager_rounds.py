@@ -1,7 +1,7 @@
-"""One weight's step of a rule that sums over all parameters, with torch's own operations.
+"""One weight's step of a rule that waits for other weights or processes, by torch's own operations.
 
-The rule's function cannot stop in the middle to wait for the other weights, so its graph is worked
-out instead, operation by operation.
+The rule's function cannot stop in the middle to wait for a sum over all parameters, or for the
+owner of a matrix, so its graph is worked out instead, operation by operation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from gradstep.backends import global_sums
+from gradstep.backends.eligibility import alike_in_parts
+from gradstep.backends.sharing import Call
 from gradstep.backends.unusual import naming
 from gradstep.backends.update import (
     Update,
@@ -26,6 +28,7 @@ from gradstep.backends.update import (
     working_dtype,
 )
 from gradstep.program.passes import passes
+from gradstep.program.shards import is_sharded, like_shards_of, local
 from gradstep.rule.contraction import contracted
 from gradstep.rule.graph import REDUCTIONS, Graph, Node
 from gradstep.rule.operations import OPERATIONS
@@ -41,7 +44,17 @@ class EagerRounds:
         self._update = update
         self._after = settled.numbers
         # In the order in which the passes of the other engine come to them.
-        self._sums = [n for p in passes(settled) for n in p.sums if n.operation == "global_sum"]
+        self._awaited: list[Node] = []
+        for each in passes(settled):
+            self._awaited += [n for n in each.sums if n.operation == "global_sum"]
+            self._awaited += [n for n in each.calls if is_sharded(update.weight) and is_shared(n)]
+        #: Whether a DTensor's part is worked with alone.
+        self._in_parts = (
+            is_sharded(update.weight)
+            and alike_in_parts([update.weight, update.gradient, *update.states.values()])
+            and not (update.formats or update.weight_format)
+            and all(n.operation in ("opaque", "global_sum") for n in settled.gathered)
+        )
         step = float(update.numbers["step"]) + 1.0 if "step" in update.numbers else 1.0
         given = {n: v for n, v in numbers.items() if isinstance(v, int | float | Tensor)}
         self._inputs: dict[str, Any] = {n: numpy.float64(float(v)) for n, v in given.items()}
@@ -71,13 +84,21 @@ class EagerRounds:
     def _rounds(self) -> global_sums.Rounds:
         graph, update = self._graph, self._update
         known = self.given(graph)
-        for node in self._sums:
-            share = self.value(node.arguments[0], known).sum(dtype=torch.float64)
+        for node in self._awaited:
+            if node.operation == "opaque":
+                yield from self._ask_owner(node, known)
+                continue
+            value = self._whole(self.value(node.arguments[0], known))
+            share = value.sum(dtype=torch.float64)
             total = yield float(share.full_tensor() if hasattr(share, "full_tensor") else share)
             known[id(node)] = numpy.float64(total)
         weight, *states = [self.value(node, known) for node in graph.outputs()]
         numbers = {n: float(self.value(node, known)) for n, _, node in self._after}
-        if update.weight.numel():
+        if self._in_parts:
+            local(update.weight).copy_(weight)
+            for (name, _, _), state in zip(graph.states, states, strict=True):
+                local(update.states[name]).copy_(state)
+        elif update.weight.numel():
             new = {n: v for (n, _, _), v in zip(graph.states, states, strict=True)}
             for name, value in encoded(new, update.states, update.formats).items():
                 update.states[name].copy_(value)
@@ -97,7 +118,24 @@ class EagerRounds:
         states = decoded(update.states, update.formats, dtype, update.weight.shape)
         for name, before, _ in graph.states:
             known[id(before)] = states[name]
-        return known
+        return {n: local(v) for n, v in known.items()} if self._in_parts else known
+
+    def _whole(self, value: Any) -> Any:
+        """A value as the DTensor that it is a part of, where parts are worked with."""
+        return (
+            like_shards_of(self._update.weight, value, tuple(self._update.weight.shape))
+            if (self._in_parts)
+            else value
+        )
+
+    def _ask_owner(self, node: Node, known: dict[int, Any]) -> global_sums.Rounds:
+        """Have a function called by who owns the matrix."""
+        given, *numbers = [self.value(a, known) for a in node.arguments]
+        whole = self._whole(given)
+        made = yield Call(
+            node.value, local(given), whole, tuple(map(float, numbers)), self._update.name
+        )
+        known[id(node)] = made if self._in_parts else like_shards_of(whole, made, whole.shape)
 
     def value(self, node: Node, known: dict[int, Any]) -> Any:
         """A node's value, and those below it, which are added to ``known``."""
@@ -119,6 +157,12 @@ class EagerRounds:
             value = _apply(node, arguments)
         known[id(node)] = value
         return value
+
+
+def is_shared(node: Node) -> bool:
+    """Whether a function's call can be made by another process: of one tensor and numbers."""
+    first, *others = node.arguments
+    return first.extent == "element" and all(a.extent in ("number", "tensor") for a in others)
 
 
 def _apply(node: Node, arguments: list[Any]) -> Any:

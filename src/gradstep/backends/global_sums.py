@@ -1,12 +1,15 @@
-"""Steps that wait for each other: rules that sum over all parameters of an optimizer.
+"""Steps that wait for each other: sums over all parameters, matrices that others own.
 
 Each part of the step (one a kernel, or one a weight for the eager engine) works on its own until it
-needs such a sum. It then hands in its share and waits; when all have done so, all go on with the
-total. Shares are exact sums of float64 and are added up exactly, in the parts' order.
+needs something of that kind. It then hands in its share of a sum, or a function's call, and waits.
+Calls are answered together as soon as all parts wait; sums when nobody waits for a call any more:
+all go on with the total. Shares are exact sums of float64 and are added up exactly, in the parts'
+order.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
@@ -14,8 +17,10 @@ from typing import Any
 import numpy
 import torch
 
-#: Hands in a share of each sum, and is sent the total.
-Rounds = Generator[float, float, None]
+from gradstep.backends import sharing
+
+#: Hands in a share of each sum, and is sent the total; or a call, and is sent its outcome.
+Rounds = Generator[Any, Any, None]
 
 
 def run(runs: Iterable[Callable[[], Any]]) -> None:
@@ -29,20 +34,32 @@ def run(runs: Iterable[Callable[[], Any]]) -> None:
                 each()
             else:
                 waiting.append(rounds())
-        shares = _go_on(waiting, None)
-        while waiting:
-            shares = _go_on(waiting, exact_sum(shares))
+        handed_in = _go_on([(each, None) for each in waiting])
+        while handed_in:
+            calls = [(each, what) for each, what in handed_in if isinstance(what, sharing.Call)]
+            if calls:
+                made = sharing.answer([call for _, call in calls])
+                told = {id(each): value for (each, _), value in zip(calls, made, strict=True)}
+                after = dict(_go_on([(each, told[id(each)]) for each, _ in calls]))
+                others = {each: what for each, what in handed_in if id(each) not in told}
+                handed_in = [(e, v) for e, _ in handed_in for v in _of(e, others, after)]
+            else:
+                total = exact_sum([share for _, share in handed_in])
+                handed_in = _go_on([(each, total) for each, _ in handed_in])
 
 
-def _go_on(waiting: list[Rounds], total: float | None) -> list[float]:
-    """Send all the total; drop those that are through; return what the others hand in."""
-    shares: list[float] = []
-    for each in list(waiting):
-        try:
-            shares.append(next(each) if total is None else each.send(total))
-        except StopIteration:
-            waiting.remove(each)
-    return shares
+def _of(each: Rounds, *found: dict[Rounds, Any]) -> list[Any]:
+    """What a part waits for; nothing where it is through."""
+    return [known[each] for known in found if each in known]
+
+
+def _go_on(told: Iterable[tuple[Rounds, Any]]) -> list[tuple[Rounds, Any]]:
+    """Send each what it waits for; return what those hand in that are not through."""
+    handed_in: list[tuple[Rounds, Any]] = []
+    for each, value in told:
+        with contextlib.suppress(StopIteration):
+            handed_in.append((each, each.send(value)))
+    return handed_in
 
 
 def exact_sum(values: list[float]) -> float:

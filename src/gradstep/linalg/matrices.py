@@ -64,6 +64,11 @@ def parts_of(
     return [(part, columns, count) for part in rows_of_parts(rows, split)]
 
 
+def stacked(shape: Sequence[int], *, flatten: bool = False, **_: Any) -> int:
+    """How many of a weight's first dimensions only count matrices."""
+    return 0 if flatten else len(shape) - 2
+
+
 def unfit(
     shape: Sequence[int], *, flatten: bool = False, split: Any = None, **_: Any
 ) -> str | None:

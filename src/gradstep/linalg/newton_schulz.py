@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradstep.linalg.batches import each
-from gradstep.linalg.matrices import as_matrices, in_parts, parts_of, unfit
+from gradstep.linalg.matrices import as_matrices, in_parts, parts_of, stacked, unfit
 from gradstep.rule import maximum, opaque, sqrt
 
 #: Name -> a triple (a, b, c) an iteration: ``x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x``. Of those in
@@ -92,7 +92,7 @@ def _operations(shape: Sequence[int], **choices: Any) -> float:
     return total
 
 
-@opaque(refuses=unfit, cost=_operations)
+@opaque(refuses=unfit, cost=_operations, stack=stacked)
 def newton_schulz(
     x: Tensor,
     a: float,

@@ -205,7 +205,7 @@ class Planner:
 
     def write(self, runs: Sequence[Run]) -> None:
         """Make the step that :meth:`plan` has planned."""
-        if self._waits:
+        if self._waits or self._mesh is not None:
             global_sums.run(runs)
         else:
             for each in runs:

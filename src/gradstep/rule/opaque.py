@@ -37,6 +37,8 @@ class Opaque:
         refuses: takes a parameter's shape and the choices; says why it cannot be called for such a
             one, to be said behind the parameter's name, or None.
         cost: takes the same; says how much work it is, in any unit.
+        stack: takes the same; says how many of the first dimensions only count matrices (or
+            whatever it takes), each of which it treats as if it were alone. None for none.
         choices: the keyword-only arguments of the function that were chosen, by name.
     """
 
@@ -47,6 +49,7 @@ class Opaque:
     returns: tuple[int, ...] = (0,)
     refuses: Callable[..., str | None] | None = field(default=None, repr=False)
     cost: Callable[..., float] | None = field(default=None, repr=False)
+    stack: Callable[..., int] | None = field(default=None, repr=False)
     choices: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     _chosen: dict[Any, Opaque] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -94,6 +97,10 @@ class Opaque:
         if self.cost is not None:
             return float(self.cost(tuple(shape), **self.choices))
         return float(math.prod(shape)) * min(shape, default=1)
+
+    def leading(self, shape: Sequence[int]) -> int:
+        """How many of a parameter's first dimensions only count what it takes."""
+        return 0 if self.stack is None else self.stack(tuple(shape), **self.choices)
 
     def __call__(self, *arguments: Any, **choices: Any) -> Any:
         """Call it in a rule, or on one parameter's tensors.
@@ -174,6 +181,7 @@ def opaque(
     returns: Sequence[str] = (),
     refuses: Callable[..., str | None] | None = None,
     cost: Callable[..., float] | None = None,
+    stack: Callable[..., int] | None = None,
 ) -> Callable[[Callable[..., Any]], Opaque]: ...
 
 
@@ -186,6 +194,7 @@ def opaque(
     returns: Sequence[str] = (),
     refuses: Callable[..., str | None] | None = None,
     cost: Callable[..., float] | None = None,
+    stack: Callable[..., int] | None = None,
 ) -> Any:
     """Make a function that rules may call and that is not traced.
 
@@ -219,12 +228,16 @@ def opaque(
             for such a parameter, as ``"has 3 rows"``, before anything is changed, or None.
         cost: takes the same; says how much work it is, by which weights that are split among
             processes are shared out. Default: the elements times the shortest side.
+        stack: takes the same; says how many of the first dimensions only count matrices, each of
+            which it treats as if it were alone. Default: none.
 
     Raises:
         ValueError: ``returns`` names something else, or not in their order.
     """
     if function is None:
-        return lambda f: replace(_made(f, dtype, dimensions, returns), refuses=refuses, cost=cost)
+        return lambda f: replace(
+            _made(f, dtype, dimensions, returns), refuses=refuses, cost=cost, stack=stack
+        )
     return _made(function, dtype, dimensions, returns)
 
 

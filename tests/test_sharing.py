@@ -1,0 +1,298 @@
+"""Matrix rules on weights that are split among processes: each matrix has one owner.
+
+What many processes reach is what one does, in bits where the arithmetic is the same; the work is
+shared out evenly, and no more is sent than there and back.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import gradstep
+from gradstep.backends.sharing import share_out, traffic
+from ranks import run_ranks
+
+#: Of which two and four processes get shares of unequal size, among them empty ones.
+SHAPES = {
+    "attention": (24, 8), "out": (8, 8), "up": (32, 8), "down": (8, 32), "odd": (5, 7),
+    "short": (1, 6), "other attention": (24, 8), "other up": (32, 8), "other down": (8, 32),
+    "experts": (4, 6, 10),
+}  # fmt: skip
+STEPS = 3
+
+
+class Matrices(nn.Module):
+    """Weights alone: gradients are given."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]] = SHAPES) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        for name, shape in shapes.items():
+            setattr(self, name, nn.Parameter(torch.randn(shape, generator=generator)))
+
+
+def give_gradients(model: nn.Module, step: int) -> None:
+    for place, weight in enumerate(model.parameters()):
+        generator = torch.Generator().manual_seed(100 * step + place)
+        gradient = torch.randn(tuple(weight.shape), generator=generator)
+        if isinstance(weight, DTensor):
+            gradient = distribute_tensor(gradient, weight.device_mesh, weight.placements)
+        weight.grad = gradient
+
+
+def rule_for(name: str) -> Any:
+    if name == "muon":
+        return gradstep.muon(precision="float32")
+    if name == "clipped":
+        return gradstep.chain(gradstep.clip_by_global_norm(1.0), gradstep.muon(precision="float32"))
+    assert name == "with a norm"  # a reduction behind the function: DTensors all the way
+    return gradstep.chain(gradstep.adam(), gradstep.orthogonalize(), gradstep.normalize())
+
+
+def optimizer_for(name: str, model: nn.Module, **more: Any) -> gradstep.Optimizer:
+    return gradstep.Optimizer(model.named_parameters(), rule_for(name), lr=0.1, **more)
+
+
+def whole(model: nn.Module) -> list[Any]:
+    tensors = (getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters())
+    return [t.detach().numpy().copy() for t in tensors]
+
+
+def alone(name: str, steps: int = STEPS) -> list[Any]:
+    model = Matrices()
+    optimizer = optimizer_for(name, model, engine="eager")
+    for step in range(steps):
+        give_gradients(model, step)
+        optimizer.step()
+    return whole(model)
+
+
+def lay_out(model: nn.Module, way: str) -> None:
+    """Split the weights among two or four processes."""
+    if way in ("FSDP2", "four"):
+        fully_shard(model, mesh=init_device_mesh("cpu", (2 if way == "FSDP2" else 4,)))
+        return
+    if way == "HSDP":
+        fully_shard(model, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("r", "s")))
+        return
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
+    for name, weight in list(model.named_parameters()):
+        if name == "experts":  # on a mesh of their own
+            placed = distribute_tensor(weight.detach(), mesh["inner"], [Shard(0)])
+        elif name == "odd":
+            placed = distribute_tensor(weight.detach(), mesh["outer"], [Replicate()])
+        else:
+            placed = distribute_tensor(weight.detach(), mesh["inner"], [Shard(1)])
+        setattr(model, name, nn.Parameter(placed))
+    if way == "tensor parallel, sharded":
+        fully_shard(model, mesh=mesh["outer"])
+
+
+QUICK = [("FSDP2", "clipped"), ("FSDP2", "with a norm")]
+WAYS = {"FSDP2": 2, "four": 4, "HSDP": 4, "tensor parallel": 4}
+
+
+def shared(rank: int, way: str, name: str) -> tuple[list[Any], int, float]:
+    model = Matrices()
+    lay_out(model, way)
+    optimizer = optimizer_for(name, model)
+    sent, flops = traffic.bytes_sent, 0.0
+    for step in range(STEPS):
+        give_gradients(model, step)
+        with FlopCounterMode(display=False) as counter:
+            optimizer.step()
+        flops += counter.get_total_flops()
+    assert not set(optimizer.engines_used().values()) - {"eager"}
+    return whole(model), traffic.bytes_sent - sent, flops
+
+
+def operations_alone() -> float:
+    """The floating-point operations of all matrix functions in one process."""
+    with FlopCounterMode(display=False) as counter:
+        alone("muon")
+    return float(counter.get_total_flops())
+
+
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(w, marks=[] if w in ("FSDP2", "HSDP") else pytest.mark.deep) for w in WAYS],
+)
+def test_the_work_is_shared_out_and_the_outcome_is_that_of_one_process(way: str) -> None:
+    """To the last bit: the owner calls the function as the eager engine does."""
+    expected = alone("muon")
+    answers = run_ranks(shared, WAYS[way], way, "muon")
+    for reached, _, _ in answers:
+        for name, a, b in zip(SHAPES, reached, expected, strict=True):
+            assert a.tobytes() == b.tobytes(), name
+    # Those who hold a weight: with tensor parallelism alone, twice two. Experts are not worked on
+    # by those who have other ones, and by all who have the same.
+    holders = 2 if way == "tensor parallel" else WAYS[way]
+    twice = 4 * 6 * 10 * (4 * 6 + 2 * 36 / 10) * 5 * STEPS if way == "HSDP" else 0.0
+    for _, _, operations in answers:
+        assert operations <= 1.15 * (operations_alone() + twice) / holders
+    split = [w for n, w in zip(SHAPES, expected, strict=True) if n != "experts"]
+    copies = {"HSDP": 2, "tensor parallel": 2}.get(way, 1)
+    sent = sum(each for _, each, _ in answers)
+    assert 0 < sent <= 2 * STEPS * copies * sum(w.nbytes for w in split)
+
+
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [
+        pytest.param(way, name, marks=[] if (way, name) in QUICK else pytest.mark.deep)
+        for way in WAYS
+        for name in ("clipped", "with a norm")
+    ],
+)
+def test_rules_that_also_sum_reach_what_one_process_does(way: str, name: str) -> None:
+    expected = alone(name)
+    for reached, *_ in run_ranks(shared, WAYS[way], way, name):
+        for a, b in zip(reached, expected, strict=True):
+            numpy.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * abs(b).max())
+
+
+def experts_alone(rank: int) -> int:
+    model = Matrices({"experts": (4, 6, 10), "more experts": (2, 3, 8, 4)})
+    mesh = init_device_mesh("cpu", (2,))
+    for name, weight in list(model.named_parameters()):
+        placed = distribute_tensor(weight.detach(), mesh, [Shard(weight.dim() - 3)])
+        setattr(model, name, nn.Parameter(placed))
+    optimizer = gradstep.Muon(model.named_parameters(), lr=0.1)
+    sent = traffic.bytes_sent
+    give_gradients(model, 0)
+    optimizer.step()
+    return traffic.bytes_sent - sent
+
+
+def test_experts_that_are_split_one_from_another_do_not_travel() -> None:
+    assert run_ranks(experts_alone, 2) == [0, 0]
+
+
+def test_work_goes_to_who_has_least() -> None:
+    loads = [0.0, 0.0, 0.0]
+    assert share_out([1, 5, 3, 3, 1], loads) == [1, 0, 1, 2, 2]
+    assert loads == [1.0, 0.0, 0.0]
+    assert share_out([2], loads) == [1]  # what one had more is remembered
+
+
+# What goes wrong.
+
+
+@gradstep.opaque
+def refusing(x: Tensor, most: float) -> Tensor:
+    """What it was given, unless there is too much of it."""
+    if float(x.abs().max()) > most:
+        raise ArithmeticError(f"more than {most:g}")
+    return x
+
+
+def fails(rank: int) -> tuple[str, bool]:
+    """The function fails for one weight, with its owner."""
+    model = Matrices({"first": (4, 4), "second": (4, 4), "third": (4, 4)})
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+
+    def direction(g: Any, momentum_buffer: Any, *, most: float = 2.0) -> Any:
+        momentum_buffer = momentum_buffer + g
+        return refusing(momentum_buffer, most), momentum_buffer
+
+    optimizer = gradstep.Optimizer(model.named_parameters(), gradstep.rule(direction), lr=0.1)
+    before = whole(model)
+    for name, weight in model.named_parameters():
+        weight.grad = torch.ones_like(weight) * (3 if name == "second" else 1)
+    message = ""
+    try:
+        optimizer.step()
+    except (ArithmeticError, RuntimeError) as error:
+        message = f"{type(error).__name__}: {error}"
+    same = all((a == b).all() for a, b in zip(before, whole(model), strict=True))
+    states = [e["momentum_buffer"] for e in optimizer.state.values()]
+    return message, same and all(bool((s.to_local() == 0).all()) for s in states)
+
+
+def test_a_function_that_fails_stops_all_and_nothing_is_changed() -> None:
+    answers = run_ranks(fails, 2)
+    assert all(untouched for _, untouched in answers)
+    (first,) = [m for m, _ in answers if not m.startswith("RuntimeError: process")]
+    (other,) = [m for m, _ in answers if m.startswith("RuntimeError: process")]
+    assert "more than 2" in first
+    assert "could not make its part of the step: refusing of second: more than 2" in other
+
+
+def dies(rank: int, folder: str) -> str:
+    model = Matrices({"first": (8, 8), "second": (8, 8)})
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = optimizer_for("muon", model)
+    give_gradients(model, 0)
+    optimizer.step()
+    weights, states = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": states}, checkpoint_id=folder)
+    give_gradients(model, 1)
+    if rank == 1:
+        Path(folder, "dead").touch()
+        os._exit(0)
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        Path(folder, "said").write_text(str(error))
+    return ""
+
+
+def test_where_a_process_dies_the_others_hear_of_it(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="died with exit code"):
+        run_ranks(dies, 2, str(tmp_path), patience=20.0)
+    assert (tmp_path / "dead").exists()
+    deadline = 0
+    while not (tmp_path / "said").exists() and deadline < 600:
+        deadline += 1
+        threading.Event().wait(0.1)
+    assert (tmp_path / "said").read_text()
+    assert (tmp_path / ".metadata").exists()  # the checkpoint is whole
+
+
+# Checkpoints.
+
+
+def half(rank: int, folder: str) -> None:
+    model = Matrices()
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = optimizer_for("muon", model)
+    for step in range(2):
+        give_gradients(model, step)
+        optimizer.step()
+    weights, states = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": states}, checkpoint_id=folder)
+
+
+def rest(rank: int, count: int, folder: str) -> list[Any]:
+    model = Matrices()
+    fully_shard(model, mesh=init_device_mesh("cpu", (count,)))
+    optimizer = optimizer_for("muon", model)
+    weights, states = get_state_dict(model, optimizer)
+    dcp.load({"model": weights, "optimizer": states}, checkpoint_id=folder)
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states)
+    for step in range(2, 4):
+        give_gradients(model, step)
+        optimizer.step()
+    return whole(model)
+
+
+def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    run_ranks(half, 2, str(tmp_path))
+    expected = alone("muon", 4)
+    for reached in run_ranks(rest, 3, 3, str(tmp_path)):
+        for name, a, b in zip(SHAPES, reached, expected, strict=True):
+            assert a.tobytes() == b.tobytes(), name
