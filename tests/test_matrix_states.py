@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -284,12 +283,3 @@ def test_an_explained_step(engine: str) -> None:
     text = explanation.text()
     assert "direction ← whiten(momentum, factor, decay, share).x" in text
     assert "factor ←" not in text
-
-
-def test_the_page_about_such_rules() -> None:
-    """docs/matrix-rules.md: its example runs, and the rule of it learns."""
-    page = Path(__file__).parent.parent / "docs" / "matrix-rules.md"
-    (code,) = [part.split("```")[0] for part in page.read_text().split("```python\n")[1:]]
-    names: dict[str, Any] = {"__name__": "page"}
-    exec(compile(code, str(page), "exec"), names)
-    assert names["after"] < 0.1 * names["before"]

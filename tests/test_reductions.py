@@ -448,13 +448,15 @@ def test_a_sum_over_all_parameters_of_one_tensor_is_refused() -> None:
 
 def test_a_function_for_matrices_refuses_others_before_anything_is_written() -> None:
     ws = [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(5))]
-    with pytest.raises(ValueError, match=r"bias has 1\. Give it to another rule, as gradstep"):
+    with pytest.raises(
+        ValueError, match=r"bias has 1 dimension.*Give it to another rule, as gradstep"
+    ):
         gradstep.Optimizer([("matrix", ws[0]), ("bias", ws[1])], gradstep.muon)
     optimizer = gradstep.Optimizer([("matrix", ws[0])], gradstep.muon)
     optimizer.add_param_group({"params": [("bias", ws[1])]})
     for w in ws:
         w.grad = torch.ones_like(w)
-    with pytest.raises(ValueError, match=r"newton_schulz.*2 dimensions, and bias has 1"):
+    with pytest.raises(ValueError, match=r"newton_schulz, and bias has 1 dimension"):
         optimizer.step()
     assert all((w == 1).all() for w in ws) and not optimizer.state
 

@@ -7,6 +7,9 @@ shared out evenly, and no more is sent than there and back.
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -296,3 +299,29 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -
     for reached in run_ranks(rest, 3, 3, str(tmp_path)):
         for name, a, b in zip(SHAPES, reached, expected, strict=True):
             assert a.tobytes() == b.tobytes(), name
+
+
+# The page.
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+
+
+def from_the_page(rank: int) -> dict[str, str]:
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    names: dict[str, Any] = {"__name__": "docs_scale"}
+    exec(compile(block, str(PAGE), "exec"), names)
+    used: dict[str, str] = names["train"]().engines_used()
+    return used
+
+
+def test_what_the_page_shows_trains() -> None:
+    assert len(run_ranks(from_the_page, 2)[0]) == 4
+
+
+def test_the_table_of_the_page_is_what_its_command_makes() -> None:
+    command = Path(__file__).parent.parent / "examples" / "scale.py"
+    made = subprocess.run(
+        [sys.executable, str(command)], capture_output=True, text=True, check=True
+    )
+    assert made.stdout in PAGE.read_text()

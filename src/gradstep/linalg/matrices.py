@@ -74,7 +74,10 @@ def unfit(
 ) -> str | None:
     """Why a weight cannot be taken as matrices, to be said behind its name; None if it can."""
     if len(shape) < 2:
-        return f"has {len(shape)} dimension(s), which are no matrix. Give it to another rule"
+        return (
+            f"has {len(shape)} dimension(s), which are no matrix. Give it to another rule, as "
+            "gradstep.partition does"
+        )
     if not flatten and len(shape) > 3 and shape[-1] == shape[-2] <= _FILTER:
         return (
             f"has size {tuple(shape)}, as filters of a convolution have, whose last two dimensions "
