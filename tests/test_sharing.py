@@ -19,7 +19,12 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -27,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gradstep
 from gradstep.backends.sharing import share_out, traffic
+from gradstep.optimizer.optimizer import planner_of
 from ranks import run_ranks
 
 #: Of which two and four processes get shares of unequal size, among them empty ones.
@@ -60,6 +66,10 @@ def give_gradients(model: nn.Module, step: int) -> None:
 def rule_for(name: str) -> Any:
     if name == "muon":
         return gradstep.muon(precision="float32")
+    if name == "soap":
+        return gradstep.soap(precondition_frequency=2)
+    if name in ("shampoo", "kron"):
+        return getattr(gradstep, name)()
     if name == "clipped":
         return gradstep.chain(gradstep.clip_by_global_norm(1.0), gradstep.muon(precision="float32"))
     assert name == "with a norm"  # a reduction behind the function: DTensors all the way
@@ -86,8 +96,8 @@ def alone(name: str, steps: int = STEPS) -> list[Any]:
 
 def lay_out(model: nn.Module, way: str) -> None:
     """Split the weights among two or four processes."""
-    if way in ("FSDP2", "four"):
-        fully_shard(model, mesh=init_device_mesh("cpu", (2 if way == "FSDP2" else 4,)))
+    if way in ("FSDP2", "four", "one"):
+        fully_shard(model, mesh=init_device_mesh("cpu", (WAYS[way],)))
         return
     if way == "HSDP":
         fully_shard(model, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("r", "s")))
@@ -106,7 +116,8 @@ def lay_out(model: nn.Module, way: str) -> None:
 
 
 QUICK = [("FSDP2", "clipped"), ("FSDP2", "with a norm")]
-WAYS = {"FSDP2": 2, "four": 4, "HSDP": 4, "tensor parallel": 4}
+SPLIT = ["FSDP2", "four", "HSDP", "tensor parallel"]
+WAYS = {"one": 1, "FSDP2": 2, "four": 4, "HSDP": 4, "tensor parallel": 4}
 
 
 def shared(rank: int, way: str, name: str) -> tuple[list[Any], int, float]:
@@ -123,16 +134,16 @@ def shared(rank: int, way: str, name: str) -> tuple[list[Any], int, float]:
     return whole(model), traffic.bytes_sent - sent, flops
 
 
-def operations_alone() -> float:
+def operations_alone(name: str = "muon") -> float:
     """The floating-point operations of all matrix functions in one process."""
     with FlopCounterMode(display=False) as counter:
-        alone("muon")
+        alone(name)
     return float(counter.get_total_flops())
 
 
 @pytest.mark.parametrize(
     "way",
-    [pytest.param(w, marks=[] if w in ("FSDP2", "HSDP") else pytest.mark.deep) for w in WAYS],
+    [pytest.param(w, marks=[] if w in ("FSDP2", "HSDP") else pytest.mark.deep) for w in SPLIT],
 )
 def test_the_work_is_shared_out_and_the_outcome_is_that_of_one_process(way: str) -> None:
     """To the last bit: the owner calls the function as the eager engine does."""
@@ -157,7 +168,7 @@ def test_the_work_is_shared_out_and_the_outcome_is_that_of_one_process(way: str)
     ("way", "name"),
     [
         pytest.param(way, name, marks=[] if (way, name) in QUICK else pytest.mark.deep)
-        for way in WAYS
+        for way in SPLIT
         for name in ("clipped", "with a norm")
     ],
 )
@@ -166,6 +177,54 @@ def test_rules_that_also_sum_reach_what_one_process_does(way: str, name: str) ->
     for reached, *_ in run_ranks(shared, WAYS[way], way, name):
         for a, b in zip(reached, expected, strict=True):
             numpy.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * abs(b).max())
+
+
+KEEPING = [
+    "soap",
+    pytest.param("shampoo", marks=pytest.mark.deep),
+    pytest.param("kron", marks=pytest.mark.deep),
+]
+
+
+def keeping(rank: int, way: str, name: str) -> tuple[list[Any], float, int, int, list[Any]]:
+    """What is reached, the operations, elements of matrices held here and in all; a checkpoint."""
+    model = Matrices()
+    lay_out(model, way)
+    optimizer = optimizer_for(name, model)
+    flops = 0.0
+    for step in range(STEPS):
+        give_gradients(model, step)
+        with FlopCounterMode(display=False) as counter:
+            optimizer.step()
+        flops += counter.get_total_flops()
+    names = [n for n, s in planner_of(optimizer).rule.states.items() if s.shape == "own"]
+    held = [e[n] for e in optimizer.state.values() for n in names if n in e]
+    options = StateDictOptions(full_state_dict=True)
+    saved = get_optimizer_state_dict(model, optimizer, options=options)
+    states = saved["state"]["up"] if rank == 0 else {}
+    full = [states[n].numpy().copy() for n in names if n in states]
+    here = sum(t.to_local().numel() for t in held)
+    return whole(model), flops, here, sum(t.numel() for t in held), full
+
+
+@pytest.mark.parametrize("name", KEEPING)
+@pytest.mark.parametrize("way", ["FSDP2", pytest.param("HSDP", marks=pytest.mark.deep)])
+def test_matrices_that_are_kept_live_with_one_process_alone(way: str, name: str) -> None:
+    """And what two and four reach is what one does, to the last bit."""
+    ((expected, in_all, _, elements, kept),) = run_ranks(keeping, 1, "one", name)
+    answers = run_ranks(keeping, WAYS[way], way, name)
+    for reached, operations, _, _, _ in answers:
+        for weight, a, b in zip(SHAPES, reached, expected, strict=True):
+            assert a.tobytes() == b.tobytes(), weight
+        assert operations <= 1.15 * in_all / WAYS[way]
+    assert sum(here for _, _, here, _, _ in answers) == elements
+    # A full state dict has them whole, with the first process.
+    assert len(kept) == len(answers[0][4]) > 0
+    for a, b in zip(answers[0][4], kept, strict=True):
+        assert a.tobytes() == b.tobytes()
+    # The one process's steps are those of the eager engine, but for roundings.
+    for a, b in zip(expected, alone(name), strict=True):
+        numpy.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * abs(b).max())
 
 
 def experts_alone(rank: int) -> int:
@@ -269,10 +328,10 @@ def test_where_a_process_dies_the_others_hear_of_it(tmp_path: Path) -> None:
 # Checkpoints.
 
 
-def half(rank: int, folder: str) -> None:
+def half(rank: int, folder: str, name: str) -> None:
     model = Matrices()
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-    optimizer = optimizer_for("muon", model)
+    optimizer = optimizer_for(name, model)
     for step in range(2):
         give_gradients(model, step)
         optimizer.step()
@@ -280,10 +339,10 @@ def half(rank: int, folder: str) -> None:
     dcp.save({"model": weights, "optimizer": states}, checkpoint_id=folder)
 
 
-def rest(rank: int, count: int, folder: str) -> list[Any]:
+def rest(rank: int, count: int, folder: str, name: str) -> list[Any]:
     model = Matrices()
     fully_shard(model, mesh=init_device_mesh("cpu", (count,)))
-    optimizer = optimizer_for("muon", model)
+    optimizer = optimizer_for(name, model)
     weights, states = get_state_dict(model, optimizer)
     dcp.load({"model": weights, "optimizer": states}, checkpoint_id=folder)
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states)
@@ -293,12 +352,24 @@ def rest(rank: int, count: int, folder: str) -> list[Any]:
     return whole(model)
 
 
-def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
-    run_ranks(half, 2, str(tmp_path))
-    expected = alone("muon", 4)
-    for reached in run_ranks(rest, 3, 3, str(tmp_path)):
-        for name, a, b in zip(SHAPES, reached, expected, strict=True):
-            assert a.tobytes() == b.tobytes(), name
+def through(rank: int, name: str) -> list[Any]:
+    """One process, without a checkpoint."""
+    model = Matrices()
+    lay_out(model, "one")
+    optimizer = optimizer_for(name, model)
+    for step in range(4):
+        give_gradients(model, step)
+        optimizer.step()
+    return whole(model)
+
+
+@pytest.mark.parametrize("name", [pytest.param("muon", marks=pytest.mark.deep), "soap"])
+def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path, name: str) -> None:
+    run_ranks(half, 2, str(tmp_path), name)
+    (expected,) = run_ranks(through, 1, name)
+    for reached in run_ranks(rest, 3, 3, str(tmp_path), name):
+        for weight, a, b in zip(SHAPES, reached, expected, strict=True):
+            assert a.tobytes() == b.tobytes(), weight
 
 
 # The page.

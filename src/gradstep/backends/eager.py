@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.base import Backend, Binding, Run, Values
-from gradstep.backends.eager_rounds import EagerRounds, is_shared
+from gradstep.backends.eager_rounds import EagerRounds
 from gradstep.backends.eligibility import is_recorded
 from gradstep.backends.unusual import copy_of, is_usual, naming
 from gradstep.backends.update import (
@@ -115,7 +115,7 @@ def waits_for_owners(program: Program, update: Update) -> bool:
     """Whether a weight is split among processes, and functions take more than a part of it."""
     if program.differentiable or update.gradient.is_sparse or not is_sharded(update.weight):
         return False
-    return any(node.operation == "opaque" and is_shared(node) for node in program.graph.gathered)
+    return program.graph.calls_opaque
 
 
 def sparse_way(rule: Rule, graph: Graph, update: Update) -> str:

@@ -14,9 +14,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.backends import global_sums
+from gradstep.backends import global_sums, sharing
 from gradstep.backends.eligibility import alike_in_parts
-from gradstep.backends.sharing import Call
 from gradstep.backends.unusual import naming
 from gradstep.backends.update import (
     Update,
@@ -47,11 +46,11 @@ class EagerRounds:
         self._awaited: list[Node] = []
         for each in passes(settled):
             self._awaited += [n for n in each.sums if n.operation == "global_sum"]
-            self._awaited += [n for n in each.calls if is_sharded(update.weight) and is_shared(n)]
+            self._awaited += [n for n in each.calls if is_sharded(update.weight)]
         #: Whether a DTensor's part is worked with alone.
         self._in_parts = (
             is_sharded(update.weight)
-            and alike_in_parts([update.weight, update.gradient, *update.states.values()])
+            and alike_in_parts([update.weight, update.gradient, *self._split_states()])
             and not (update.formats or update.weight_format)
             and all(n.operation in ("opaque", "global_sum") for n in settled.gathered)
         )
@@ -94,12 +93,21 @@ class EagerRounds:
             known[id(node)] = numpy.float64(total)
         weight, *states = [self.value(node, known) for node in graph.outputs()]
         numbers = {n: float(self.value(node, known)) for n, _, node in self._after}
+        if is_sharded(update.weight):  # states that are whole with their owner, and empty elsewhere
+            for (name, before, _), state in zip(graph.states, states, strict=True):
+                if before.extent == "own":
+                    local(update.states[name]).copy_(state)
         if self._in_parts:
             local(update.weight).copy_(weight)
-            for (name, _, _), state in zip(graph.states, states, strict=True):
-                local(update.states[name]).copy_(state)
+            for (name, before, _), state in zip(graph.states, states, strict=True):
+                if before.extent != "own":
+                    local(update.states[name]).copy_(state)
         elif update.weight.numel():
-            new = {n: v for (n, _, _), v in zip(graph.states, states, strict=True)}
+            new = {
+                n: v
+                for (n, before, _), v in zip(graph.states, states, strict=True)
+                if before.extent != "own" or not is_sharded(update.weight)
+            }
             for name, value in encoded(new, update.states, update.formats).items():
                 update.states[name].copy_(value)
             kept, beside = kept_weight(update, weight, self._step)
@@ -109,13 +117,25 @@ class EagerRounds:
         for name, number in update.numbers.items():
             number.fill_(self._step if name == "step" else numbers[name])
 
+    def _held(self) -> set[str]:
+        """The states of a shape of their own, of a weight that is split among processes."""
+        if not is_sharded(self._update.weight):
+            return set()
+        return {name for name, before, _ in self._graph.states if before.extent == "own"}
+
+    def _split_states(self) -> list[Tensor]:
+        """The other states."""
+        held = self._held()
+        return [t for name, t in self._update.states.items() if name not in held]
+
     def given(self, graph: Graph) -> dict[int, Any]:
         """What the step starts from, by the nodes of a contracted graph."""
         update = self._update
         dtype = working_dtype(update.weight)
         known: dict[int, Any] = {id(graph.weight): wide_weight(update)}
         known[id(graph.gradient)] = update.gradient.to(dtype)
-        states = decoded(update.states, update.formats, dtype, update.weight.shape)
+        held = {n: local(t) if n in self._held() else t for n, t in update.states.items()}
+        states = decoded(held, update.formats, dtype, update.weight.shape)
         for name, before, _ in graph.states:
             known[id(before)] = states[name]
         return {n: local(v) for n, v in known.items()} if self._in_parts else known
@@ -129,13 +149,20 @@ class EagerRounds:
         )
 
     def _ask_owner(self, node: Node, known: dict[int, Any]) -> global_sums.Rounds:
-        """Have a function called by who owns the matrix."""
-        given, *numbers = [self.value(a, known) for a in node.arguments]
-        whole = self._whole(given)
-        made = yield Call(
-            node.value, local(given), whole, tuple(map(float, numbers)), self._update.name
-        )
-        known[id(node)] = made if self._in_parts else like_shards_of(whole, made, whole.shape)
+        """Have a function called by who owns the matrix, or holds its states."""
+        values = [self.value(a, known) for a in node.arguments]
+        own = [v for a, v in zip(node.arguments, values, strict=True) if a.extent == "own"]
+        first = values[0] if node.extent == "element" else None
+        like = self._update.weight if first is None else self._whole(first)
+        numbers = tuple(map(float, values[len(own) + (first is not None) :]))
+        owner = sharing.holder_of(self._update.weight) if own else None
+        part = None if first is None else local(first)
+        name = self._update.name
+        made = yield sharing.Call(node.value, part, like, numbers, name, tuple(own), owner)
+        if first is not None and 0 in made and not self._in_parts:
+            made = {**made, 0: like_shards_of(like, made[0], like.shape)}
+        self._made[id(node)] = made
+        known[id(node)] = made.get(0, first) if first is not None else None
 
     def value(self, node: Node, known: dict[int, Any]) -> Any:
         """A node's value, and those below it, which are added to ``known``."""
@@ -157,12 +184,6 @@ class EagerRounds:
             value = _apply(node, arguments)
         known[id(node)] = value
         return value
-
-
-def is_shared(node: Node) -> bool:
-    """Whether a function's call can be made by another process: of one tensor and numbers."""
-    first, *others = node.arguments
-    return first.extent == "element" and all(a.extent in ("number", "tensor") for a in others)
 
 
 def _apply(node: Node, arguments: list[Any]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.update import Update, is_dense, laid_out_alike
-from gradstep.program.shards import is_sharded, local
+from gradstep.program.shards import is_held, is_sharded, local
 from gradstep.rule.graph import Graph
 
 #: How a weight's dtype is stored, and how many stored numbers an element has.
@@ -97,7 +97,8 @@ def alike_in_parts(tensors: Sequence[Any]) -> bool:
 
 
 def _unfit_shards(update: Update) -> str | None:
-    if not alike_in_parts([update.weight, update.gradient, *update.states.values()]):
+    states = [state for state in update.states.values() if not is_held(state)]
+    if not alike_in_parts([update.weight, update.gradient, *states]):
         return "it is a DTensor that is split otherwise than its gradient or state"
     return ineligible(local_update(update))
 

@@ -20,7 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
+from gradstep.program.shards import is_sharded, local
 from gradstep.rule.opaque import Opaque
 
 #: About so many bytes of all processes' parts go together.
@@ -35,18 +37,22 @@ class Call:
     """A call of a function for one weight, which its rule waits for.
 
     Attributes:
-        function: takes one tensor of the weight's shape, and numbers.
-        part: of that tensor in this process; a plain tensor.
+        function: takes a tensor of the weight's shape, states of a shape of their own, numbers.
+        part: of the tensor of the weight's shape in this process, a plain tensor; None for none.
         like: a DTensor that is split as it is.
         numbers: the function's.
         name: gives the weight's name, for messages.
+        own: the states of a shape of their own: whole with their owner, empty elsewhere.
+        owner: the owner's place in the mesh, where those states have one; else None.
     """
 
     function: Opaque
-    part: Tensor
+    part: Tensor | None
     like: Any
     numbers: tuple[float, ...]
     name: Callable[[], str]
+    own: tuple[Tensor, ...] = ()
+    owner: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,19 +67,52 @@ class Call:
     @property
     def stays(self) -> bool:
         """Whether the function needs nothing that this process has not."""
+        if self.owner is not None:
+            return False
         leading = self.function.leading(self.shape)
         split = [p.dim for p in self.like.placements if not p.is_replicate()]
         if not split:
             return min(self.shape[leading:], default=0) < WORTH_SENDING
         return bool(max(split) < leading)
 
-    def make(self, whole: Sequence[Tensor]) -> list[Tensor]:
-        """Call it on a batch of several calls' tensors, of equal shapes."""
-        if not whole[0].numel():
-            return list(whole)
-        batch = torch.stack(list(whole)).to(self.function.dtype or whole[0].dtype)
-        made = self.function.on_batch(batch, *self.numbers)[0]
-        return [each.to(w.dtype) for each, w in zip(made, whole, strict=True)]
+    @property
+    def kind(self) -> Any:
+        """Calls of equal kinds and shapes are made together."""
+        return id(self.function), self.numbers, tuple(t.shape for t in self.own)
+
+    @property
+    def returns_part(self) -> bool:
+        """Whether the function makes a tensor of the weight's shape anew."""
+        return self.part is not None and self.function.returns[0] == 0
+
+
+#: What a call makes: a tensor for each argument that the function returns anew, by its place.
+Made = dict[int, Tensor]
+
+
+def made_together(calls: Sequence[Call], wholes: Sequence[Tensor | None]) -> list[Made]:
+    """Call a function on a batch of several calls' tensors, of equal shapes, with equal numbers.
+
+    Args:
+        calls: of one function.
+        wholes: their tensors of the weight's shape, if they have such.
+    """
+    function, first = calls[0].function, wholes[0]
+    tensors: list[list[Tensor]] = [list(t) for t in zip(*(call.own for call in calls), strict=True)]
+    if first is not None:
+        tensors.insert(0, [w for w in wholes if w is not None])
+        if not first.numel():
+            return [{place: t[i] for place, t in enumerate(tensors)} for i in range(len(calls))]
+    batches = [torch.stack(each) for each in tensors]
+    if first is not None and function.dtype is not None:
+        batches[0] = batches[0].to(function.dtype)
+    results = function.on_batch(*batches, *calls[0].numbers)
+    rows = [list(made.to(tensors[place][0].dtype)) for place, made in _placed(function, results)]
+    return [dict(zip(function.returns, each, strict=True)) for each in zip(*rows, strict=True)]
+
+
+def _placed(function: Opaque, results: Sequence[Tensor]) -> list[tuple[int, Tensor]]:
+    return list(zip(function.returns, results, strict=True))
 
 
 @dataclass
@@ -95,55 +134,62 @@ class Traffic:
 traffic = Traffic()
 
 
-def answer(calls: Sequence[Call]) -> list[Tensor]:
-    """What the functions make, in the order of the calls: this process's parts.
+def answer(calls: Sequence[Call]) -> list[Made]:
+    """What the functions make, in the order of the calls: of the weights' shapes, the parts here.
 
     Raises:
         RuntimeError: the function failed in another process, which is named.
         Exception: what the function raised in this one.
     """
-    found: list[Tensor | None] = [None] * len(calls)
+    found: dict[int, Made] = {}
     there = [i for i, call in enumerate(calls) if call.stays]
     failures: dict[int, Exception] = {}
-    for alike in _alike(calls, there):
-        made = _attempt([calls[i] for i in alike], [calls[i].part for i in alike], failures, alike)
-        for i, each in zip(alike, made, strict=True):
-            found[i] = each
-    travelling = [i for i in range(len(calls)) if i not in set(there)]
+    for alike in _alike(there, lambda i: (_shape_of(calls[i].part), calls[i].kind)):
+        parts = [calls[i].part for i in alike]
+        made = _attempt([calls[i] for i in alike], parts, failures, alike)
+        found.update(zip(alike, made, strict=True))
     meshes: dict[Any, list[int]] = {}
-    for i in travelling:
-        meshes.setdefault((calls[i].like.device_mesh, calls[i].part.dtype), []).append(i)
+    for i, call in enumerate(calls):
+        if i not in found:
+            dtype = None if call.part is None else call.part.dtype
+            meshes.setdefault((call.like.device_mesh, dtype), []).append(i)
     for (mesh, _), own in meshes.items():
-        for i, each in zip(own, _Exchange(mesh, [calls[i] for i in own]).run(), strict=True):
-            found[i] = each
+        found.update(zip(own, _Exchange(mesh, [calls[i] for i in own]).run(), strict=True))
     if failures:
         raise next(iter(failures.values()))
-    return [each for each in found if each is not None]
+    return [found[i] for i in range(len(calls))]
 
 
-def _alike(calls: Sequence[Call], places: Sequence[int]) -> list[list[int]]:
-    """Those that a function takes together: of one shape, with the same numbers."""
+def _shape_of(part: Tensor | None) -> Any:
+    return None if part is None else part.shape
+
+
+def _alike(places: Sequence[int], kind: Callable[[int], Any]) -> list[list[int]]:
+    """Those that a function takes together, in lists."""
     kinds: dict[Any, list[int]] = {}
     for i in places:
-        call = calls[i]
-        kinds.setdefault((id(call.function), call.part.shape, call.numbers), []).append(i)
+        kinds.setdefault(kind(i), []).append(i)
     return list(kinds.values())
 
 
 def _attempt(
     calls: Sequence[Call],
-    tensors: Sequence[Tensor],
+    wholes: Sequence[Tensor | None],
     failures: dict[int, Exception],
     places: Sequence[int],
-) -> list[Tensor]:
+) -> list[Made]:
     """Call a function; an exception waits until the others have what they wait for."""
     traffic.calls += len(calls)
-    traffic.work += sum(c.function.work(t.shape) for c, t in zip(calls, tensors, strict=True))
+    for call, whole in zip(calls, wholes, strict=True):
+        traffic.work += call.function.work(call.shape if whole is None else whole.shape)
     try:
-        return calls[0].make(tensors)
+        return made_together(calls, wholes)
     except Exception as error:
         failures[places[0]] = error
-        return list(tensors)
+        tensors = [
+            [*([] if w is None else [w]), *c.own] for c, w in zip(calls, wholes, strict=True)
+        ]
+        return [{place: each[place] for place in calls[0].function.returns} for each in tensors]
 
 
 @dataclass(frozen=True)
@@ -173,13 +219,19 @@ class _Exchange:
         self.group = group_of(mesh)
         self.me = self.ranks.index(torch.distributed.get_rank())
         self.regions = [regions_of(call.like, self.group, len(self.ranks)) for call in calls]
-        self.owners = share_out([call.work for call in calls], _loads_of(tuple(self.ranks)))
+        free = [i for i, call in enumerate(calls) if call.owner is None]
+        chosen = share_out([calls[i].work for i in free], _loads_of(tuple(self.ranks)))
+        of_free = dict(zip(free, chosen, strict=True))
+        self.owners = [of_free[i] if c.owner is None else c.owner for i, c in enumerate(calls)]
         self.whole: dict[int, Tensor] = {}
-        self.made: dict[int, Tensor] = {}
+        self.made: dict[int, Made] = {
+            i: dict(enumerate(call.own, start=int(call.part is not None)))
+            for i, call in enumerate(calls)
+        }
         self.failures: dict[int, Exception] = {}
 
-    def run(self) -> list[Tensor]:
-        """The parts of all outcomes."""
+    def run(self) -> list[Made]:
+        """What all calls make, the parts of it here."""
         buckets = self._buckets()
         coming = self._gather(buckets[0])
         returning: list[Callable[[], None]] = []
@@ -189,22 +241,16 @@ class _Exchange:
                 coming = self._gather(buckets[number + 1])
             arrived()
             own = [i for i in bucket if self.owners[i] == self.me]
-            for places in self._together(own):
-                calls, wholes = [self.calls[i] for i in places], [self.whole.pop(i) for i in places]
-                made = _attempt(calls, wholes, self.failures, places)
-                self.whole.update(zip(places, made, strict=True))
+            for places in _alike(own, lambda i: (self.calls[i].shape, self.calls[i].kind)):
+                wholes = [self.whole.pop(i, None) for i in places]
+                made = _attempt([self.calls[i] for i in places], wholes, self.failures, places)
+                for i, each in zip(places, made, strict=True):
+                    self.made[i].update(each)
             returning.append(self._return(bucket))
         for arrived in returning:
             arrived()
         self._compare_failures()
         return [self.made[i] for i in range(len(self.calls))]
-
-    def _together(self, own: Sequence[int]) -> list[list[int]]:
-        kinds: dict[Any, list[int]] = {}
-        for i in own:
-            call = self.calls[i]
-            kinds.setdefault((id(call.function), call.shape, call.numbers), []).append(i)
-        return list(kinds.values())
 
     def _buckets(self) -> list[list[int]]:
         """The calls, some of each owner in each bucket, the largest first."""
@@ -221,7 +267,7 @@ class _Exchange:
                 if i is not None:
                     buckets[-1].append(i)
                     part = self.calls[i].part
-                    size += math.prod(self.calls[i].shape) * part.element_size()
+                    size += 0 if part is None else self.calls[i].like.numel() * part.element_size()
         return buckets
 
     def _sender(self, i: int, region: Region) -> int:
@@ -237,21 +283,21 @@ class _Exchange:
         outgoing: list[list[Tensor]] = [[] for _ in self.ranks]
         incoming: list[list[tuple[int, Region]]] = [[] for _ in self.ranks]
         for i in bucket:
-            owner, regions = self.owners[i], self.regions[i]
-            for region in dict.fromkeys(regions):
+            owner, part = self.owners[i], self.calls[i].part
+            for region in dict.fromkeys(self.regions[i]) if part is not None else ():
                 sender = self._sender(i, region)
-                if not region.numel or (sender, owner).count(self.me) == 0:
+                if not region.numel or sender == owner:
                     continue
-                if sender == self.me and owner != self.me:
-                    outgoing[owner].append(self.calls[i].part)
-                elif owner == self.me and sender != self.me:
+                if sender == self.me and part is not None:
+                    outgoing[owner].append(part)
+                elif owner == self.me:
                     incoming[sender].append((i, region))
         arrived = self._send(outgoing, incoming, bucket)
 
         def put_together() -> None:
             for i in bucket:
-                if self.owners[i] == self.me:
-                    part = self.calls[i].part
+                part = self.calls[i].part
+                if self.owners[i] == self.me and part is not None:
                     self.whole[i] = part.new_empty(self.calls[i].shape)
                     self.regions[i][self.me].of(self.whole[i]).copy_(part)
             for i, region, values in arrived():
@@ -264,22 +310,24 @@ class _Exchange:
         outgoing: list[list[Tensor]] = [[] for _ in self.ranks]
         incoming: list[list[tuple[int, Region]]] = [[] for _ in self.ranks]
         for i in bucket:
-            regions, owner = self.regions[i], self.owners[i]
+            regions, owner, call = self.regions[i], self.owners[i], self.calls[i]
+            if not call.returns_part or call.part is None:
+                continue
             if owner == self.me:
-                whole = self.whole.pop(i)
+                whole = self.made[i][0]
                 for rank, region in enumerate(regions):
                     if rank != self.me and region.numel:
                         outgoing[rank].append(region.of(whole))
-                self.made[i] = regions[self.me].of(whole).contiguous()
+                self.made[i][0] = regions[self.me].of(whole).contiguous()
             elif regions[self.me].numel:
                 incoming[owner].append((i, regions[self.me]))
             else:
-                self.made[i] = self.calls[i].part
+                self.made[i][0] = call.part
         arrived = self._send(outgoing, incoming, bucket)
 
         def keep() -> None:
             for i, region, values in arrived():
-                self.made[i] = values.view(region.sizes).clone()
+                self.made[i][0] = values.view(region.sizes).clone()
 
         return keep
 
@@ -291,6 +339,8 @@ class _Exchange:
     ) -> Callable[[], list[tuple[int, Region, Tensor]]]:
         """All to all; returns what waits and says what has come."""
         like = self.calls[bucket[0]].part
+        if like is None:  # of calls without such tensors nothing travels
+            return list
         sizes = [sum(t.numel() for t in tensors) for tensors in outgoing]
         flat = [t.reshape(-1) for tensors in outgoing for t in tensors]
         sent = torch.cat(flat) if flat else like.new_empty(0)
@@ -313,8 +363,7 @@ class _Exchange:
 
     def _compare_failures(self) -> None:
         """Raise in every process where one has failed."""
-        device = self.calls[0].part.device
-        flag = torch.tensor([float(bool(self.failures))], device=device)
+        flag = torch.tensor([float(bool(self.failures))], device=self.calls[0].like.device)
         torch.distributed.all_reduce(flag, group=self.group)
         if not flag.item():
             return
@@ -348,6 +397,36 @@ def share_out(work: Sequence[float], loads: list[float]) -> list[int]:
     least = min(loads)
     loads[:] = [load - least for load in loads]
     return owners
+
+
+#: Weight -> the place in its mesh of who holds its states of a shape of their own.
+_holders: Any = WeakIdKeyDictionary()
+#: The processes of a mesh -> how much work such states are to each.
+_held: dict[tuple[int, ...], list[float]] = {}
+
+
+def settle_holders(weights: Sequence[Any]) -> None:
+    """Choose who holds the states of a matrix's own shape, for DTensors that have nobody yet.
+
+    Work is counted as products and factorisations of all sides of a weight take it. All processes
+    come here with the same weights in the same order.
+    """
+    meshes: dict[tuple[int, ...], list[Any]] = {}
+    for weight in weights:
+        if is_sharded(weight) and weight not in _holders:
+            meshes.setdefault(tuple(weight.device_mesh.mesh.flatten().tolist()), []).append(weight)
+    for ranks, new in meshes.items():
+        work = [float(w.numel() * sum(w.shape) + sum(d**3 for d in w.shape)) for w in new]
+        loads = _held.setdefault(ranks, [0.0] * len(ranks))
+        for weight, place in zip(new, share_out(work, loads), strict=True):
+            _holders[weight] = place
+
+
+def holder_of(weight: Any) -> int:
+    """The place in a DTensor's mesh of who holds its states of a shape of their own."""
+    settle_holders([weight])
+    place: int = _holders[weight]
+    return place
 
 
 #: The processes of a mesh -> what each has had to do more than the one with the least.
@@ -391,3 +470,39 @@ def regions_of(tensor: Any, group: Any, count: int) -> list[Region]:
         torch.distributed.all_gather_object(told, (tuple(sizes), tuple(offsets)), group=group)
         known = _regions[key] = [Region(*each) for each in told]
     return known
+
+
+def spread(weight: Any, held: Any) -> Any:
+    """What one process has whole as a DTensor that is split evenly, as checkpoints have it.
+
+    All processes of the weight's mesh take part.
+
+    Args:
+        weight: the DTensor whose state it is.
+        held: see :func:`gradstep.program.shards.held_by`.
+    """
+    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    mesh, shape = weight.device_mesh, held.shape
+    ranks, group = mesh.mesh.flatten().tolist(), group_of(mesh)
+    placements = [p if p.is_replicate() else Shard(0) for p in weight.placements]
+    sizes, _ = compute_local_shape_and_global_offset(shape, mesh, placements)
+    whole = local(held)
+    part = whole.new_empty(tuple(sizes))
+    spread = DTensor.from_local(
+        part, mesh, placements, run_check=False, shape=shape, stride=held.stride()
+    )
+    regions = regions_of(spread, group, len(ranks))
+    me = ranks.index(torch.distributed.get_rank())
+    owner = ranks.index(int(held.device_mesh.mesh[0]))
+    outgoing, incoming = [0] * len(ranks), [0] * len(ranks)
+    incoming[owner] = part.numel()
+    sent = whole.new_empty(0)
+    if me == owner:
+        outgoing = [region.numel for region in regions]
+        sent = torch.cat([region.of(whole).reshape(-1) for region in regions if region.numel])
+    arrived = whole.new_empty(part.numel())
+    torch.distributed.all_to_all_single(arrived, sent, incoming, outgoing, group=group)
+    part.copy_(arrived.view(part.shape))
+    return spread

@@ -22,6 +22,7 @@ from gradstep.compose.members import (
 from gradstep.optimizer.beginning import only_begins_states
 from gradstep.optimizer.checkpoint import Holder
 from gradstep.optimizer.cycled_momentum import OffersMomentum
+from gradstep.optimizer.held_states import as_saved
 from gradstep.optimizer.loading import load
 from gradstep.optimizer.observer import StepObserver
 from gradstep.optimizer.optimizer import Optimizer, begin_anew, holder_of, planner_of
@@ -192,6 +193,10 @@ class Partition(HooksOnce):
         super().__setstate__(state)
         for part in self.parts.values():
             begin_anew(part)
+
+    def state_dict(self) -> dict[str, Any]:
+        """One checkpoint of all parts."""
+        return as_saved(super().state_dict(), self.state)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load a checkpoint of a partition into the same parts.

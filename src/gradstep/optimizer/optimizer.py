@@ -19,6 +19,7 @@ from gradstep.backends.update import describe, has_shape
 from gradstep.optimizer.beginning import only_begins_states
 from gradstep.optimizer.checkpoint import Holder
 from gradstep.optimizer.cycled_momentum import OffersMomentum, with_momentum
+from gradstep.optimizer.held_states import as_saved
 from gradstep.optimizer.loading import load
 from gradstep.optimizer.observer import StepObserver
 from gradstep.optimizer.parameter_groups import GroupReader, Places
@@ -365,6 +366,14 @@ class Optimizer(HooksOnce):
             _observed(self)
         else:
             begin_anew(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The checkpoint, as torch.optim's.
+
+        Where weights are split among processes, and their rule keeps matrices (Shampoo, SOAP), all
+        processes have to call it.
+        """
+        return as_saved(super().state_dict(), self.state)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load a checkpoint: of this class, or of torch.optim's class of the same name.

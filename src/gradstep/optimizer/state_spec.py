@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.backends.sharing import holder_of
 from gradstep.backends.update import describe, is_dense, laid_out_alike, layout, working_dtype
 from gradstep.program.block_formats import BlockFormat
 from gradstep.program.format import DType, Format, Part
@@ -20,7 +21,7 @@ from gradstep.program.formats import (
     formats,
     weight_format,
 )
-from gradstep.program.shards import local
+from gradstep.program.shards import full, held_by, is_sharded, local
 from gradstep.rule.definition import Rule
 from gradstep.rule.signs import never_negative
 from gradstep.rule.state import State
@@ -151,8 +152,11 @@ class StateSpec:
         """One tensor as the state starts; ``dtype`` in the place of the weight's, if it has one."""
         state, plain = self.state, type(p) in PLAIN
         if state.shape == "own":
-            shape = state.shape_for(tuple(p.shape), options)
-            return torch.zeros(shape, dtype=own_dtype(p.dtype), device=p.device)
+            shape, dtype = state.shape_for(tuple(p.shape), options), own_dtype(p.dtype)
+            if is_sharded(p):
+                held: Tensor = held_by(p, holder_of(p), torch.zeros(0, dtype=dtype), shape)
+                return held
+            return torch.zeros(shape, dtype=dtype, device=p.device)
         if state.shape != "weight":
             return _zeros_along(p, -1 if state.shape == "row" else -2, dtype)
         if state.start == "zeros" and plain:
@@ -321,7 +325,10 @@ class StateSpec:
 
     def _stored(self, numbers: Tensor, p: Tensor, name_of: Callable[[], str]) -> dict[str, Tensor]:
         if self.state.shape == "own":
-            return {self.name: numbers.to(own_dtype(p.dtype))}
+            whole = full(numbers).to(own_dtype(p.dtype))
+            if is_sharded(p):
+                whole = held_by(p, holder_of(p), whole, tuple(whole.shape))
+            return {self.name: whole}
         format = self.format_for(p)
         if format is None:
             return {self.name: numbers.to(p.dtype)}
@@ -341,7 +348,7 @@ class StateSpec:
 
     def _laid_out(self, tensor: Tensor, p: Tensor) -> Tensor:
         if self.state.shape != "weight" or self.is_in_rows(p):
-            return tensor.contiguous()
+            return tensor if is_sharded(tensor) else tensor.contiguous()
         plain = type(p) in PLAIN and type(tensor) is Tensor
         alike = not plain or tensor.shape != p.shape or laid_out_alike(tensor, p)
         if alike or not is_dense(p):

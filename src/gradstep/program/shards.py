@@ -43,3 +43,37 @@ def like_shards_of(whole: Any, part: Tensor, shape: tuple[int, ...]) -> Tensor:
         shape=like.shape,
         stride=like.stride(),
     )
+
+
+def held_by(whole: Any, place: int, tensor: Tensor, shape: tuple[int, ...]) -> Any:
+    """A DTensor that one process of a mesh has whole, and the others have nothing of.
+
+    Args:
+        whole: a DTensor of that mesh.
+        place: of the process in it.
+        tensor: plain; only that process's is looked at. Of no element: zeros of its dtype.
+        shape: of the tensor, which all know.
+    """
+    from torch.distributed.tensor import DeviceMesh, DTensor, Replicate
+
+    mesh = whole.device_mesh
+    rank = int(mesh.mesh.flatten()[place])
+    # Nothing is ever sent within a mesh of one: it needs no process group.
+    alone = DeviceMesh(mesh.device_type, [rank], _init_backend=False)
+    here = rank == torch.distributed.get_rank()
+    if not here or not tensor.numel():
+        tensor = torch.zeros(shape if here else (0,), dtype=tensor.dtype, device=whole.device)
+    like = torch.empty(shape, device="meta")
+    return DTensor.from_local(
+        tensor, alone, [Replicate()], run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def full(tensor: Any) -> Any:
+    """The whole of a tensor, gathered in each process if it is split."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def is_held(tensor: Any) -> bool:
+    """Whether it is a DTensor that one process alone has, and whole."""
+    return is_sharded(tensor) and tensor.device_mesh.ndim == 1 and tensor.device_mesh.size() == 1
