@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,11 +25,32 @@ def soap(
     weight_decay: float = 0.01,
     precondition_frequency: int = 10,
     max_size: int = 10000,
+    block_size: int = 0,
 ) -> Iterator[Array]:
     """Vyas et al. 2024, algorithm 3, with the first step of the authors' code: the basis alone.
 
     What the paper leaves to chance is as the rule says it is: the basis of what a gradient lacks.
     """
+    if block_size and w.ndim > 1:
+        given = list(gradients)
+        ends = [w.copy() for _ in given]
+        for corner in itertools.product(*(range(0, d, block_size) for d in w.shape)):
+            cut = tuple(slice(i, i + block_size) for i in corner)
+            own = soap(
+                w[cut],
+                [None if g is None else g[cut] for g in given],
+                lr=lr,
+                betas=betas,
+                shampoo_beta=shampoo_beta,
+                eps=eps,
+                weight_decay=weight_decay,
+                precondition_frequency=precondition_frequency,
+                max_size=max_size,
+            )
+            for end, part in zip(ends, own, strict=True):
+                end[cut] = part
+        yield from ends
+        return
     noise = 2.0**-20 if w.dtype == numpy.float32 else 2.0**-36
     eps_of = max(float(numpy.finfo(w.dtype).eps), float(numpy.finfo(numpy.float64).eps))
     kept = [i for i, d in enumerate(w.shape) if d <= max_size and w.ndim > 1]
@@ -133,6 +155,7 @@ REFERENCES = [
             {"lr": 0.01, "betas": (0.9, 0.99), "precondition_frequency": 60},
             {"lr": 0.01, "weight_decay": 0.0, "betas": (0.9, 0.99), "maximize": True},
             {"lr": f64(0.02), "precondition_frequency": 2, "shampoo_beta": 0.8, "max_size": 4},
+            {"lr": 1e-3, "precondition_frequency": 3, "block_size": 5},
         ],
         takes_complex=False,
         elementwise=False,

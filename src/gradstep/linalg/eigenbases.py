@@ -10,20 +10,29 @@ from torch import Tensor
 
 from gradstep.linalg.bases import rounding_as_inf, singular_basis, turned
 from gradstep.linalg.batches import each
+from gradstep.linalg.blocks import in_blocks
 from gradstep.linalg.kronecker import along, as_rows, gram, pack, unpack
 from gradstep.rule import opaque
 
 
 @opaque
-def rotate(x: Tensor, Q: Tensor, max_size: float) -> Tensor:
-    """x in the bases of its dimensions: ``Q₁ᵀ X Q₂`` of a matrix."""
-    return along(x, [None if q is None else q.mT for q in unpack(Q, x, max_size)])
+def rotate(x: Tensor, Q: Tensor, max_size: float, block_size: float) -> Tensor:
+    """x in the bases of its dimensions: ``Q₁ᵀ X Q₂`` of a matrix, or of each of its blocks."""
+
+    def of_block(x: Tensor, Q: Tensor) -> tuple[Tensor]:
+        return (along(x, [None if q is None else q.mT for q in unpack(Q, x, max_size)]),)
+
+    return in_blocks(of_block, x, (Q,), max_size, block_size)[0]
 
 
 @opaque
-def rotate_back(x: Tensor, Q: Tensor, max_size: float) -> Tensor:
-    """The inverse: ``Q₁ X Q₂ᵀ`` of a matrix."""
-    return along(x, unpack(Q, x, max_size))
+def rotate_back(x: Tensor, Q: Tensor, max_size: float, block_size: float) -> Tensor:
+    """The inverse: ``Q₁ X Q₂ᵀ`` of a matrix, or of each of its blocks."""
+
+    def of_block(x: Tensor, Q: Tensor) -> tuple[Tensor]:
+        return (along(x, unpack(Q, x, max_size)),)
+
+    return in_blocks(of_block, x, (Q,), max_size, block_size)[0]
 
 
 @opaque
@@ -34,21 +43,32 @@ def told_from_rounding(size: Tensor) -> Tensor:
 
 @opaque(returns=("GG", "Q"))
 def begin_and_average(
-    g: Tensor, GG: Tensor, Q: Tensor, step: float, shampoo_beta: float, max_size: float
+    g: Tensor,
+    GG: Tensor,
+    Q: Tensor,
+    step: float,
+    shampoo_beta: float,
+    max_size: float,
+    block_size: float,
 ) -> tuple[Tensor, Tensor]:
     """The moving averages of ``G_i G_iᵀ``, with dimension i of the gradient as its rows.
 
     And at the first step the bases: the eigenvectors of these, which are the gradient's singular
-    vectors. Taken from the gradient itself they have twice the digits.
+    vectors. Taken from the gradient itself they have twice the digits. Of each block by itself.
     """
-    averages = unpack(GG, g, max_size)
-    if step == 1:
-        Q = pack(first_bases(g, averages), Q)
-    made = [
-        None if average is None else average.lerp(gram(g, i), 1 - shampoo_beta)
-        for i, average in enumerate(averages)
-    ]
-    return pack(made, GG), Q
+
+    def of_block(g: Tensor, GG: Tensor, Q: Tensor) -> tuple[Tensor, ...]:
+        averages = unpack(GG, g, max_size)
+        if step == 1:
+            Q = pack(first_bases(g, averages), Q)
+        made = [
+            None if average is None else average.lerp(gram(g, i), 1 - shampoo_beta)
+            for i, average in enumerate(averages)
+        ]
+        return g, pack(made, GG), Q
+
+    _, GG, Q = in_blocks(of_block, g, (GG, Q), max_size, block_size)
+    return GG, Q
 
 
 def first_bases(g: Tensor, averages: list[Tensor | None]) -> list[Tensor | None]:
@@ -69,7 +89,8 @@ def turn(
     step: float,
     precondition_frequency: float,
     max_size: float,
-) -> tuple[Tensor, Tensor]:
+    block_size: float,
+) -> tuple[Tensor, ...]:
     """Every few steps, turn the bases towards the eigenvectors of the averages.
 
     By one step of the power method, for which the columns are brought in the order of their
@@ -77,12 +98,16 @@ def turn(
     """
     if step == 1 or (step - 1) % precondition_frequency:
         return exp_avg_sq, Q
-    averages, bases = unpack(GG, exp_avg_sq, max_size), unpack(Q, exp_avg_sq, max_size)
-    for i, (average, basis) in enumerate(zip(averages, bases, strict=True)):
-        if average is None or basis is None:
-            continue
-        bases[i], order = each(turned, average, basis)
-        shape = [1] * exp_avg_sq.dim()
-        shape[0], shape[i + 1] = order.shape
-        exp_avg_sq = exp_avg_sq.take_along_dim(order.view(shape), i + 1)
-    return exp_avg_sq, pack(bases, Q)
+
+    def of_block(x: Tensor, GG: Tensor, Q: Tensor) -> tuple[Tensor, ...]:
+        averages, bases = unpack(GG, x, max_size), unpack(Q, x, max_size)
+        for i, (average, basis) in enumerate(zip(averages, bases, strict=True)):
+            if average is None or basis is None:
+                continue
+            bases[i], order = each(turned, average, basis)
+            shape = [1] * x.dim()
+            shape[0], shape[i + 1] = order.shape
+            x = x.take_along_dim(order.view(shape), i + 1)
+        return x, pack(bases, Q)
+
+    return in_blocks(of_block, exp_avg_sq, (GG, Q), max_size, block_size)

@@ -128,7 +128,7 @@ def kl_soap(
     )
     if Q is not None:
         GG, Q = begin_and_fit(g, GG, Q, step, shampoo_beta, max_size)
-        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size)
+        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size, 0)
     moved = w - lr * corrections(step, beta1, beta2) * direction
     after = where(step > 1, moved * (1 - lr * weight_decay), w)
     return new_weight(after), exp_avg, exp_avg_sq, GG, Q

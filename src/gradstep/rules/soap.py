@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from gradstep.linalg.blocks import blocked_length
 from gradstep.linalg.eigenbases import (
     begin_and_average,
     rotate,
@@ -11,7 +12,6 @@ from gradstep.linalg.eigenbases import (
     told_from_rounding,
     turn,
 )
-from gradstep.linalg.kronecker import packed_length
 from gradstep.rule import (
     Decay,
     Interval,
@@ -34,8 +34,8 @@ def soap(
     g: Value,
     exp_avg: Value,
     exp_avg_sq: Value,
-    GG: Value = shaped(packed_length, "max_size", only="matrix"),
-    Q: Value = shaped(packed_length, "max_size", only="matrix"),
+    GG: Value = shaped(blocked_length, "max_size", "block_size", only="matrix"),
+    Q: Value = shaped(blocked_length, "max_size", "block_size", only="matrix"),
     *,
     w: Value,
     step: Value,
@@ -47,6 +47,7 @@ def soap(
     weight_decay: NonNegative = 0.01,
     precondition_frequency: Positive = 10,
     max_size: Positive = 10000,
+    block_size: NonNegative = 0,
 ) -> Result:
     """SOAP: Adam in the basis of Shampoo's eigenvectors.
 
@@ -74,6 +75,8 @@ def soap(
         weight_decay: shrinks the weight itself by lr · weight_decay, after the step.
         precondition_frequency: how many steps a basis is kept for.
         max_size: a larger dimension has no basis and is left as it is.
+        block_size: weights are cut into blocks with sides of at most this, each with bases of its
+            own, in proportion less work for large ones; 0 for weights as they are.
 
     Paper:
         Vyas et al. 2024, "SOAP: improving and stabilizing Shampoo using Adam", arXiv:2409.11321.
@@ -81,11 +84,11 @@ def soap(
     Agrees with pytorch_optimizer's SOAP, which is the authors'.
     """
     direction, exp_avg, exp_avg_sq = adam_in_bases(
-        g, exp_avg, exp_avg_sq, Q, step, beta1, beta2, eps, max_size
+        g, exp_avg, exp_avg_sq, Q, step, beta1, beta2, eps, max_size, block_size
     )
     if Q is not None:
-        GG, Q = begin_and_average(g, GG, Q, step, shampoo_beta, max_size)
-        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size)
+        GG, Q = begin_and_average(g, GG, Q, step, shampoo_beta, max_size, block_size)
+        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size, block_size)
     moved = w - lr * corrections(step, beta1, beta2) * direction
     after = where(step > 1, moved * (1 - lr * weight_decay), w)
     return new_weight(after), exp_avg, exp_avg_sq, GG, Q
@@ -101,6 +104,7 @@ def adam_in_bases(
     beta2: Any,
     eps: Any,
     max_size: Any,
+    block_size: Any = 0,
 ) -> tuple[Any, Any, Any]:
     """Adam's direction in the bases Q, without the corrections, and its averages.
 
@@ -108,12 +112,14 @@ def adam_in_bases(
     """
     moves = step > 1
     exp_avg = where(moves, lerp(exp_avg, g, 1 - beta1), exp_avg)
-    rotated = g if Q is None else rotate(g, Q, max_size)
-    average = exp_avg if Q is None else rotate(exp_avg, Q, max_size)
+    rotated = g if Q is None else rotate(g, Q, max_size, block_size)
+    average = exp_avg if Q is None else rotate(exp_avg, Q, max_size, block_size)
     exp_avg_sq = where(moves, lerp(exp_avg_sq, rotated * rotated, 1 - beta2), exp_avg_sq)
     size = sqrt(exp_avg_sq) if Q is None else told_from_rounding(sqrt(exp_avg_sq))
     direction = where(moves, average / (size + eps), 0 * g)
-    return direction if Q is None else rotate_back(direction, Q, max_size), exp_avg, exp_avg_sq
+    if Q is not None:
+        direction = rotate_back(direction, Q, max_size, block_size)
+    return direction, exp_avg, exp_avg_sq
 
 
 def corrections(step: Any, beta1: Any, beta2: Any) -> Any:
@@ -128,8 +134,8 @@ def soap_muon(
     g: Value,
     exp_avg: Value,
     exp_avg_sq: Value,
-    GG: Value = shaped(packed_length, "max_size", only="matrix"),
-    Q: Value = shaped(packed_length, "max_size", only="matrix"),
+    GG: Value = shaped(blocked_length, "max_size", "block_size", only="matrix"),
+    Q: Value = shaped(blocked_length, "max_size", "block_size", only="matrix"),
     *,
     w: Value,
     step: Value,
@@ -141,6 +147,7 @@ def soap_muon(
     weight_decay: NonNegative = 0.01,
     precondition_frequency: Positive = 10,
     max_size: Positive = 10000,
+    block_size: NonNegative = 0,
     ns_steps: Annotated[float, Interval(0, 100)] = 5,
     adjust_lr_fn: Adjustment | None = "match_rms_adamw",
     coefficients: Coefficients = "fixed",
@@ -164,6 +171,8 @@ def soap_muon(
         weight_decay: shrinks the weight itself by lr · weight_decay, after the step.
         precondition_frequency: how many steps a basis is kept for.
         max_size: a larger dimension has no basis and is left as it is.
+        block_size: weights are cut into blocks with sides of at most this, each with bases of its
+            own, in proportion less work for large ones; 0 for weights as they are.
         ns_steps: how many Newton–Schulz iterations.
         adjust_lr_fn: as in muon.
         coefficients: as in muon.
@@ -173,11 +182,11 @@ def soap_muon(
         None; a record of the speed runs of nanoGPT of 2026 in the fewest steps.
     """
     direction, exp_avg, exp_avg_sq = adam_in_bases(
-        g, exp_avg, exp_avg_sq, Q, step, beta1, beta2, eps, max_size
+        g, exp_avg, exp_avg_sq, Q, step, beta1, beta2, eps, max_size, block_size
     )
     direction = adjusted(orthogonal(direction, ns_steps, coefficients, precision), w, adjust_lr_fn)
     if Q is not None:
-        GG, Q = begin_and_average(g, GG, Q, step, shampoo_beta, max_size)
-        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size)
+        GG, Q = begin_and_average(g, GG, Q, step, shampoo_beta, max_size, block_size)
+        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size, block_size)
     after = where(step > 1, (w - lr * direction) * (1 - lr * weight_decay), w)
     return new_weight(after), exp_avg, exp_avg_sq, GG, Q
