@@ -79,14 +79,18 @@ RULES = [
     pytest.param(gradstep.GaLore, {"rank": 2, "scale": 1.0}, id="GaLore-rank"),
     pytest.param(gradstep.APOLLO, {"rank": 2}, id="APOLLO"),
     pytest.param(gradstep.Kron, {}, id="Kron"),
-    pytest.param(gradstep.PSGDPro, {}, id="PSGDPro"),
+    pytest.param(gradstep.PSGDPro, {}, id="PSGDPro", marks=pytest.mark.deep),
     pytest.param(gradstep.Dion, {}, id="Dion"),
-    pytest.param(gradstep.SOAPMuon, {"precision": "float32"}, id="SOAPMuon"),
-    pytest.param(gradstep.KLSOAP, {"precondition_frequency": 2}, id="KLSOAP"),
-    pytest.param(gradstep.KLShampoo, {}, id="KLShampoo"),
+    pytest.param(
+        gradstep.SOAPMuon, {"precision": "float32"}, id="SOAPMuon", marks=pytest.mark.deep
+    ),
+    pytest.param(
+        gradstep.KLSOAP, {"precondition_frequency": 2}, id="KLSOAP", marks=pytest.mark.deep
+    ),
+    pytest.param(gradstep.KLShampoo, {}, id="KLShampoo", marks=pytest.mark.deep),
     pytest.param(gradstep.SPlus, {}, id="SPlus"),
-    pytest.param(gradstep.SPlus, {"inverse_steps": 3}, id="SPlus-turned"),
-    pytest.param(gradstep.Conda, {"update_proj_gap": 5}, id="Conda"),
+    pytest.param(gradstep.SPlus, {"inverse_steps": 3}, id="SPlus-turned", marks=pytest.mark.deep),
+    pytest.param(gradstep.Conda, {"update_proj_gap": 5}, id="Conda", marks=pytest.mark.deep),
     pytest.param(gradstep.Fira, {"rank": 2, "update_proj_gap": 5}, id="Fira"),
 ]
 
