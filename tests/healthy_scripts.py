@@ -890,6 +890,41 @@ for step in range(30):
     optimizer.step()
 show(model)
 """,
+    "adversarial-steps": """
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+for step in range(30):
+    x, y = batch()
+    move = torch.zeros_like(x, requires_grad=True)
+    for _ in range(3):
+        cross_entropy(model(x + move), y).backward()
+        move.data = (move + 0.1 * move.grad.detach().sign()).clamp(-0.3, 0.3)
+        move.grad.zero_()
+    optimizer.zero_grad()
+    cross_entropy(model(x + move.detach()), y).backward()
+    optimizer.step()
+show(model)
+""",
+    "language-model-by-hand": """
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.cell = nn.Embedding(20, 16), nn.LSTM(16, 16, 2, dropout=0.2)
+        self.out = nn.Linear(16, 20)
+    def forward(self, x, hidden):
+        y, hidden = self.cell(self.table(x), hidden)
+        return torch.log_softmax(self.out(y).view(-1, 20), dim=1), hidden
+model = Words()
+hidden = torch.zeros(2, 4, 16), torch.zeros(2, 4, 16)
+for step in range(40):
+    x = torch.randint(0, 20, (6, 4))
+    model.zero_grad()
+    found, hidden = model(x, tuple(h.detach() for h in hidden))
+    nn.NLLLoss()(found, x.view(-1)).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+    for p in model.parameters():
+        p.data.add_(p.grad, alpha=-5.0)
+show(model)
+""",
     "perceptual-loss": """
 judge = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
 model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 6))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradstep.sight.mistakes.calls import follow
 from gradstep.sight.mistakes.place import Place, here
@@ -28,6 +28,8 @@ class Backward(Family):
         looks: whether the pass that runs is one that is looked at.
         loss: what the last pass began from, if that was one number.
         leaves: weak references to the leaves in no optimizer that it reaches, by their id.
+        for_others: whether any that was looked at reached a tensor that is no parameter, such as an
+            input that is to deceive the network.
     """
 
     order = 0
@@ -40,6 +42,7 @@ class Backward(Family):
         self.looks = False
         self.loss: Tensor | None = None
         self.leaves: dict[int, weakref.ref[Tensor]] = {}
+        self.for_others = False
         self._depth = 0
         self._end = follow(torch.autograd, "backward", before=self._begins, after=self._ended)
 
@@ -58,11 +61,10 @@ class Backward(Family):
     def _look(self, losses: list[Tensor]) -> None:
         self.place = here()
         self.of_leaf = all(loss.grad_fn is None for loss in losses)
-        if self.count <= _FIRST or self.count % _EACH == 0:
-            held = {id(h.parameter) for w in self.diagnosis.watched for h in w.held}
-            self.leaves = {
-                id(leaf): weakref.ref(leaf) for leaf in leaves_of(losses) if id(leaf) not in held
-            }
+        held = {id(h.parameter) for w in self.diagnosis.watched for h in w.held}
+        found = [leaf for leaf in leaves_of(losses) if id(leaf) not in held]
+        self.leaves = {id(leaf): weakref.ref(leaf) for leaf in found}
+        self.for_others |= any(not isinstance(leaf, nn.Parameter) for leaf in found)
 
     def _ended(self, *_: Any, **__: Any) -> None:
         self._depth -= 1

@@ -44,9 +44,15 @@ class Clipping(Family):
             )
         ]
 
-    def _begins(self, *_: Any, **__: Any) -> None:
+    def _begins(self, parameters: Any = None, *_: Any, **__: Any) -> None:
         self._calls += 1
         self._before = None
+        if not any(watched.steps for watched in self.diagnosis.watched):
+            return  # such as a loop by hand
+        if isinstance(parameters, list | tuple):  # a generator is not to be gone through here
+            held = {id(h.parameter) for w in self.diagnosis.watched for h in w.held}
+            if any(p.grad is not None and id(p) not in held for p in parameters):
+                return
         if self._calls <= _FIRST or self._calls % _EACH == 0:
             self._before = [
                 (held, held.parameter.grad._version, held.is_used_gradient(held.parameter.grad))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from gradstep.sight.mistakes.backward import Backward
 from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.gradients import Gradients
@@ -67,9 +65,7 @@ class Dropped(Family):
     def _for_others(self) -> bool:
         """Whether the backward passes are for tensors that are no parameters, too."""
         backward = self.diagnosis.family(Backward)
-        return backward is None or any(
-            not isinstance(leaf, nn.Parameter) for leaf in backward.unheld()
-        )
+        return backward is None or backward.for_others
 
     def _say(self, watched: Watched, dropped: int, place: Place | None) -> None:
         self.diagnosis.report(
