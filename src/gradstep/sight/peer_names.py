@@ -114,8 +114,8 @@ schedule_free, schedule_free_sgd, schedule_free_adamw = `schedule_free`, `SGDSch
 `AdamWScheduleFree`
 sam = `SAM`
 mechanize = `Mechanic`
-acprop = not here: `AdaBelief` with the denominator of the step before
-cocob = not here: betting on coins, without a learning rate; `Prodigy` and `DoG` find one
+acprop = `ACProp`
+cocob = `COCOB`
 dpsgd, differentially_private_aggregate, per_example_global_norm_clip, \
 per_example_layer_norm_clip = not here: gradients of single examples, which no optimizer sees
 clip = `clip_by_value`
