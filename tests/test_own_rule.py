@@ -136,3 +136,28 @@ def test_on_weights_that_two_processes_share() -> None:
     for reached in run_ranks(split, 2):
         for a, b in zip(reached, expected, strict=True):
             assert abs(a - b.numpy()).max() <= 1e-6 * abs(b).max()
+
+
+@gradstep.rule
+def handing_on(g, recent, older, *, momentum=0.5):  # type: ignore[no-untyped-def]
+    """The state of the step before, as it was, becomes another."""
+    return older + g, momentum * recent + g, recent
+
+
+@pytest.mark.parametrize(
+    "stages", [(), (gradstep.clip_by_global_norm(1.0),)], ids=["alone", "sums"]
+)
+@pytest.mark.parametrize("engine", ["fused", "eager", "compile"])
+def test_a_state_that_is_handed_on_is_the_one_before_the_step(engine: str, stages: Any) -> None:
+    rule = gradstep.chain(*stages, handing_on) if stages else handing_on
+    weight = torch.nn.Parameter(torch.zeros(3))
+    optimizer = gradstep.Optimizer([weight], rule, lr=1.0, engine=engine)
+    w = recent = older = torch.zeros(3)
+    for number in range(3):
+        weight.grad = torch.full((3,), 0.25 * (number + 1))
+        g = weight.grad.clone()
+        g = g * min(1.0, 1 / float(g.norm())) if stages else g
+        optimizer.step()
+        w, recent, older = w - older - g, 0.5 * recent + g, recent
+        torch.testing.assert_close(weight.detach(), w)
+        torch.testing.assert_close(optimizer.state[weight]["older"], older)

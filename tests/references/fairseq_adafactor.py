@@ -81,6 +81,7 @@ REFERENCES = [
         takes_complex=False,
         elementwise=False,
         by_rows=True,
+        bound=64.0,
         oracle=oracle,
         oracle_shapes=[(8, 6), (5,)],
     ),

@@ -43,6 +43,8 @@ REFERENCES = [
         gradstep.msvag,
         msvag,
         extra=[{}, {"lr": 0.1, "beta": 0.75}],
+        # At the first step a rounding counts 9999 times.
+        bound=2.0**17,
         oracle=oracle,
     ),
 ]

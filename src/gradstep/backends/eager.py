@@ -27,6 +27,7 @@ from gradstep.backends.update import (
     is_matrix,
     kept_weight,
     number_eps,
+    unaliased,
     wide_weight,
     working_dtype,
 )
@@ -254,7 +255,9 @@ def _work_out(
     after = _numbers_after(update, new_states)
     if not weight.numel():  # of nothing, a mean is not a number: the kernels leave the states too
         return _Outcome(None, {}, after)
-    converted = encoded(new_states, real_states, update.formats)
+    converted = encoded(unaliased(new_states, real_states), real_states, update.formats)
+    if any(new_weight is state for state in real_states.values()):
+        new_weight = new_weight.clone()
     kept, beside = kept_weight(update, new_weight, _next_step(update), rows)
     return _Outcome(kept, {**converted, **beside}, after, rows)
 

@@ -23,6 +23,7 @@ from gradstep.backends.update import (
     encoded,
     kept_weight,
     number_eps,
+    unaliased,
     wide_weight,
     working_dtype,
 )
@@ -92,6 +93,10 @@ class EagerRounds:
             total = yield float(share.full_tensor() if hasattr(share, "full_tensor") else share)
             known[id(node)] = numpy.float64(total)
         weight, *states = [self.value(node, known) for node in graph.outputs()]
+        names = [name for name, _, _ in graph.states]
+        befores = {name: known[id(before)] for name, before, _ in graph.states}
+        apart = unaliased(dict(zip(["", *names], [weight, *states], strict=True)), befores)
+        weight, *states = apart.values()
         numbers = {n: float(self.value(node, known)) for n, _, node in self._after}
         if is_sharded(update.weight):  # states that are whole with their owner, and empty elsewhere
             for (name, before, _), state in zip(graph.states, states, strict=True):

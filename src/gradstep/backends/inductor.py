@@ -64,6 +64,15 @@ def graph_function(
     return function
 
 
+def _hands_on(graph: Graph) -> bool:
+    """Whether a state becomes what another was before the step."""
+    return any(
+        after is before and name != other
+        for name, _, after in graph.states
+        for other, before, _ in graph.states
+    )
+
+
 def _operation(node: Node) -> Callable[..., Tensor]:
     if node.operation not in REDUCTIONS:
         return OPERATIONS[node.operation].tensor
@@ -99,6 +108,8 @@ class Inductor(Backend):
             return "its rule calls a function that is not traced"
         if program.graph.sums_over_all:
             return "its rule sums over all parameters"
+        if _hands_on(program.graph):  # torch.compile reads it when it was written over already
+            return "its rule hands one state on to another as it was"
         if gradient.dtype != weight.dtype:
             return f"its gradient is {gradient.dtype}"
         return f"its gradient is {gradient.layout}" if gradient.is_sparse else None

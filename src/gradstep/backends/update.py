@@ -86,6 +86,21 @@ def decoded(
     return found | decoded(rest, {}, dtype, shape)
 
 
+def unaliased(new: Mapping[str, Any], held: Mapping[str, Tensor]) -> dict[str, Any]:
+    """New states, none of which is the tensor of another that will have been written by then.
+
+    A rule may hand one state on to another, as it was before the step.
+
+    Args:
+        new: the new states by name.
+        held: the states that they are written into.
+    """
+    return {
+        name: value.clone() if any(value is held[n] for n in held if n != name) else value
+        for name, value in new.items()
+    }
+
+
 def encoded(
     new: Mapping[str, Tensor], stored: Mapping[str, Tensor], formats: Mapping[str, Format]
 ) -> dict[str, Tensor]:

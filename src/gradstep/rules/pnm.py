@@ -13,8 +13,10 @@ from gradstep.rule import (
     lerp,
     maximum,
     nonzero,
+    number,
     rule,
     sqrt,
+    where,
     zeros,
 )
 
@@ -22,8 +24,9 @@ from gradstep.rule import (
 @rule(class_name="PNM")
 def pnm(
     g: Value,
-    recent: Value,
-    older: Value,
+    odd_momentum: Value,
+    even_momentum: Value,
+    turn: Value = number(0.0),
     *,
     w: Value,
     beta1: Decay = 0.9,
@@ -35,8 +38,9 @@ def pnm(
     That leaves the mean gradient as it is, and makes its noise larger.
 
     States:
-        recent: the momentum of this gradient and every other before it.
-        older: the momentum of the gradients between.
+        odd_momentum: the momentum of the first gradient and every other behind it.
+        even_momentum: the momentum of the gradients between.
+        turn: which of the two the last gradient came to: 1 for the odd one.
 
     Hyperparameters:
         beta1: the square of it is how much of a momentum is kept when a gradient comes to it.
@@ -49,21 +53,26 @@ def pnm(
 
     Agrees with pytorch_optimizer.
     """
-    new = lerp(older, g, 1 - beta1 * beta1)
+    turn, share = 1 - turn, 1 - beta1 * beta1
+    odd_momentum = where(turn > 0, lerp(odd_momentum, g, share), odd_momentum)
+    even_momentum = where(turn > 0, even_momentum, lerp(even_momentum, g, share))
+    new = where(turn > 0, odd_momentum, even_momentum)
+    older = where(turn > 0, even_momentum, odd_momentum)
     noise = sqrt((1 + beta2) * (1 + beta2) + beta2 * beta2)
-    direction = ((1 + beta2) * new - beta2 * recent) / noise
+    direction = ((1 + beta2) * new - beta2 * older) / noise
     if nonzero(weight_decay):
         direction = direction + weight_decay * w
-    return direction, new, recent
+    return direction, odd_momentum, even_momentum, turn
 
 
 @rule(class_name="AdaPNM")
 def adapnm(
     g: Value,
-    recent: Value,
-    older: Value,
+    odd_momentum: Value,
+    even_momentum: Value,
     exp_avg_sq: Value,
     max_exp_avg_sq: Value = zeros(when="amsgrad"),
+    turn: Value = number(0.0),
     *,
     w: Value,
     step: Value,
@@ -77,10 +86,11 @@ def adapnm(
     """AdaPNM: positive–negative momentum over Adam's root of the average square.
 
     States:
-        recent: the momentum of this gradient and every other before it.
-        older: the momentum of the gradients between.
+        odd_momentum: the momentum of the first gradient and every other behind it.
+        even_momentum: the momentum of the gradients between.
         exp_avg_sq: the moving average of the squared gradient.
         max_exp_avg_sq: the largest of those so far, kept only with amsgrad.
+        turn: which of the two the last gradient came to: 1 for the odd one.
 
     Hyperparameters:
         beta1: the square of it is how much of a momentum is kept when a gradient comes to it.
@@ -97,14 +107,18 @@ def adapnm(
     As the paper has it; pytorch_optimizer adds 1e-15 under the root, and eps before the root's bias
     is corrected.
     """
-    new = lerp(older, g, 1 - beta1 * beta1)
+    turn, share = 1 - turn, 1 - beta1 * beta1
+    odd_momentum = where(turn > 0, lerp(odd_momentum, g, share), odd_momentum)
+    even_momentum = where(turn > 0, even_momentum, lerp(even_momentum, g, share))
+    new = where(turn > 0, odd_momentum, even_momentum)
+    older = where(turn > 0, even_momentum, odd_momentum)
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)
     largest = exp_avg_sq
     if max_exp_avg_sq is not None:
         largest = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
     noise = sqrt((1 + beta3) * (1 + beta3) + beta3 * beta3) * (1 - beta1**step)
     root = sqrt(largest) / sqrt(1 - beta2**step) + eps
-    direction = ((1 + beta3) * new - beta3 * recent) / noise / root
+    direction = ((1 + beta3) * new - beta3 * older) / noise / root
     if nonzero(weight_decay):
         direction = direction + weight_decay * w
-    return direction, new, recent, exp_avg_sq, max_exp_avg_sq
+    return direction, odd_momentum, even_momentum, exp_avg_sq, max_exp_avg_sq, turn

@@ -9,6 +9,7 @@ from gradstep.rule import (
     Value,
     lerp,
     maximum,
+    mean,
     nonzero,
     norm,
     number,
@@ -53,9 +54,9 @@ def sgd_sai(
     Agrees with pytorch_optimizer: of weights without rows and columns, and where all elements are
     equal, the norm counts alone.
     """
-    count, total = size(g), sum(g)
-    variance = maximum(sum(g * g) - total * total / count, 0) / maximum(count - 1, 1)
-    deviation = sqrt(variance)
+    count, apart = size(g), g - mean(g)
+    variance = sum(apart * apart) / maximum(count - 1, 1)
+    deviation = where(count > 1, sqrt(variance), 0)
     ratio = where(deviation > 0, norm(g) / (deviation + eps), norm(g)) if is_matrix else norm(g)
     gsnr = where(first, ratio, gsnr)
     momentum_buffer = lerp(momentum_buffer, g, 1 - momentum)
