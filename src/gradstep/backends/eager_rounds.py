@@ -94,7 +94,7 @@ class EagerRounds:
             known[id(node)] = numpy.float64(total)
         weight, *states = [self.value(node, known) for node in graph.outputs()]
         names = [name for name, _, _ in graph.states]
-        befores = {name: known[id(before)] for name, before, _ in graph.states}
+        befores = {n: known[id(before)] for n, before, _ in graph.states if id(before) in known}
         apart = unaliased(dict(zip(["", *names], [weight, *states], strict=True)), befores)
         weight, *states = apart.values()
         numbers = {n: float(self.value(node, known)) for n, _, node in self._after}
