@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from math import prod
 
-from gradstep.backends.sharing import share_out
+from gradstep.backends.owners import share_out
 from gradstep.linalg.newton_schulz import newton_schulz
 
 #: Half of the bfloat16 peak of an H100 SXM (989 TFLOP/s), and its 400 Gb/s of network.

@@ -31,7 +31,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.utils.flop_counter import FlopCounterMode
 
 import gradstep
-from gradstep.backends.sharing import share_out, traffic
+from gradstep.backends.owners import share_out
+from gradstep.backends.sharing import traffic
 from gradstep.optimizer.optimizer import planner_of
 from ranks import run_ranks
 
@@ -68,7 +69,7 @@ def rule_for(name: str) -> Any:
         return gradstep.muon(precision="float32")
     if name == "soap":
         return gradstep.soap(precondition_frequency=2)
-    if name in ("shampoo", "kron"):
+    if name in ("shampoo", "kron", "galore", "apollo"):
         return getattr(gradstep, name)()
     if name == "clipped":
         return gradstep.chain(gradstep.clip_by_global_norm(1.0), gradstep.muon(precision="float32"))
@@ -242,6 +243,27 @@ def experts_alone(rank: int) -> int:
 
 def test_experts_that_are_split_one_from_another_do_not_travel() -> None:
     assert run_ranks(experts_alone, 2) == [0, 0]
+
+
+def replicated(rank: int) -> tuple[int, list[Any], float]:
+    shapes = {"large": (64, 96), "as large": (96, 64), "small": (8, 12)}
+    model = Matrices(shapes)
+    mesh = init_device_mesh("cpu", (2,))
+    for name, weight in list(model.named_parameters()):
+        setattr(model, name, nn.Parameter(distribute_tensor(weight.detach(), mesh, [Replicate()])))
+    optimizer = optimizer_for("muon", model)
+    sent, done = traffic.bytes_sent, traffic.calls
+    give_gradients(model, 0)
+    optimizer.step()
+    return traffic.bytes_sent - sent, whole(model), traffic.calls - done
+
+
+def test_of_what_all_have_whole_one_works_out_the_large_and_tells_the_others() -> None:
+    (sent, weights, calls), (also_sent, others, other_calls) = run_ranks(replicated, 2)
+    assert sent == also_sent == 64 * 96 * 4
+    assert calls == other_calls == 2  # one of its own, and the small one
+    for a, b in zip(weights, others, strict=True):
+        assert a.tobytes() == b.tobytes()
 
 
 def test_work_goes_to_who_has_least() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradstep.backends import global_sums, sharing
 from gradstep.backends.eligibility import alike_in_parts
+from gradstep.backends.owners import holder_of
 from gradstep.backends.unusual import naming
 from gradstep.backends.update import (
     Update,
@@ -160,7 +161,7 @@ class EagerRounds:
         first = values[0] if node.extent == "element" else None
         like = self._update.weight if first is None else self._whole(first)
         numbers = tuple(map(float, values[len(own) + (first is not None) :]))
-        owner = sharing.holder_of(self._update.weight) if own else None
+        owner = holder_of(self._update.weight) if own else None
         part = None if first is None else local(first)
         name = self._update.name
         made = yield sharing.Call(node.value, part, like, numbers, name, tuple(own), owner)

@@ -13,16 +13,15 @@ sure of (:func:`gradstep.backends.desync.check_desync` compares the weights of a
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from gradstep.program.shards import is_sharded, local
+from gradstep.backends.owners import Region, group_of, loads_of, regions_of, share_out
+from gradstep.program.shards import local
 from gradstep.rule.opaque import Opaque
 
 #: About so many bytes of all processes' parts go together.
@@ -192,24 +191,6 @@ def _attempt(
         return [{place: each[place] for place in calls[0].function.returns} for each in tensors]
 
 
-@dataclass(frozen=True)
-class Region:
-    """Where in a whole tensor a process's part lies."""
-
-    sizes: tuple[int, ...]
-    offsets: tuple[int, ...]
-
-    def of(self, whole: Tensor) -> Tensor:
-        """A view of it."""
-        for dim, (size, offset) in enumerate(zip(self.sizes, self.offsets, strict=True)):
-            whole = whole.narrow(dim, offset if size else 0, size)
-        return whole
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.sizes)
-
-
 class _Exchange:
     """The calls of one mesh: to their owners and back."""
 
@@ -220,7 +201,7 @@ class _Exchange:
         self.me = self.ranks.index(torch.distributed.get_rank())
         self.regions = [regions_of(call.like, self.group, len(self.ranks)) for call in calls]
         free = [i for i, call in enumerate(calls) if call.owner is None]
-        chosen = share_out([calls[i].work for i in free], _loads_of(tuple(self.ranks)))
+        chosen = share_out([calls[i].work for i in free], loads_of(tuple(self.ranks)))
         of_free = dict(zip(free, chosen, strict=True))
         self.owners = [of_free[i] if c.owner is None else c.owner for i, c in enumerate(calls)]
         self.whole: dict[int, Tensor] = {}
@@ -377,99 +358,6 @@ class _Exchange:
             raise next(iter(self.failures.values()))
         rank, first = next((r, w[0]) for r, w in zip(self.ranks, said, strict=True) if w)
         raise RuntimeError(f"process {rank} could not make its part of the step: {first}")
-
-
-def share_out(work: Sequence[float], loads: list[float]) -> list[int]:
-    """An owner for each piece of work: the one that has the least so far, the largest first.
-
-    Args:
-        work: how much each piece is.
-        loads: what each process has had before; added to.
-
-    Returns:
-        the places of the owners, in the order of the work.
-    """
-    owners = [0] * len(work)
-    for i in sorted(range(len(work)), key=lambda i: (-work[i], i)):
-        owner = min(range(len(loads)), key=lambda rank: (loads[rank], rank))
-        owners[i] = owner
-        loads[owner] += work[i]
-    least = min(loads)
-    loads[:] = [load - least for load in loads]
-    return owners
-
-
-#: Weight -> the place in its mesh of who holds its states of a shape of their own.
-_holders: Any = WeakIdKeyDictionary()
-#: The processes of a mesh -> how much work such states are to each.
-_held: dict[tuple[int, ...], list[float]] = {}
-
-
-def settle_holders(weights: Sequence[Any]) -> None:
-    """Choose who holds the states of a matrix's own shape, for DTensors that have nobody yet.
-
-    Work is counted as products and factorisations of all sides of a weight take it. All processes
-    come here with the same weights in the same order.
-    """
-    meshes: dict[tuple[int, ...], list[Any]] = {}
-    for weight in weights:
-        if is_sharded(weight) and weight not in _holders:
-            meshes.setdefault(tuple(weight.device_mesh.mesh.flatten().tolist()), []).append(weight)
-    for ranks, new in meshes.items():
-        work = [float(w.numel() * sum(w.shape) + sum(d**3 for d in w.shape)) for w in new]
-        loads = _held.setdefault(ranks, [0.0] * len(ranks))
-        for weight, place in zip(new, share_out(work, loads), strict=True):
-            _holders[weight] = place
-
-
-def holder_of(weight: Any) -> int:
-    """The place in a DTensor's mesh of who holds its states of a shape of their own."""
-    settle_holders([weight])
-    place: int = _holders[weight]
-    return place
-
-
-#: The processes of a mesh -> what each has had to do more than the one with the least.
-_loads: dict[tuple[int, ...], list[float]] = {}
-_regions: dict[Any, list[Region]] = {}
-_groups: dict[tuple[int, ...], tuple[Any, Any]] = {}
-
-
-def _loads_of(ranks: tuple[int, ...]) -> list[float]:
-    return _loads.setdefault(ranks, [0.0] * len(ranks))
-
-
-def group_of(mesh: Any) -> Any:
-    """The process group of all processes of a mesh. Made anew at the first call, by all of them."""
-    world = torch.distributed.group.WORLD
-    if mesh.ndim == 1:
-        return mesh.get_group()
-    ranks = tuple(mesh.mesh.flatten().tolist())
-    if ranks == tuple(range(torch.distributed.get_world_size())):
-        return world
-    known = _groups.get(ranks)
-    if known is None or known[0] is not world:
-        made = torch.distributed.new_group(list(ranks), use_local_synchronization=True)
-        _groups[ranks] = known = (world, made)
-    return known[1]
-
-
-def regions_of(tensor: Any, group: Any, count: int) -> list[Region]:
-    """Where each process's part of a DTensor lies, in the order of its mesh.
-
-    Asks the others at the first call for such a tensor: how parts lie is torch's affair.
-    """
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    mesh, placements, shape = tensor.device_mesh, tuple(tensor.placements), tuple(tensor.shape)
-    key = (tuple(mesh.mesh.flatten().tolist()), tuple(mesh.mesh.shape), placements, shape)
-    known = _regions.get(key)
-    if known is None:
-        sizes, offsets = compute_local_shape_and_global_offset(shape, mesh, placements)
-        told: list[Any] = [None] * count
-        torch.distributed.all_gather_object(told, (tuple(sizes), tuple(offsets)), group=group)
-        known = _regions[key] = [Region(*each) for each in told]
-    return known
 
 
 def spread(weight: Any, held: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradstep.backends.owners import settle_holders
 from gradstep.backends.update import is_matrix
 from gradstep.optimizer.checkpoint_names import log_what_stays
 from gradstep.optimizer.equal_options import equal_options
@@ -231,6 +232,8 @@ def checked_state(
         TypeError, ValueError: a checkpoint of another model or rule, or an incomplete one.
     """
     rule = optimizer.rule
+    if any(s.shape == "own" for s in rule.states.values()):
+        settle_holders([p for group in loaded["param_groups"] for p in group["params"]])
     state: defaultdict[Any, Any] = defaultdict(dict, loaded["state"])
     specs, known = state_specs(rule), {*names_in_files(rule), "step"}
     rounded: dict[str, str] = {}

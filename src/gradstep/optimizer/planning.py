@@ -14,7 +14,7 @@ from gradstep.backends import global_sums
 from gradstep.backends.base import Run
 from gradstep.backends.desync import check_desync, mean_over
 from gradstep.backends.dispatch import Plan, takes_plain
-from gradstep.backends.sharing import settle_holders
+from gradstep.backends.owners import settle_holders
 from gradstep.backends.update import has_shape, is_matrix
 from gradstep.optimizer.alike_groups import AlikeGroups, AlikeRun
 from gradstep.optimizer.beginning import Begun
@@ -377,7 +377,8 @@ class Planner:
         if not all(g.is_elementwise for g in run.graphs.values()):
             shards = (p for p in run.params() if is_sharded(p))
             self._mesh = next((p.device_mesh for p in shards), self._mesh)
-            settle_holders(list(run.params()))
+            if any(state.shape == "own" for state in self.rule.states.values()):
+                settle_holders(list(run.params()))
 
     def _plan_group(self, run: GroupRun) -> list[Run] | None:
         """The step of a group; None for several together that have to be taken one by one."""

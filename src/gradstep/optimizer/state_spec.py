@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.backends.sharing import holder_of
+from gradstep.backends.owners import holder_of
 from gradstep.backends.update import describe, is_dense, laid_out_alike, layout, working_dtype
 from gradstep.program.block_formats import BlockFormat
 from gradstep.program.format import DType, Format, Part
