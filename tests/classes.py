@@ -24,7 +24,7 @@ from torchs_table import optim_db
 
 #: Of torch.optim, the classes that take nothing but matrices.
 _MATRICES_ONLY = {"Muon"}
-#: Class -> the options of a group that only ours has, beyond torch's, with their defaults.
+#: Class -> the arguments that only ours has, beyond torch's, with their defaults.
 _BEYOND = {
     "Muon": {
         "coefficients": "fixed", "sum_momentum": False, "flatten": False, "split": None,
@@ -49,7 +49,7 @@ class Row:
         takes_groups: groups with options of their own are allowed.
         schedulers: what torch's own tests schedule it with: functions of the optimizer, in sets.
         coupled: a weight's step depends on the other weights too.
-        beyond: the options of a group that only our class has, with their defaults.
+        beyond: the arguments that only our class has, with their defaults.
         later_flags: arguments that the class's first version did not have.
     """
 

@@ -326,7 +326,7 @@ REFERENCES = [
         scion,
         extra=[
             FULL,
-            {**FULL, "constrained": True, "coefficients": "tuned", "maximize": True},
+            {**FULL, "constrained": True, "coefficients": "tuned"},
             {"lr": f64(0.01), "layer_norm": "sign", "momentum": 0.5},
             {"layer_norm": "row", "radius": 2.0},
             {"layer_norm": "column", "constrained": True},

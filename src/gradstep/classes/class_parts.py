@@ -49,6 +49,8 @@ class ClassParts:
         places: where in the options hyperparameters stand that are no arguments of their own.
         fixed: options of a group that are no arguments.
         order: of the options in a group, if it is not that of the signature.
+        beyond: options that torch's class has not: they stand in a group where they are not as by
+            default, so that groups are torch's.
     """
 
     name: str
@@ -57,11 +59,12 @@ class ClassParts:
     places: Places
     fixed: Mapping[str, Any] = field(default_factory=dict)
     order: Sequence[str] = ()
+    beyond: Sequence[str] = ()
 
     def initializer(self) -> Callable[..., None]:
         """The ``__init__``."""
         name, rule, signature = self.name, self.rule, self.signature
-        fixed, order = self.fixed, self.order
+        fixed, order, beyond = self.fixed, self.order, self.beyond
 
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             try:
@@ -71,6 +74,9 @@ class ClassParts:
             bound.apply_defaults()
             group = {**bound.arguments, **fixed}
             del group["self"]
+            for option in beyond:
+                if group[option] == signature.parameters[option].default:
+                    del group[option]
             params, engine = group.pop("params"), group.pop("engine", "eager")
             own = with_storage(rule, group.pop("state_dtype"), group.pop("low_precision"))
             self._begin(params, own, {n: group[n] for n in order or group}, engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -70,15 +70,21 @@ class GroupReader:
         number_names: the numbers of a step, in the order in which engines take them.
         flag_names: the hyperparameters that are no numbers; they choose the kernel.
         momenta: where a group has what torch's schedulers take for momentum.
+        optional: the hyperparameters that stand in a group only where they are not as by default.
     """
+
+    optional: tuple[str, ...] = ()
 
     def __init__(self, rule: Rule, defaults: Mapping[str, Any], places: Places) -> None:
         self.rule = rule
         self.places = places
         keys = ["lr", *(places.get(n, (n,))[0] for n in rule.hyperparameters)]
         keys += [flag for flag in ("maximize", "differentiable") if flag in defaults]
-        self.group_keys = tuple(dict.fromkeys(keys))
+        self.group_keys = tuple(dict.fromkeys(k for k in keys if k not in self.optional))
+        self.read_options: Callable[[Mapping[str, Any]], tuple[Any, ...]]
         self.read_options = itemgetter(*self.group_keys)
+        if self.optional:
+            self.read_options = self._read_with_optional
         numeric = [n for n, d in rule.hyperparameters.items() if is_number(d)]
         self.number_names = ("lr", *numeric, "grad_scale", *["loss"] * ("loss" in rule.inputs))
         self.momenta = momentum_places(rule, places)
@@ -86,6 +92,9 @@ class GroupReader:
         own_flags = (n for n, d in rule.hyperparameters.items() if isinstance(d, bool))
         self._flags = (*own_flags, "maximize", "differentiable")
         self.flag_names = tuple(n for n in rule.hyperparameters if n not in numeric)
+
+    def _read_with_optional(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (*map(group.__getitem__, self.group_keys), *map(group.get, self.optional))
 
     def read(self, group: Mapping[str, Any], loss: float, scale: Any) -> Reading:
         """Read a group's numbers and flags, and check them.
@@ -140,7 +149,8 @@ class GroupReader:
         """One as it was given."""
         place = self.places.get(name)
         if place is None:
-            return group[name]
+            default = self.rule.hyperparameters[name]
+            return group.get(name, default) if name in self.optional else group[name]
         key, index = place
         pair = group[key]
         wanted = 1 + max(i for k, i in self.places.values() if k == key)

@@ -72,7 +72,7 @@ def muon(
         sum_momentum: a running sum in the place of the average.
         flatten: all dimensions behind the first are columns: filters of convolutions.
         split: the matrix is several, one below the other, each made orthogonal by itself: how many
-            of equal rows (heads), or the rows of each (a fused QKV's).
+            of equal rows (heads), or the rows of each (queries, keys and values in one).
         precision: of the iteration, "bfloat16" or "float32".
 
     Papers:

@@ -401,13 +401,16 @@ class Adafactor(Optimizer):
 
 #: The ways in which a matrix' shape scales its step.
 class _MuonGroups(GroupReader):
+    optional = ("coefficients", "sum_momentum", "flatten", "split", "precision")
+
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless every option of a group is allowed."""
         super().check_group(group)
-        iterations(group["coefficients"], group["ns_coefficients"], int(group["ns_steps"]))
+        coefficients = group.get("coefficients", "fixed")
+        iterations(coefficients, group["ns_coefficients"], int(group["ns_steps"]))
 
 
-@over(muon)
+@over(muon, beyond=_MuonGroups.optional)
 class Muon(Optimizer):
     """Muon, for matrices: :func:`gradstep.muon`.
 

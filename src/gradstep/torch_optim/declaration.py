@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gradstep.classes.class_parts import ClassParts
@@ -14,7 +14,9 @@ from gradstep.rule.definition import Rule
 _Declared = TypeVar("_Declared", bound=type[Optimizer])
 
 
-def over(rule: Rule, order: str = "", **fixed: Any) -> Callable[[_Declared], _Declared]:
+def over(
+    rule: Rule, order: str = "", beyond: Sequence[str] = (), **fixed: Any
+) -> Callable[[_Declared], _Declared]:
     """Complete a class that declares its ``__init__`` by nothing but the signature.
 
     The rule's hyperparameters that are no arguments stand in those whose defaults are tuples, in
@@ -23,6 +25,7 @@ def over(rule: Rule, order: str = "", **fixed: Any) -> Callable[[_Declared], _De
     Args:
         rule: what the class runs.
         order: of the options in a group, where torch has another there than in the signature.
+        beyond: options that torch's class has not.
         fixed: options of a group that the class has no argument for.
     """
 
@@ -37,7 +40,7 @@ def over(rule: Rule, order: str = "", **fixed: Any) -> Callable[[_Declared], _De
         ]
         inside = [n for n in rule.hyperparameters if n not in signature.parameters | fixed]
         places = dict(zip(inside, slots, strict=True))
-        parts = ClassParts(name, rule, signature, places, fixed, tuple(order.split()))
+        parts = ClassParts(name, rule, signature, places, fixed, tuple(order.split()), beyond)
         kind: Any = declared
         kind.__init__ = functools.wraps(declared.__init__)(parts.initializer())
         kind._places = places
