@@ -27,7 +27,7 @@ _MATRICES_ONLY = {"Muon"}
 #: Class -> the arguments that only ours has, beyond torch's, with their defaults.
 _BEYOND = {
     "Muon": {
-        "coefficients": "fixed", "sum_momentum": False, "flatten": False, "split": None,
+        "coefficients": "fixed", "sum_momentum": False, "flatten": None, "split": None,
         "precision": "bfloat16",
     }
 }  # fmt: skip

@@ -149,7 +149,7 @@ def test_frozen_parameters_stay_out_and_tied_ones_count_once() -> None:
         ({"biases_and_norms": gradstep.muon(), "rest": gradstep.sgd()}, {},
          r"newton_schulz.*filters.bias has 1 dimension.*Give it to another rule"),
         ({"rest": gradstep.Muon}, {},
-         r"Muon only supports 2D parameters, and batches of them, and filters.bias"),
+         r"Muon only supports 2D parameters, and filters.weight.*flatten=True one of 8 × "),
         ({"rest": torch.optim.Adam}, {}, "makes a Adam, which is not an optimizer of gradstep"),
         ({"rest": 3}, {}, "is a int; give a rule such as"),
     ],

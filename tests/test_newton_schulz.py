@@ -41,7 +41,8 @@ def stepped(shape: tuple[int, ...], **options: Any) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(len(shape))
     gradient = torch.randn(shape, generator=generator, dtype=torch.float64)
     weight = torch.zeros(shape, dtype=torch.float64)
-    options = {"precision": "float32", "momentum": 0.0, "weight_decay": 0.0, **options}
+    asked = {"precision": "float32", "momentum": 0.0, "weight_decay": 0.0, "flatten": False}
+    options = {**asked, **options}
     optimizer = gradstep.Muon([weight], lr=1.0, **options)
     weight.grad = gradient.clone()
     optimizer.step()
@@ -116,8 +117,9 @@ def test_alone_in_company_and_eager_it_has_the_same_bits(
         torch.manual_seed(0)
         weights = [torch.randn(shape) for _ in range(1 + company)]
         optimizer = gradstep.Muon(
-            weights, lr=0.1, weight_decay=0.0, precision=precision, engine=engine, **options
-        )
+            weights, lr=0.1, weight_decay=0.0, precision=precision, engine=engine,
+            **{"flatten": False, **options},
+        )  # fmt: skip
         for step in range(3):
             for i, w in enumerate(weights):
                 w.grad = torch.randn(shape, generator=torch.Generator().manual_seed(7 * i + step))
@@ -157,7 +159,11 @@ BAD: list[tuple[tuple[int, ...], dict[str, Any], str]] = [
     ((6, 8), {"split": "qkv"}, "split='qkv', which takes a number of parts, or the rows of each"),
     ((6, 8), {"split": 0}, "split=0, which takes a number of parts"),
     ((6, 8), {"split": (7, -1)}, r"split=\(7, -1\), which takes a number of parts"),
-    ((8, 3, 5, 5), {}, "filters of a convolution.*Set flatten=True to take it as 8 × 75"),
+    (
+        (8, 3, 5, 5),
+        {"flatten": False},
+        "filters of a convolution.*Set flatten=True to take it as 8 × 75",
+    ),
 ]
 
 
@@ -169,7 +175,7 @@ def test_what_does_not_fit_a_weight_is_said_before_anything_changes(
     groups = [{"params": [fits]}, {"params": [does_not], **options}]
     with pytest.raises(ValueError, match=message):
         gradstep.Muon(groups, lr=0.1)
-    if not options:
+    if "flatten" in options:
         return
     optimizer = gradstep.Muon([{"params": [fits]}, {"params": [does_not]}], lr=0.1)
     optimizer.param_groups[1].update(options)
@@ -179,11 +185,25 @@ def test_what_does_not_fit_a_weight_is_said_before_anything_changes(
     assert (fits == 1).all() and not optimizer.state
 
 
+def test_the_class_asks_what_more_dimensions_are() -> None:
+    """As torch's own refuses them; the rule takes a batch."""
+    p = torch.ones(2, 3, 4)
+    with pytest.raises(ValueError, match=r"supports 2D parameters.*\(2, 3, 4\).*one of 2 × 12"):
+        gradstep.Muon([p])
+    gradstep.Muon([{"params": [p], "flatten": True}])
+    p.grad = torch.ones(2, 3, 4)
+    gradstep.Optimizer([p], gradstep.muon, lr=0.1).step()
+    with pytest.raises(
+        ValueError, match=r"2D parameters, and .* has size \(3,\)\. Give it to AdamW"
+    ):
+        gradstep.Muon([torch.ones(3)], flatten=False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"coefficients": "polar_expres"}, "choose one of 'fixed', .*Did you mean 'polar_express'"),
-        ({"adjust_lr_fn": "match"}, "Invalid adjust_lr_fn value: 'match'; choose one of"),
+        ({"adjust_lr_fn": "match"}, "match.*; choose one of 'original', 'match_rms_adamw'"),
         ({"precision": "float16"}, "Invalid precision value: 'float16'; choose one of"),
         (
             {"coefficients": "hybrid"},

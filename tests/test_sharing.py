@@ -234,7 +234,7 @@ def experts_alone(rank: int) -> int:
     for name, weight in list(model.named_parameters()):
         placed = distribute_tensor(weight.detach(), mesh, [Shard(weight.dim() - 3)])
         setattr(model, name, nn.Parameter(placed))
-    optimizer = gradstep.Muon(model.named_parameters(), lr=0.1)
+    optimizer = gradstep.Muon(model.named_parameters(), lr=0.1, flatten=False)
     sent = traffic.bytes_sent
     give_gradients(model, 0)
     optimizer.step()

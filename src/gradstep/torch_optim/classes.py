@@ -405,6 +405,12 @@ class _MuonGroups(GroupReader):
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless every option of a group is allowed."""
+        how, known = group["adjust_lr_fn"], self.rule.choices["adjust_lr_fn"].values
+        if how not in known:  # as torch says it
+            listed = ", ".join(repr(name) for name in known if name is not None)
+            raise ValueError(
+                f"Adjust learning rate function {how} is not supported; choose one of {listed}"
+            )
         super().check_group(group)
         coefficients = group.get("coefficients", "fixed")
         iterations(coefficients, group["ns_coefficients"], int(group["ns_steps"]))
@@ -417,8 +423,11 @@ class Muon(Optimizer):
     Takes torch.optim.Muon's arguments and its checkpoints.
 
     Args:
-        params: tensors of two dimensions, or more (batches of matrices), ``(name, tensor)`` pairs,
+        params: tensors of two dimensions, or of more with ``flatten``, ``(name, tensor)`` pairs,
             or dicts of parameter groups. Leave biases, norms and embeddings to AdamW.
+        flatten: what a tensor of more dimensions is: False for a batch of matrices, the last two
+            dimensions of each (experts); True for one matrix, all dimensions behind the first as
+            columns (filters of convolutions); None for a mistake, as in torch.
         ns_coefficients: of the Newton–Schulz polynomial.
         ns_steps: how many Newton–Schulz iterations; below 100.
         adjust_lr_fn: ``"original"``, ``"match_rms_adamw"``, ``"spectral_unclamped"`` (torch's own
@@ -435,7 +444,7 @@ class Muon(Optimizer):
         momentum: float = 0.95, nesterov: bool = True,
         ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
         eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None, *,
-        coefficients: str = "fixed", sum_momentum: bool = False, flatten: bool = False,
+        coefficients: str = "fixed", sum_momentum: bool = False, flatten: bool | None = None,
         split: int | Sequence[int] | None = None, precision: str = "bfloat16",
         engine: str = "auto",
         state_dtype: StateDType = None, low_precision: str = "nearest",
@@ -443,8 +452,15 @@ class Muon(Optimizer):
 
     def _check_parameter(self, p: Tensor) -> None:
         super()._check_parameter(p)
-        if has_shape(p) and p.dim() < 2:
+        if not has_shape(p) or p.dim() == 2:
+            return
+        said = f"Muon only supports 2D parameters, and {self.name_of(p)} has size {tuple(p.shape)}"
+        if p.dim() < 2:
+            raise ValueError(f"{said}. Give it to AdamW.")
+        if self.param_groups[-1].get("flatten") is None:
+            flat = f"{p.shape[0]} × {p[0].numel()}"
             raise ValueError(
-                f"Muon only supports 2D parameters, and batches of them, and {self.name_of(p)} has "
-                f"size {tuple(p.shape)}. Give it to AdamW."
+                f"{said}. Say what it is: flatten=False takes a batch of matrices, the last two "
+                f"dimensions of each (experts), flatten=True one of {flat} (filters). Or give it "
+                "to AdamW."
             )
