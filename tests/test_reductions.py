@@ -475,3 +475,26 @@ def test_a_sum_that_a_weight_and_a_number_state_need_is_taken_once() -> None:
     assert reduction.arguments[0].operation == "fma"
     ((_, _, after),) = settled.numbers
     assert after is reduction
+
+
+@gradstep.rule
+def between_passes(g: Any, *, w: Any) -> Any:
+    """What a comparison of rows says is asked in the first pass and in the second."""
+    square = mean(g * g, -1)
+    usual = (square > 0.9) & (square < 1.1)
+    left = gradstep.where(usual, g, 0)
+    return gradstep.where(usual | (g > 2), left / (1e-3 + gradstep.norm(left)), 0.1 * g)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_comparison_of_rows_is_kept_between_passes(dtype: torch.dtype) -> None:
+    ends = []
+    for engine in ("fused", "eager"):
+        generator = torch.Generator().manual_seed(0)
+        w, gradient = (torch.randn(33, 97, generator=generator).to(dtype) for _ in range(2))
+        w.grad = gradient
+        optimizer = gradstep.Optimizer([w], between_passes, lr=0.1, engine=engine)
+        optimizer.step()
+        assert set(optimizer.engines_used().values()) == {engine}
+        ends.append(w)
+    torch.testing.assert_close(*ends, rtol=0, atol=8 * torch.finfo(dtype).eps)

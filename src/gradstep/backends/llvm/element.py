@@ -108,8 +108,11 @@ class ElementCode:
     def _argument(self, node: Node, position: int) -> Any:
         argument = node.arguments[position]
         value = self.values[id(argument)]
-        if node.operation == "where" and position == 0 and not _is_truth(value.type):
-            # A number for a truth value, such as `first`.
+        truth = node.operation in ("and", "or", "not") or (
+            node.operation == "where" and position == 0
+        )
+        if truth and not _is_truth(value.type):
+            # A number for a truth value, such as `first`, or one that was kept for a row.
             return self.builder.fcmp_unordered("!=", value, self.constant(0.0))
         return value
 
@@ -249,8 +252,10 @@ def _is_truth(kind: Any) -> bool:
 
 
 def as_type(builder: Any, value: Any, kind: Any) -> Any:
-    """A float32 or float64 as the other, or as it is; vectors likewise."""
+    """A float32 or float64 as the other, or as it is, a truth value as 1 or 0; vectors likewise."""
     if value.type == kind:
         return value
+    if _is_truth(value.type):
+        return builder.uitofp(value, kind)
     to_double = kind == F64 or getattr(kind, "element", None) == F64
     return builder.fpext(value, kind) if to_double else builder.fptrunc(value, kind)
