@@ -129,8 +129,9 @@ def adamuon(
     Paper:
         Si, Zhang & Shen 2025, "AdaMuon: adaptive Muon optimizer", arXiv:2507.11005.
 
-    Agrees with the paper. pytorch_optimizer's AdaMuon takes no signs and no look ahead, and makes
-    the direction as long as an orthogonal one; Emerging-Optimizers' does not correct v.
+    Follows the paper's formula, and was run beside no other implementation. pytorch_optimizer's
+    AdaMuon takes no signs and no look ahead, and makes the direction as long as an orthogonal one;
+    Emerging-Optimizers' does not correct v.
     """
     momentum_buffer = lerp(momentum_buffer, g, 1 - momentum)
     average = lerp(g, momentum_buffer, momentum) if nesterov else momentum_buffer

@@ -107,8 +107,9 @@ def dion2(
         Ahn, Amsel & Langford 2025, "Dion2: a simple method to shrink matrix in Muon",
         arXiv:2512.16928.
 
-    Agrees with the authors' Dion2 in which rows it takes, where one process has the whole matrix,
-    and in what it keeps; their polynomial is that of coefficients="polar_express".
+    Takes the rows that the authors' Dion2 takes where one process has the whole matrix, and keeps
+    what that keeps (read, not run beside it); their polynomial is that of
+    coefficients="polar_express".
     """
     momentum_buffer = momentum_buffer + g
     direction = orthogonal_slices(

@@ -43,8 +43,8 @@ def polargrad(
         Lau, Long & Su 2025, "PolarGrad: a class of matrix-gradient optimizers from a unifying
         preconditioning perspective", arXiv:2505.21799.
 
-    Agrees with PolarGrad of NVIDIA's Emerging-Optimizers in formula and defaults, whose polynomial
-    is that of coefficients="tuned".
+    Has the formula and the defaults of PolarGrad of NVIDIA's Emerging-Optimizers (read, not run
+    beside it), whose polynomial is that of coefficients="tuned".
     """
     momentum_buffer = lerp(momentum_buffer, g, 1 - momentum)
     average = lerp(g, momentum_buffer, momentum) if nesterov else momentum_buffer

@@ -63,9 +63,9 @@ def scion(
         Pethick et al. 2025, "Training deep learning models with norm-constrained LMOs",
         arXiv:2502.07529.
 
-    Agrees with the paper, and with Scion of NVIDIA's Emerging-Optimizers where constrained and
-    "spectral", whose polynomial is that of coefficients="tuned". It changes no weight before the
-    training; pytorch_optimizer's can.
+    Follows the paper; where constrained and "spectral" it has the formula of Scion of NVIDIA's
+    Emerging-Optimizers (read, not run beside it), whose polynomial is that of
+    coefficients="tuned". It changes no weight before the training; pytorch_optimizer's can.
     """
     momentum_buffer = lerp(momentum_buffer, g, 1 - momentum)
     if not is_matrix:
