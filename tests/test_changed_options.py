@@ -190,7 +190,7 @@ def test_truth_values_and_numbers_of_a_rule() -> None:
         gradstep.sgd(nesterov="False")
 
 
-@pytest.mark.parametrize("value", ["spectral", 1])
+@pytest.mark.parametrize("value", ["spectrum", 1])
 def test_a_word_that_no_one_knows_is_refused_later_too(value: Any) -> None:
     optimizer = gradstep.Muon([weight()])
     before = moved(optimizer, range(2))

@@ -42,7 +42,7 @@ MAKES: dict[str, Make] = {
     "LAMB": lambda params: gradstep.Optimizer(params, gradstep.lamb()),
     "clipped": lambda params: gradstep.Optimizer(params, CLIPPED),
     "Prodigy": lambda params: gradstep.Optimizer(params, gradstep.prodigy()),
-    "partition": lambda params: gradstep.partition(PARTS, params),
+    "partition": with_names(lambda named: gradstep.partition(PARTS, named)),
     "EMA": lambda params: gradstep.EMA(gradstep.Adam(params)),
     "Accumulate": lambda params: gradstep.Accumulate(gradstep.Adam(params), 1),
     "groups": in_groups(gradstep.Adam),

@@ -33,7 +33,9 @@ MAKES: dict[str, Callable[[list[Any]], Any]] = {
     "Prodigy": lambda params: gradstep.Optimizer(params, gradstep.prodigy()),
     "SOAP": lambda params: gradstep.Optimizer(params, gradstep.soap()),
     "Adafactor": lambda params: gradstep.Optimizer(params, gradstep.adafactor()),
-    "partition": lambda params: gradstep.partition(PARTS, params),
+    "partition": lambda params: gradstep.partition(
+        PARTS, [(f"weight {i}", p) for i, p in enumerate(params)]
+    ),
     "EMA": lambda params: gradstep.EMA(gradstep.Adam(params)),
 }
 

@@ -70,13 +70,21 @@ def stacked(shape: Sequence[int], *, flatten: bool = False, **_: Any) -> int:
 
 
 def unfit(
-    shape: Sequence[int], *, flatten: bool = False, split: Any = None, **_: Any
+    shape: Sequence[int], *, flatten: bool | None = False, split: Any = None, **_: Any
 ) -> str | None:
-    """Why a weight cannot be taken as matrices, to be said behind its name; None if it can."""
+    """Why a weight cannot be taken as matrices, to be said behind its name; None if it can.
+
+    Where nobody has said what more dimensions are (``flatten`` is None), there may be two.
+    """
     if len(shape) < 2:
         return (
             f"has {len(shape)} dimension(s), which are no matrix. Give it to another rule, as "
             "gradstep.partition does"
+        )
+    if flatten is None and len(shape) > 2:
+        return (
+            f"has {len(shape)} dimensions. Set flatten=False to take a batch of matrices, or "
+            f"flatten=True to take it as {shape[0]} × {prod(shape[1:])}"
         )
     if not flatten and len(shape) > 3 and shape[-1] == shape[-2] <= _FILTER:
         return (

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -70,10 +71,11 @@ class GroupReader:
         number_names: the numbers of a step, in the order in which engines take them.
         flag_names: the hyperparameters that are no numbers; they choose the kernel.
         momenta: where a group has what torch's schedulers take for momentum.
-        optional: the hyperparameters that stand in a group only where they are not as by default.
+        optional: the hyperparameters that stand in a group only where they are not as by default,
+            and that default.
     """
 
-    optional: tuple[str, ...] = ()
+    optional: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, rule: Rule, defaults: Mapping[str, Any], places: Places) -> None:
         self.rule = rule
@@ -135,6 +137,8 @@ class GroupReader:
     def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
         """A hyperparameter of the rule, from where it stands in a group."""
         value, default = self._raw(group, name), self.rule.hyperparameters[name]
+        if value is None and name in self.optional:
+            return None
         return bool(value) if isinstance(default, bool) else like_default(value, default)
 
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,8 +153,7 @@ class GroupReader:
         """One as it was given."""
         place = self.places.get(name)
         if place is None:
-            default = self.rule.hyperparameters[name]
-            return group.get(name, default) if name in self.optional else group[name]
+            return group.get(name, self.optional[name]) if name in self.optional else group[name]
         key, index = place
         pair = group[key]
         wanted = 1 + max(i for k, i in self.places.values() if k == key)

@@ -401,22 +401,33 @@ class Adafactor(Optimizer):
 
 #: The ways in which a matrix' shape scales its step.
 class _MuonGroups(GroupReader):
-    optional = ("coefficients", "sum_momentum", "flatten", "split", "precision")
+    optional = {  # noqa: RUF012 - read only
+        "coefficients": "fixed", "sum_momentum": False, "flatten": None, "split": None,
+        "precision": "bfloat16",
+    }  # fmt: skip
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless every option of a group is allowed."""
+        self._check_adjustment(group)
+        super().check_group(group)
+        coefficients = group.get("coefficients", "fixed")
+        iterations(coefficients, group["ns_coefficients"], int(group["ns_steps"]))
+
+    def check_changed(self, group: Mapping[str, Any], loaded: bool = False) -> None:
+        """Raise unless a step can be made with the options that a group has by now."""
+        self._check_adjustment(group)
+        super().check_changed(group, loaded)
+
+    def _check_adjustment(self, group: Mapping[str, Any]) -> None:
         how, known = group["adjust_lr_fn"], self.rule.choices["adjust_lr_fn"].values
         if how not in known:  # as torch says it
             listed = ", ".join(repr(name) for name in known if name is not None)
             raise ValueError(
                 f"Adjust learning rate function {how} is not supported; choose one of {listed}"
             )
-        super().check_group(group)
-        coefficients = group.get("coefficients", "fixed")
-        iterations(coefficients, group["ns_coefficients"], int(group["ns_steps"]))
 
 
-@over(muon, beyond=_MuonGroups.optional)
+@over(muon, beyond=tuple(_MuonGroups.optional))
 class Muon(Optimizer):
     """Muon, for matrices: :func:`gradstep.muon`.
 
