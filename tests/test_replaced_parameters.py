@@ -195,7 +195,7 @@ def test_the_steps_are_those_of_an_optimizer_that_never_knew_the_old_ones(
 def test_a_partition_frees_them() -> None:
     params = [torch.nn.Parameter(torch.randn(4, 4)) for _ in range(3)]
     params += [torch.nn.Parameter(torch.randn(4)) for _ in range(2)]
-    optimizer = gradstep.partition(PARTS, params)
+    optimizer = gradstep.partition(PARTS, [(f"weight {i}", p) for i, p in enumerate(params)])
     del params
     for without in (None, 0, 4):
         step(optimizer, without)

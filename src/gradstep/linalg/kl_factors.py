@@ -103,7 +103,9 @@ def _begun(g: Tensor, factors: Tensor, new: Tensor, max_size: float) -> list[Ten
     size = (square ** (1 / count)).to(g.dtype).view(-1, 1, 1)
 
     def begun(S: Tensor) -> Tensor:
-        return torch.where(new.view(-1, 1, 1), size * torch.eye(S.shape[-1]).to(S), S)
+        return torch.where(
+            new.view(-1, 1, 1), size * torch.eye(S.shape[-1], dtype=S.dtype, device=S.device), S
+        )
 
     return [None if S is None else begun(S) for S in held]
 

@@ -456,7 +456,7 @@ def rule(
 
 def rule_from(function: Callable[..., Any], sparse: str | None) -> Rule:
     """The :class:`Rule` of a function, read off its signature."""
-    if not isinstance(function, types.FunctionType):
+    if not isinstance(function, types.FunctionType | types.MethodType):
         kind = function.__name__ if isinstance(function, type) else type(function).__name__
         raise RuleError(
             f"gradstep.rule takes a function, of def or lambda, whose text is read; got {kind}. "
