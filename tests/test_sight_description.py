@@ -79,7 +79,7 @@ def test_names() -> None:
     stages = [is_stage(find_rule(name)) for name in names]
     assert stages == sorted(stages)
     assert find_rule("adam") is gradstep.adam
-    assert nearest("amad", names).startswith("did you mean adam")
+    assert "adam or" in nearest("amad", names)
     assert nearest("xyzzy", names) == ""
 
 
@@ -104,7 +104,7 @@ def test_a_rule_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert find_rule(f"{module}:Family.ball").name == "heavy_ball"
     for name, said in {
         "adm": "unknown rule 'adm': did you mean adam",
-        "xyzzy": "there are adabelief, ",
+        "xyzzy": "there are accsgd, ",
         f"{module}:heavy": "has no 'heavy': did you mean heavy_ball",
         f"{module}:xyzzy": "it has heavy_ball",
         f"{module}:plain": "plain function: put @gradstep.rule above it",
