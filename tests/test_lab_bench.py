@@ -114,7 +114,7 @@ def test_command(tmp_path):
         (("--rules", "lbfgs"), "lbfgs is not timed: it is torch's own class"),
         (("--rules", "sparseadam"), "sparseadam is not timed: it takes sparse gradients"),
         (("--rules", ","), "no name given"),
-        (("--peers", "jax"), "'jax' is not known; choose from optax"),
+        (("--peers", "jax"), "'jax' is not known: choose from optax"),
         (("--sizes", "huge"), "'huge' is not known"),
         (("--rounds", "0"), "argument --rounds: 0 is not from 1 to"),
         (("--threads", "-1"), "argument --threads: -1 is not from 1 to"),

@@ -46,7 +46,8 @@ def test_each_goes_downhill_and_takes_the_learning_rate_given(name: str) -> None
         loss = weight.square().sum()
         loss.backward()
         optimizer.step(lambda loss=loss: loss)
-    assert 0 < weight.item() < 3
+    least = -0.2 if name == "pid" else 0  # whose derivative carries it past the lowest point
+    assert least < weight.item() < 3
     assert CHOICES[name].meaning
 
 

@@ -101,7 +101,8 @@ def muon(
         average, a, b, c, eps, ns_steps, coefficients=coefficients, flatten=flatten,
         split=split, adjust_lr_fn=adjust_lr_fn, precision=precision,
     )  # fmt: skip
-    in_parts = flatten or split is not None  # which the function scales each by itself
-    scale = 1 if in_parts else scale_of(adjust_lr_fn, size(w, -2), size(w, -1))
     w = w * (1 - lr * weight_decay)
+    if flatten or split is not None:  # the function has scaled each part by itself
+        return new_weight(w - lr * direction), momentum_buffer
+    scale = scale_of(adjust_lr_fn, size(w, -2), size(w, -1))
     return new_weight(w - lr * scale * direction), momentum_buffer

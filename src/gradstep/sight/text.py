@@ -18,7 +18,8 @@ _BREAKS = ((" + ", " − "), (" if ", " else "), (" · ", " / "))
 
 def page_text(page: Page, ink: Ink) -> str:
     """A whole page."""
-    rows = [ink.heading(page.title), ""]
+    title = textwrap.wrap(page.title, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    rows = [*map(ink.heading, title), ""]
     if page.given:
         rows += [*(f"  {row}" for row in _given(page.given, ink)), ""]
     rows += [f"  {row}" for each in page.sections for row in section_rows(each, ink)]
@@ -91,7 +92,10 @@ def broken(text: str, indent: str) -> list[str]:
 
 
 def _break(text: str, start: int) -> int | None:
-    """The last place before the edge where a line may be broken, of the best kind that there is."""
+    """The last place before the edge where a line may be broken, of the best kind that there is.
+
+    Where there is none, behind a comma within parentheses.
+    """
     for signs in _BREAKS:
         found, depth = None, 0
         for place, letter in enumerate(text[: _WIDTH + 1]):
@@ -101,4 +105,5 @@ def _break(text: str, start: int) -> int | None:
                 found = place
         if found is not None:
             return found
-    return None
+    comma = text.rfind(", ", start + 1, _WIDTH)  # between a function's arguments
+    return None if comma < 0 else comma + 1
