@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.linalg.batches import each
+from gradstep.linalg.batches import each, plus_product, product
 from gradstep.linalg.matrices import as_matrices, in_parts, parts_of, stacked, unfit
 from gradstep.rule import maximum, opaque, sqrt
 
@@ -150,21 +150,21 @@ def _in_bfloat16(x: Tensor, triples: Triples, eps: float, by_rows: bool) -> Tens
     tall = x.shape[-2] > x.shape[-1]
     work = (x.mT if tall else x).to(torch.bfloat16)
     work = work / torch.linalg.vector_norm(work, dim=(-2, -1), keepdim=True).clamp_(min=eps)
-    product, add_product = _narrow_product, _narrow_addmm
-    if not _multiplies_bfloat16(work):
-        product, add_product, work = _rounded_product, _rounded_addmm, work.float()
-
-    def of_one(x: Tensor) -> Tensor:
-        for i, (a, b, c) in enumerate(triples):
-            gram = product(x)
-            if by_rows and i == 0:
-                x, gram = _by_rows(x, gram, eps)
-            polynomial = add_product(gram, gram, gram, b, c) if c else gram * b
-            x = add_product(x, polynomial, x, a, 1.0)
-        return x
-
-    found: Tensor = each(of_one, work)
+    if _multiplies_bfloat16(work):
+        found = _narrow(work, triples, eps, by_rows)
+    else:
+        found = each(lambda one: _rounded_iterations(one, triples, eps, by_rows), work.float())
     return (found.mT if tall else found).to(x.dtype)
+
+
+def _narrow(x: Tensor, triples: Triples, eps: float, by_rows: bool) -> Tensor:
+    for i, (a, b, c) in enumerate(triples):
+        squares = product(x, x.mT)
+        if by_rows and i == 0:
+            x, squares = _by_rows(x, squares, eps)
+        polynomial = plus_product(squares, squares, squares, b, c) if c else squares * b
+        x = plus_product(x, polynomial, x, a, 1.0)
+    return x
 
 
 def _by_rows(x: Tensor, gram: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -177,16 +177,12 @@ def _multiplies_bfloat16(x: Tensor) -> bool:
     """Whether the machine has instructions that multiply bfloat16."""
     if not x.is_cpu:
         return True
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in _INSTRUCTIONS)
+    return any(ask is not None and ask() for ask in asked)
 
 
-def _narrow_product(x: Tensor) -> Tensor:
-    return x @ x.mT
-
-
-def _narrow_addmm(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
-    return torch.addmm(c, a, b, beta=beta, alpha=alpha)
-
+#: Of x86-64: as torch names them.
+_INSTRUCTIONS = ("avx512_bf16", "amx_tile")
 
 # Without such instructions torch's products of bfloat16 take 5 to 8 times as long as those of
 # float32, and its sums of a product and a matrix 20 to 100 times (measured on AVX2, 84 to 1,024
@@ -197,12 +193,14 @@ def _rounded(x: Tensor) -> Tensor:
     return x.bfloat16().float()
 
 
-def _rounded_product(x: Tensor) -> Tensor:
-    return _rounded(gram(x))
-
-
-def _rounded_addmm(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
-    return _rounded(torch.addmm(c, a, b, beta=beta, alpha=alpha))
+def _rounded_iterations(x: Tensor, triples: Triples, eps: float, by_rows: bool) -> Tensor:
+    for i, (a, b, c) in enumerate(triples):
+        squares = _rounded(gram(x))
+        if by_rows and i == 0:
+            x, squares = map(_rounded, _by_rows(x, squares, eps))
+        polynomial = torch.addmm(squares, squares, squares, beta=b, alpha=c) if c else squares * b
+        x = _rounded(torch.addmm(x, _rounded(polynomial), x, beta=a))
+    return x
 
 
 def _in_float32(x: Tensor, triples: Triples, eps: float, by_rows: bool) -> Tensor:
