@@ -99,21 +99,13 @@ class EagerRounds:
         apart = unaliased(dict(zip(["", *names], [weight, *states], strict=True)), befores)
         weight, *states = apart.values()
         numbers = {n: float(self.value(node, known)) for n, _, node in self._after}
-        if is_sharded(update.weight):  # states that are whole with their owner, and empty elsewhere
-            for (name, before, _), state in zip(graph.states, states, strict=True):
-                if before.extent == "own":
-                    local(update.states[name]).copy_(state)
+        new, held = dict(zip(names, states, strict=True)), self._held()
+        for name in names if self._in_parts else held:
+            local(update.states[name]).copy_(new[name])
         if self._in_parts:
             local(update.weight).copy_(weight)
-            for (name, before, _), state in zip(graph.states, states, strict=True):
-                if before.extent != "own":
-                    local(update.states[name]).copy_(state)
         elif update.weight.numel():
-            new = {
-                n: v
-                for (n, before, _), v in zip(graph.states, states, strict=True)
-                if before.extent != "own" or not is_sharded(update.weight)
-            }
+            new = {name: value for name, value in new.items() if name not in held}
             for name, value in encoded(new, update.states, update.formats).items():
                 update.states[name].copy_(value)
             kept, beside = kept_weight(update, weight, self._step)
@@ -124,7 +116,10 @@ class EagerRounds:
             number.fill_(self._step if name == "step" else numbers[name])
 
     def _held(self) -> set[str]:
-        """The states of a shape of their own, of a weight that is split among processes."""
+        """The states of a shape of their own, of a weight that is split among processes.
+
+        They are whole with their owner, and empty elsewhere.
+        """
         if not is_sharded(self._update.weight):
             return set()
         return {name for name, before, _ in self._graph.states if before.extent == "own"}
@@ -148,11 +143,10 @@ class EagerRounds:
 
     def _whole(self, value: Any) -> Any:
         """A value as the DTensor that it is a part of, where parts are worked with."""
-        return (
-            like_shards_of(self._update.weight, value, tuple(self._update.weight.shape))
-            if (self._in_parts)
-            else value
-        )
+        if not self._in_parts:
+            return value
+        weight = self._update.weight
+        return like_shards_of(weight, value, tuple(weight.shape))
 
     def _ask_owner(self, node: Node, known: dict[int, Any]) -> global_sums.Rounds:
         """Have a function called by who owns the matrix, or holds its states."""
