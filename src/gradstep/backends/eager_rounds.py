@@ -176,17 +176,29 @@ class EagerRounds:
         if node.operation == "part":
             return self._made[id(node.arguments[0])][node.value]
         if node.operation == "opaque":
-            made = node.value(*arguments)
-            made = made if isinstance(made, tuple) else (made,)
-            self._made[id(node)] = dict(zip(node.value.returns, made, strict=True))
-            value = self._made[id(node)].get(0, arguments[0])
+            value = called(node, arguments, self._made)
         else:
-            value = _apply(node, arguments)
+            value = applied(node, arguments)
         known[id(node)] = value
         return value
 
 
-def _apply(node: Node, arguments: list[Any]) -> Any:
+def called(node: Node, arguments: list[Any], made: dict[int, dict[int, Any]]) -> Any:
+    """Call an opaque function; returns what takes the place of its first argument.
+
+    Args:
+        node: the call.
+        arguments: its values.
+        made: all that functions returned, by their nodes' ids and the arguments' places; added to.
+    """
+    results = node.value(*arguments)
+    results = results if isinstance(results, tuple) else (results,)
+    made[id(node)] = dict(zip(node.value.returns, results, strict=True))
+    return made[id(node)].get(0, arguments[0])
+
+
+def applied(node: Node, arguments: list[Any]) -> Any:
+    """The value of an operation or reduction, by torch's own operations."""
     if node.operation in REDUCTIONS:
         return reduce_tensor(node.operation, arguments[0], {"c": -1, "r": -2}.get(node.value))
     if node.operation == "fma":

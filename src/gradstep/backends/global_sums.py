@@ -34,23 +34,17 @@ def run(runs: Iterable[Callable[[], Any]]) -> None:
                 each()
             else:
                 waiting.append(rounds())
-        handed_in = _go_on([(each, None) for each in waiting])
+        handed_in = _go_on([(part, None) for part in waiting])
         while handed_in:
-            calls = [(each, what) for each, what in handed_in if isinstance(what, sharing.Call)]
-            if calls:
-                made = sharing.answer([call for _, call in calls])
-                told = {id(each): value for (each, _), value in zip(calls, made, strict=True)}
-                after = dict(_go_on([(each, told[id(each)]) for each, _ in calls]))
-                others = {each: what for each, what in handed_in if id(each) not in told}
-                handed_in = [(e, v) for e, _ in handed_in for v in _of(e, others, after)]
-            else:
+            calls = [what for _, what in handed_in if isinstance(what, sharing.Call)]
+            if not calls:
                 total = exact_sum([share for _, share in handed_in])
-                handed_in = _go_on([(each, total) for each, _ in handed_in])
-
-
-def _of(each: Rounds, *found: dict[Rounds, Any]) -> list[Any]:
-    """What a part waits for; nothing where it is through."""
-    return [known[each] for known in found if each in known]
+                handed_in = _go_on([(part, total) for part, _ in handed_in])
+                continue
+            made, before, handed_in = iter(sharing.answer(calls)), handed_in, []
+            for part, what in before:
+                is_call = isinstance(what, sharing.Call)
+                handed_in += _go_on([(part, next(made))]) if is_call else [(part, what)]
 
 
 def _go_on(told: Iterable[tuple[Rounds, Any]]) -> list[tuple[Rounds, Any]]:

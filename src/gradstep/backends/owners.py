@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,6 +31,25 @@ class Region:
     @property
     def numel(self) -> int:
         return math.prod(self.sizes)
+
+
+@dataclass
+class Layout:
+    """Where the parts of a DTensor lie.
+
+    Attributes:
+        regions: of each process, in the order of the mesh.
+    """
+
+    regions: list[Region]
+
+    @cached_property
+    def holders(self) -> dict[Region, list[int]]:
+        """Who has each region: several, where a mesh has replicas."""
+        found: dict[Region, list[int]] = {}
+        for rank, region in enumerate(self.regions):
+            found.setdefault(region, []).append(rank)
+        return found
 
 
 def share_out(work: Sequence[float], loads: list[float]) -> list[int]:
@@ -84,7 +104,7 @@ def holder_of(weight: Any) -> int:
 
 #: The processes of a mesh -> what each has had to do more than the one with the least.
 _loads: dict[tuple[int, ...], list[float]] = {}
-_regions: dict[Any, list[Region]] = {}
+_layouts: dict[Any, Layout] = {}
 _groups: dict[tuple[int, ...], tuple[Any, Any]] = {}
 
 
@@ -108,8 +128,8 @@ def group_of(mesh: Any) -> Any:
     return known[1]
 
 
-def regions_of(tensor: Any, group: Any, count: int) -> list[Region]:
-    """Where each process's part of a DTensor lies, in the order of its mesh.
+def layout_of(tensor: Any, group: Any, count: int) -> Layout:
+    """Where each process's part of a DTensor lies.
 
     Asks the others at the first call for such a tensor: how parts lie is torch's affair.
     """
@@ -117,10 +137,10 @@ def regions_of(tensor: Any, group: Any, count: int) -> list[Region]:
 
     mesh, placements, shape = tensor.device_mesh, tuple(tensor.placements), tuple(tensor.shape)
     key = (tuple(mesh.mesh.flatten().tolist()), tuple(mesh.mesh.shape), placements, shape)
-    known = _regions.get(key)
+    known = _layouts.get(key)
     if known is None:
         sizes, offsets = compute_local_shape_and_global_offset(shape, mesh, placements)
         told: list[Any] = [None] * count
         torch.distributed.all_gather_object(told, (tuple(sizes), tuple(offsets)), group=group)
-        known = _regions[key] = [Region(*each) for each in told]
+        known = _layouts[key] = Layout([Region(*each) for each in told])
     return known

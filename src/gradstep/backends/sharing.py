@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.backends.owners import Region, group_of, loads_of, regions_of, share_out
+from gradstep.backends.owners import Region, group_of, layout_of, loads_of, share_out
 from gradstep.program.shards import local
 from gradstep.rule.opaque import Opaque
 
@@ -106,12 +106,9 @@ def made_together(calls: Sequence[Call], wholes: Sequence[Tensor | None]) -> lis
     if first is not None and function.dtype is not None:
         batches[0] = batches[0].to(function.dtype)
     results = function.on_batch(*batches, *calls[0].numbers)
-    rows = [list(made.to(tensors[place][0].dtype)) for place, made in _placed(function, results)]
+    placed = zip(function.returns, results, strict=True)
+    rows = [list(made.to(tensors[place][0].dtype)) for place, made in placed]
     return [dict(zip(function.returns, each, strict=True)) for each in zip(*rows, strict=True)]
-
-
-def _placed(function: Opaque, results: Sequence[Tensor]) -> list[tuple[int, Tensor]]:
-    return list(zip(function.returns, results, strict=True))
 
 
 @dataclass
@@ -185,10 +182,11 @@ def _attempt(
         return made_together(calls, wholes)
     except Exception as error:
         failures[places[0]] = error
-        tensors = [
-            [*([] if w is None else [w]), *c.own] for c, w in zip(calls, wholes, strict=True)
-        ]
-        return [{place: each[place] for place in calls[0].function.returns} for each in tensors]
+        made = []
+        for call, whole in zip(calls, wholes, strict=True):
+            given = call.own if whole is None else (whole, *call.own)
+            made.append({place: given[place] for place in call.function.returns})
+        return made
 
 
 class _Exchange:
@@ -199,9 +197,10 @@ class _Exchange:
         self.ranks: list[int] = mesh.mesh.flatten().tolist()
         self.group = group_of(mesh)
         self.me = self.ranks.index(torch.distributed.get_rank())
-        self.regions = [regions_of(call.like, self.group, len(self.ranks)) for call in calls]
+        self.layouts = [layout_of(call.like, self.group, len(self.ranks)) for call in calls]
+        self.work = [call.work for call in calls]
         free = [i for i, call in enumerate(calls) if call.owner is None]
-        chosen = share_out([calls[i].work for i in free], loads_of(tuple(self.ranks)))
+        chosen = share_out([self.work[i] for i in free], loads_of(tuple(self.ranks)))
         of_free = dict(zip(free, chosen, strict=True))
         self.owners = [of_free[i] if c.owner is None else c.owner for i, c in enumerate(calls)]
         self.whole: dict[int, Tensor] = {}
@@ -236,7 +235,7 @@ class _Exchange:
     def _buckets(self) -> list[list[int]]:
         """The calls, some of each owner in each bucket, the largest first."""
         by_owner: list[list[int]] = [[] for _ in self.ranks]
-        for i in sorted(range(len(self.calls)), key=lambda i: (-self.calls[i].work, i)):
+        for i in sorted(range(len(self.calls)), key=lambda i: (-self.work[i], i)):
             by_owner[self.owners[i]].append(i)
         buckets: list[list[int]] = [[]]
         size = 0
@@ -253,10 +252,10 @@ class _Exchange:
 
     def _sender(self, i: int, region: Region) -> int:
         """Who of those that hold a region sends it to the owner: itself, where it can."""
-        regions, owner = self.regions[i], self.owners[i]
-        if regions[owner] == region:
+        layout, owner = self.layouts[i], self.owners[i]
+        if layout.regions[owner] == region:
             return owner
-        holders = [rank for rank, held in enumerate(regions) if held == region]
+        holders = layout.holders[region]
         return holders[i % len(holders)]
 
     def _gather(self, bucket: Sequence[int]) -> Callable[[], None]:
@@ -264,14 +263,17 @@ class _Exchange:
         outgoing: list[list[Tensor]] = [[] for _ in self.ranks]
         incoming: list[list[tuple[int, Region]]] = [[] for _ in self.ranks]
         for i in bucket:
-            owner, part = self.owners[i], self.calls[i].part
-            for region in dict.fromkeys(self.regions[i]) if part is not None else ():
-                sender = self._sender(i, region)
-                if not region.numel or sender == owner:
-                    continue
-                if sender == self.me and part is not None:
+            owner, part, layout = self.owners[i], self.calls[i].part, self.layouts[i]
+            if part is None:
+                continue
+            if owner != self.me:
+                mine = layout.regions[self.me]
+                if mine.numel and self._sender(i, mine) == self.me:
                     outgoing[owner].append(part)
-                elif owner == self.me:
+                continue
+            for region in layout.holders:
+                sender = self._sender(i, region)
+                if region.numel and sender != owner:
                     incoming[sender].append((i, region))
         arrived = self._send(outgoing, incoming, bucket)
 
@@ -280,7 +282,7 @@ class _Exchange:
                 part = self.calls[i].part
                 if self.owners[i] == self.me and part is not None:
                     self.whole[i] = part.new_empty(self.calls[i].shape)
-                    self.regions[i][self.me].of(self.whole[i]).copy_(part)
+                    self.layouts[i].regions[self.me].of(self.whole[i]).copy_(part)
             for i, region, values in arrived():
                 region.of(self.whole[i]).copy_(values.view(region.sizes))
 
@@ -291,7 +293,7 @@ class _Exchange:
         outgoing: list[list[Tensor]] = [[] for _ in self.ranks]
         incoming: list[list[tuple[int, Region]]] = [[] for _ in self.ranks]
         for i in bucket:
-            regions, owner, call = self.regions[i], self.owners[i], self.calls[i]
+            regions, owner, call = self.layouts[i].regions, self.owners[i], self.calls[i]
             if not call.returns_part or call.part is None:
                 continue
             if owner == self.me:
@@ -378,10 +380,10 @@ def spread(weight: Any, held: Any) -> Any:
     sizes, _ = compute_local_shape_and_global_offset(shape, mesh, placements)
     whole = local(held)
     part = whole.new_empty(tuple(sizes))
-    spread = DTensor.from_local(
+    made = DTensor.from_local(
         part, mesh, placements, run_check=False, shape=shape, stride=held.stride()
     )
-    regions = regions_of(spread, group, len(ranks))
+    regions = layout_of(made, group, len(ranks)).regions
     me = ranks.index(torch.distributed.get_rank())
     owner = ranks.index(int(held.device_mesh.mesh[0]))
     outgoing, incoming = [0] * len(ranks), [0] * len(ranks)
@@ -393,4 +395,4 @@ def spread(weight: Any, held: Any) -> Any:
     arrived = whole.new_empty(part.numel())
     torch.distributed.all_to_all_single(arrived, sent, incoming, outgoing, group=group)
     part.copy_(arrived.view(part.shape))
-    return spread
+    return made

@@ -18,7 +18,7 @@ from gradstep.backends.dispatch import check_dimensions
 from gradstep.backends.update import has_shape
 from gradstep.classes import rule_classes
 from gradstep.compose.members import Member, Predicate, biases_and_norms, members
-from gradstep.compose.model_groups import Layers, Rates, groups, spared_by
+from gradstep.compose.model_groups import Layers, Rates, groups, kind_of, spared_by
 from gradstep.compose.partition import Partition, partition
 from gradstep.optimizer.optimizer import Optimizer, extend, planner_of
 from gradstep.rule.combine import chain
@@ -106,7 +106,7 @@ def create(
     if not isinstance(name, str):
         raise TypeError(f"create() takes the name of an optimizer; got {name!r}")
     spared = spared_by(params, no_decay)
-    model = type(params).__name__ if isinstance(params, torch.nn.Module) else "the parameters"
+    model = kind_of(params)
     everything = members(params)
     rates = partial(
         Rates,

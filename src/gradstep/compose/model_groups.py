@@ -19,6 +19,7 @@ from gradstep.compose.members import (
     members,
 )
 from gradstep.compose.schedule import scaled
+from gradstep.optimizer.parameter_names import first_names
 from gradstep.rule.schedule import is_schedule
 
 #: Patterns of the layers' names from the first to the last, or a function: name -> depth.
@@ -157,7 +158,7 @@ def layer_depths(model: Any, layers: Layers = None) -> dict[str, int]:
         ValueError: a depth that cannot be told; says what was found.
     """
     everything = members(model)
-    found = depths(everything, layers, _kind(model))
+    found = depths(everything, layers, kind_of(model))
     return {m.name: depth for m, depth in zip(everything, found, strict=True)}
 
 
@@ -212,12 +213,10 @@ def _by_blocks(everything: Sequence[Member], model: str) -> list[int]:
             else "there is no list of layers, as blocks.0, blocks.1 would be"
             f"{', but ' if found else ''}{found}"
         )
-        names = [m.name for m in everything]
-        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
         raise ValueError(
             f"the depth of {model} cannot be told: {what}. Its parameters are "
-            f"{', '.join(names[:6])}{more}. Say where the layers are: layers=['first.*', …, "
-            "'last.*']"
+            f"{first_names([m.name for m in everything], 6)}. Say where the layers are: "
+            "layers=['first.*', …, 'last.*']"
         )
     numbers: dict[str, int] = {}
     for block in blocks:
@@ -258,9 +257,8 @@ def _check_any(
         "head_lr": "no output layer is known",
         "lora_plus": "no parameter is called lora_B",
     }[option]
-    names = ", ".join(m.name for m in everything[:6])
-    more = f" and {len(everything) - 6} more" if len(everything) > 6 else ""
-    raise ValueError(f"{option} was given, and {what} in {model}: it has {names}{more}")
+    names = first_names([m.name for m in everything], 6)
+    raise ValueError(f"{option} was given, and {what} in {model}: it has {names}")
 
 
 def _key(rate: Any) -> Any:
@@ -268,5 +266,6 @@ def _key(rate: Any) -> Any:
     return id(rate) if isinstance(rate, Tensor) or is_schedule(rate) else rate
 
 
-def _kind(model: Any) -> str:
+def kind_of(model: Any) -> str:
+    """What to call a model, or what else parameters come from, in messages."""
     return type(model).__name__ if isinstance(model, nn.Module) else "the parameters"

@@ -26,7 +26,7 @@ from gradstep.optimizer.held_states import as_saved
 from gradstep.optimizer.loading import load
 from gradstep.optimizer.observer import StepObserver
 from gradstep.optimizer.optimizer import Optimizer, begin_anew, holder_of, planner_of
-from gradstep.optimizer.parameter_names import ParameterNames, names_of
+from gradstep.optimizer.parameter_names import ParameterNames, first_names, names_of
 from gradstep.optimizer.step import Step
 from gradstep.optimizer.step_hooks import HooksOnce
 from gradstep.rule.definition import Rule
@@ -374,9 +374,8 @@ def _claims(
         else:
             lost.append(member.name)
     if lost:
-        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
         raise ValueError(
-            f"no part claims {', '.join(lost[:5])}{more}, which would stay as they are. Add a part "
+            f"no part claims {first_names(lost)}, which would stay as they are. Add a part "
             "called rest, or set requires_grad=False for what is to be frozen"
         )
     return claimed

@@ -232,7 +232,7 @@ def checked_state(
         TypeError, ValueError: a checkpoint of another model or rule, or an incomplete one.
     """
     rule = optimizer.rule
-    if any(s.shape == "own" for s in rule.states.values()):
+    if rule.keeps_own_shapes:
         settle_holders([p for group in loaded["param_groups"] for p in group["params"]])
     state: defaultdict[Any, Any] = defaultdict(dict, loaded["state"])
     specs, known = state_specs(rule), {*names_in_files(rule), "step"}

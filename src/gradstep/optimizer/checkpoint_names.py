@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradstep.backends.update import has_shape
 from gradstep.optimizer.equal_options import equal_options
-from gradstep.optimizer.parameter_names import names_of
+from gradstep.optimizer.parameter_names import first_names, names_of
 
 _log = logging.getLogger("gradstep")
 
@@ -65,12 +65,13 @@ def in_own_order(
         if not strict:
             raise ValueError(
                 "strict=False matches parameters by name, and none of the checkpoint's is here: "
-                f"it has {_listed(_flat(saved))}; the optimizer has {_listed(_flat(own))}"
+                f"it has {first_names(_flat(saved))}; the optimizer has {first_names(_flat(own))}"
             )
         if given["state"] and not keys_are_names:  # torch has matched such keys already
             warnings.warn(
                 "the checkpoint has none of the optimizer's names, so states are loaded by their "
-                f"place: it has {_listed(_flat(saved))}; the optimizer has {_listed(_flat(own))}",
+                f"place: it has {first_names(_flat(saved))}; the optimizer has "
+                f"{first_names(_flat(own))}",
                 stacklevel=2,
             )
         return _with_names(optimizer, given, own)
@@ -80,7 +81,7 @@ def in_own_order(
 def log_what_stays(names: Sequence[str], why: str) -> None:
     """Name the parameters whose states a partial loading leaves as they are."""
     if names:
-        _log.warning("not loaded, and as before: %s, %s", _listed(names, 20), why)
+        _log.warning("not loaded, and as before: %s, %s", first_names(names, 20), why)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _arranged(
     else:
         log_what_stays(missing, "which the checkpoint does not have")
         if surplus:
-            _log.warning("left out, as the optimizer has them not: %s", _listed(surplus, 20))
+            _log.warning("left out, as the optimizer has them not: %s", first_names(surplus, 20))
     options = _options(optimizer, groups, names, places, strict)
     if options and groups:
         first = {
@@ -160,9 +161,9 @@ def _check_complete(missing: Sequence[str], surplus: Sequence[str]) -> None:
         return
     found = []
     if missing:
-        found.append(f"it has no {_listed(missing, 20)}")
+        found.append(f"it has no {first_names(missing, 20)}")
     if surplus:
-        found.append(f"the optimizer has no {_listed(surplus, 20)}")
+        found.append(f"the optimizer has no {first_names(surplus, 20)}")
     raise ValueError(
         f"the checkpoint is of other parameters: {', and '.join(found)}. Load what both have with "
         "load_state_dict(…, strict=False), or change the names in the checkpoint's 'param_names'"
@@ -319,8 +320,3 @@ def _flat(groups: Iterable[Iterable[Any]]) -> list[Any]:
 
 def _is_unique(names: list[list[str]]) -> bool:
     return len({*_flat(names)}) == len(_flat(names))
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from gradstep.backends.eager_rounds import applied, called
 from gradstep.backends.global_sums import exact_sum
 from gradstep.backends.update import in_pairs, is_matrix, working_dtype
 from gradstep.optimizer.optimizer import Optimizer
 from gradstep.optimizer.states import Beginnings, shared_states
 from gradstep.rule.contraction import contracted
 from gradstep.rule.definition import Rule
-from gradstep.rule.graph import REDUCTIONS, Graph, Node, in_order
+from gradstep.rule.graph import Graph, Node, in_order
 from gradstep.rule.hyperparameter import is_number
-from gradstep.rule.operations import OPERATIONS
-from gradstep.rule.reductions import facts_of, reduce_tensor
+from gradstep.rule.reductions import facts_of
 from gradstep.rule.schedule import Schedule
 from gradstep.rule.trace import trace
 
@@ -296,20 +296,10 @@ class _Work:
         if node.operation == "part":
             return self._made[id(node.arguments[0])][node.value]
         if node.operation == "opaque":
-            made = node.value(*arguments)
-            made = made if isinstance(made, tuple) else (made,)
-            self._made[id(node)] = dict(zip(node.value.returns, made, strict=True))
-            return self._made[id(node)].get(0, arguments[0])
-        if node.operation in REDUCTIONS:
-            return reduce_tensor(node.operation, arguments[0], {"c": -1, "r": -2}.get(node.value))
-        if node.operation == "fma":
-            return arguments[0] * arguments[1] + arguments[2]
-        operation = OPERATIONS[node.operation]
-        if not any(isinstance(a, Tensor) for a in arguments):
-            return operation.number(*arguments)
+            return called(node, arguments, self._made)
         if node.operation == "where" and isinstance(arguments[0], Tensor):
             return _chosen(*arguments)
-        return operation.tensor(*arguments)
+        return applied(node, arguments)
 
 
 def _chosen(condition: Tensor, a: Any, b: Any) -> Tensor:

@@ -179,3 +179,9 @@ def _given(group: Mapping[str, Any], place: int) -> Any:
 
 def _shape(p: Tensor) -> str:
     return f" (shape {tuple(p.shape) if has_shape(p) else 'not known yet'})"
+
+
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """Names for a message: the first, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

@@ -377,7 +377,7 @@ class Planner:
         if not all(g.is_elementwise for g in run.graphs.values()):
             shards = (p for p in run.params() if is_sharded(p))
             self._mesh = next((p.device_mesh for p in shards), self._mesh)
-            if any(state.shape == "own" for state in self.rule.states.values()):
+            if self._mesh is not None and self.rule.keeps_own_shapes:
                 settle_holders(list(run.params()))
 
     def _plan_group(self, run: GroupRun) -> list[Run] | None:

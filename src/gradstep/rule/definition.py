@@ -128,6 +128,11 @@ class Rule:
         return "step" in self.inputs or self.low_precision.startswith("stochastic")
 
     @property
+    def keeps_own_shapes(self) -> bool:
+        """Whether it has states of a shape of their own, such as matrices."""
+        return any(state.shape == "own" for state in self.states.values())
+
+    @property
     def tells_vectors_apart(self) -> bool:
         """Whether weights with fewer than two dimensions have other states or steps than others."""
         apart = any(s.shape != "weight" or s.only is not None for s in self.states.values())

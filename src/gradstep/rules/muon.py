@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from gradstep.linalg.newton_schulz import newton_schulz, scale_of
 from gradstep.rule import (
@@ -15,6 +15,7 @@ from gradstep.rule import (
     rule,
     size,
 )
+from gradstep.rules.orthogonal import Adjustment, Coefficients, Precision
 
 
 @rule
@@ -32,17 +33,12 @@ def muon(
     c: float = 2.0315,
     eps: float = 1e-7,
     ns_steps: Annotated[float, Interval(0, 100)] = 5,
-    adjust_lr_fn: Literal[
-        "original", "match_rms_adamw", "spectral_unclamped", "unit_rms", "spectral"
-    ]
-    | None = None,
-    coefficients: Literal[
-        "fixed", "tuned", "polar_express", "cans", "aol", "hybrid", "cubic"
-    ] = "fixed",
+    adjust_lr_fn: Adjustment | None = None,
+    coefficients: Coefficients = "fixed",
     sum_momentum: bool = False,
     flatten: bool = False,
     split: Any = None,
-    precision: Literal["bfloat16", "float32"] = "bfloat16",
+    precision: Precision = "bfloat16",
 ) -> Result:
     """Muon: the average gradient of a matrix, with all its singular values brought near 1.
 
