@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
-from gradstep.backends.cpu import cache
+from gradstep.backends import kernel_cache
 from gradstep.backends.cpu import run as runs
 
 #: Sizes of a model that one thread updates, and of one that several share.
@@ -841,9 +841,9 @@ def spoil(path: Path, change: Callable[[bytes], bytes]) -> None:
 def resealed(path: Path, change: Callable[[bytes], bytes], monkeypatch: Any) -> None:
     """Other content under the right name and with the right digest."""
     monkeypatch.setenv("GRADSTEP_CACHE_DIR", str(path.parent))
-    content = cache.read(path.stem)
+    content = kernel_cache.read(path.stem)
     assert content is not None
-    cache.write(path.stem, change(content))
+    kernel_cache.write(path.stem, change(content))
 
 
 SPOILT: dict[str, Callable[[bytes], bytes]] = {
@@ -917,9 +917,9 @@ def poisoned(tmp_path: Path, monkeypatch: Any) -> tuple[Path, str, str]:
     descend = run("descend", GRADSTEP_CACHE_DIR=str(folder))
     (descending,) = (f for f in entries(folder) if f != climbing)
     monkeypatch.setenv("GRADSTEP_CACHE_DIR", str(folder))
-    content = cache.read(climbing.stem)
+    content = kernel_cache.read(climbing.stem)
     assert content is not None
-    cache.write(descending.stem, content)
+    kernel_cache.write(descending.stem, content)
     assert climb != descend
     return folder, climb, descend
 

@@ -10,9 +10,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.backends.cpu.guard import make_guard
 from gradstep.backends.eligibility import STORAGE, as_stored
 from gradstep.backends.global_sums import exact_sum
+from gradstep.backends.guard import make_guard
 from gradstep.backends.update import in_pairs, is_dense
 from gradstep.program.shards import local
 from gradstep.rule import reductions

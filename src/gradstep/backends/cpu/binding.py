@@ -14,8 +14,8 @@ from gradstep.backends.base import Values
 from gradstep.backends.cpu.buckets import divided, lay_out
 from gradstep.backends.cpu.kernel import Kernel
 from gradstep.backends.cpu.run import FlatRun, PassesRun
-from gradstep.backends.cpu.table import Row, Table, taken_strides
 from gradstep.backends.eligibility import STORAGE
+from gradstep.backends.table import Row, Table, taken_strides
 from gradstep.backends.update import Update
 from gradstep.program.shards import local
 from gradstep.program.walks import FIELDS, flat_tiles
@@ -83,7 +83,9 @@ class Tensors(Table):
         self.buckets = [lay_out(*known, tensors) for tensors in divided(*known)]
 
     def rows(self, kind: Hashable, updates: Sequence[Update]) -> Sequence[Row]:
-        return [] if self.sharded else [Row(self.kernel, kind, update) for update in updates]
+        return (
+            [] if self.sharded else [Row(Tensors, self.kernel, kind, update) for update in updates]
+        )
 
     def prepare(self, values: Values) -> FlatRun | PassesRun:
         # Once, so that no tensor is held.

@@ -17,7 +17,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
-from gradstep.backends.cpu import cache
+from gradstep.backends import kernel_cache
 from gradstep.program.targets import Target, target_for
 
 _lock = threading.RLock()
@@ -58,7 +58,7 @@ def _sources() -> str:
         texts = [f"{file.name}\n{file.read_text('utf-8')}" for file in files]
     except OSError:
         return ""
-    return cache.digest(*texts) if texts else ""
+    return kernel_cache.digest(*texts) if texts else ""
 
 
 #: Taken when this file is loaded: what is edited later is not what runs.
@@ -96,7 +96,7 @@ def functions(
 
 
 def _key(spec: str, cpu_name: str, features: str) -> str:
-    return cache.digest(
+    return kernel_cache.digest(
         spec,
         _WRITERS,
         llvm.get_default_triple(),
@@ -109,7 +109,7 @@ def _key(spec: str, cpu_name: str, features: str) -> str:
 
 def _load(key: str, write: Callable[[], str], symbols: Iterable[str]) -> Any:
     """The library of a module, from the cache or compiled."""
-    image = cache.read(key)
+    image = kernel_cache.read(key)
     if image is not None:
         try:
             return _link(image, key, symbols)
@@ -117,7 +117,7 @@ def _load(key: str, write: Callable[[], str], symbols: Iterable[str]) -> Any:
             pass
     image = _compile(write(), *cpu())
     library = _link(image, key + "'", symbols)
-    cache.write(key, image)
+    kernel_cache.write(key, image)
     return library
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.base import Binding
-from gradstep.backends.cpu.guard import make_guard
 from gradstep.backends.cpu.number_states import NumberStates
 from gradstep.backends.eligibility import alike_in_parts, as_stored, local_update, spans_of
+from gradstep.backends.guard import make_guard
 from gradstep.backends.update import Update, is_dense
 from gradstep.program.shards import is_sharded, local
 
@@ -36,6 +36,7 @@ class Row:
     It holds none of these: a parameter that is replaced is to be freed with its last owner.
 
     Attributes:
+        binding: makes a binding of a kernel, rows and weights.
         kernel: what updates it.
         kind: tensors of equal kinds go through the kernel together.
         name: gives the parameter's name, for messages.
@@ -50,12 +51,15 @@ class Row:
     """
 
     __slots__ = (
-        "guard", "kernel", "kind", "name", "names", "relaid", "size", "spans",
+        "binding", "guard", "kernel", "kind", "name", "names", "relaid", "size", "spans",
         "stored", "strides", "written",
     )  # fmt: skip
 
-    def __init__(self, kernel: Any, kind: Any, update: Update) -> None:
+    def __init__(
+        self, binding: Callable[..., Binding], kernel: Any, kind: Any, update: Update
+    ) -> None:
         weight, gradient = update.weight, update.gradient
+        self.binding = binding
         self.kernel = kernel
         self.kind = kind
         self.name = update.name
@@ -71,9 +75,7 @@ class Row:
 
     def bind(self, rows: Sequence[Row], weights: Sequence[Tensor]) -> Binding:
         """Bind the kernel to weights of which these are the rows, this one among them."""
-        from gradstep.backends.cpu.binding import Tensors
-
-        return Tensors(self.kernel, rows, weights)
+        return self.binding(self.kernel, rows, weights)
 
 
 def taken_strides(gradient: Tensor, weight: Tensor) -> tuple[int, ...]:
