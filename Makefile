@@ -5,6 +5,9 @@
 #   make test-all           the same of every rule with every flag, and the lines covered: hours
 #   make test-versions      the tests of `make test` with other releases of Python, torch and numba
 #   make test-gpu           what an accelerator alone can show: PYTHON=, an environment whose torch has one
+#   make docs               builds the site into build/site, and looks for dead links
+#   make package            builds the wheel and the sdist into dist/, and checks them
+#   make test-package       installs that wheel into empty environments of Python 3.10 to 3.13, and trains
 #   make test-integration   trains with Hugging Face, Lightning and accelerate, which it installs
 
 PYTHON ?= python3
@@ -27,7 +30,7 @@ define part
 @began=$$(date +%s); echo "$(1) ..."; if $(2); then echo "$(1): passed, $$(($$(date +%s) - began)) s"; else echo "$(1): FAILED after $$(($$(date +%s) - began)) s"; exit 1; fi
 endef
 
-.PHONY: run test test-all lint types quick sweep rest alone alone-all coverage test-versions test-gpu test-integration bench clean
+.PHONY: run test test-all lint types quick sweep rest alone alone-all coverage test-versions test-gpu test-integration docs package test-package bench clean
 
 run: $(ENVIRONMENT)/lab
 	$(BIN)/gradstep train
@@ -85,6 +88,18 @@ test-gpu:
 test-integration: $(INTEGRATION)/ready
 	$(INTEGRATION)/bin/python -m pytest tests/integration
 
+docs: $(ENVIRONMENT)/docs
+	$(BIN)/python docs/_site/build.py build/site
+
+package: $(ENVIRONMENT)/package
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
+# 6 GB of disk, one environment after the other.
+test-package:
+	$(PYTHON) tests/packages.py
+
 # The figures of the README: about ten minutes on a machine that does nothing else.
 bench: $(ENVIRONMENT)/lab
 	$(BIN)/gradstep bench --sizes all --load --out bench
@@ -100,9 +115,13 @@ $(ENVIRONMENT)/test: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+$(ENVIRONMENT)/docs $(ENVIRONMENT)/package: $(BIN)/python pyproject.toml constraints.txt constraints-docs.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --constraint constraints-docs.txt --editable '.[$(@F)]'
+	@touch $@
+
 $(INTEGRATION)/ready: $(INTEGRATION)/bin/python pyproject.toml constraints.txt constraints-integration.txt
 	$(INTEGRATION)/bin/python -m pip install --quiet --constraint constraints.txt --constraint constraints-integration.txt --editable '.[integration]'
 	@touch $@
 
 clean:
-	rm -rf $(ENVIRONMENT) $(INTEGRATION) .venv-versions .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(ENVIRONMENT) $(INTEGRATION) .venv-versions .venv-packages build dist .coverage .pytest_cache .mypy_cache .ruff_cache

@@ -122,7 +122,7 @@ if TYPE_CHECKING:
         SparseAdam,
     )
 
-__version__ = "0.1.0"
+    __version__: str
 
 __all__ = [
     "ASAM",
@@ -310,10 +310,23 @@ def __getattr__(name: str) -> Any:
             found = import_module(module).load()
             if name in found:
                 return found[name]
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module gradstep has no {name}")
+
+
+def _version() -> str:
+    """The installed version, which was made from a tag; of sources that are not installed, 0."""
+    metadata = import_module("importlib.metadata")
+    try:
+        return str(metadata.version("gradstep"))
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:
     return sorted(
-        {*globals(), *_LATER, *functions()}.union(*(import_module(m).load() for m in _OF_RULES))
+        {"__version__", *globals(), *_LATER, *functions()}.union(
+            *(import_module(m).load() for m in _OF_RULES)
+        )
     )
