@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import itertools
 import logging
 import pickle
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -980,24 +978,6 @@ def test_what_register_refuses() -> None:
     taken.name = ""
     with pytest.raises(ValueError, match="Expected the text"):
         formats.register(taken)
-
-
-PAGES = Path(__file__).parents[1] / "docs"
-
-
-@pytest.mark.usefixtures("own_formats")
-@pytest.mark.parametrize("page", ["formats", "low-precision", "memory"])
-def test_every_example_of_the_pages_prints_what_it_says(page: str) -> None:
-    path = PAGES / f"{page}.md"
-    blocks = re.findall(r"^```(python|text)\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
-    names: dict[str, Any] = {"__name__": f"docs_{page}"}
-    kinds = [kind for kind, _ in blocks]
-    assert kinds == ["python", "text"] * (len(kinds) // 2) and kinds
-    for (_, code), (_, said) in zip(blocks[::2], blocks[1::2], strict=True):
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            exec(compile(code, str(path), "exec"), names)
-        assert out.getvalue() == said
 
 
 def test_squares_in_bfloat16_shrink_with_a_small_beta2_alone() -> None:

@@ -747,17 +747,3 @@ def test_a_process_that_is_killed_leaves_the_checkpoint_and_nothing_else(tmp_pat
     learn(network, optimizer, range(3, 6))
     same(ordinary, alone, network, optimizer)
     assert file.read_bytes() == content
-
-
-# The page.
-
-
-def test_the_page_runs() -> None:
-    page = Path(__file__).parents[1] / "docs" / "offload.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 3
-    names: dict[str, Any] = {"__name__": "docs_offload"}
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), names)
-    assert {int(s["step"]) for s in names["optimizer"].state.values()} == {1}
-    assert list(Path(names["folder"]).iterdir()) == []

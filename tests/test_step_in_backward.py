@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import re
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -762,18 +760,3 @@ def test_ddp_is_refused(behind: bool) -> None:
     for said in run_ranks(replicated, 2, behind):
         assert "cannot step the weights of a DistributedDataParallel" in said
         assert "fully_shard" in said
-
-
-# The page.
-
-
-def test_the_page_runs() -> None:
-    page = Path(__file__).parents[1] / "docs" / "step-in-backward.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 4
-    names: dict[str, Any] = {"__name__": "docs_step_in_backward"}
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), names)
-    model = names["model"]
-    assert all(p.grad is None for p in model.parameters())
-    assert {int(s["step"]) for s in names["optimizer"].state.values()} == {1}

@@ -1,0 +1,100 @@
+"""README and docs: Python runs block after block; commands take the arguments that are shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import page_blocks
+from gradstep.linalg.newton_schulz import COEFFICIENTS
+from gradstep.program import formats
+from page_blocks import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("README.*.md")), *sorted(DOCS.glob("*.md"))]
+
+#: Whose code is that of another page, or is run there in short.
+LONG = ["README.zh-CN.md", "docs/watch.md"]
+
+#: Blocks that are not run here: the page, and what each of them needs.
+LEFT_OUT: dict[str, list[str]] = {}
+
+#: What else holds when a page has been read, of the names that it made.
+AFTERWARDS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "docs/matrix-rules.md": lambda names: names["after"] < 0.1 * names["before"],
+    "docs/offload.md": lambda names: (
+        {int(s["step"]) for s in names["optimizer"].state.values()} == {1}
+        and list(Path(names["folder"]).iterdir()) == []
+    ),
+    "docs/step-in-backward.md": lambda names: (
+        all(p.grad is None for p in names["model"].parameters())
+        and {int(s["step"]) for s in names["optimizer"].state.values()} == {1}
+    ),
+}
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.deep] * (name(p) in LONG), id=name(p)) for p in PAGES],
+)
+def test_a_reader_who_pastes_block_after_block_gets_what_is_shown(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for known in ("_COLUMNS", "_STATES"):  # a page may register a format of its own
+        monkeypatch.setattr(formats, known, dict(getattr(formats, known)))
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(987654321)  # a page whose numbers hang on a seed sets it
+    reading = page_blocks.read(page)
+    assert AFTERWARDS.get(name(page), lambda _: True)(reading.names)
+
+
+def test_what_is_not_run_is_known_and_counted() -> None:
+    found = {
+        name(page): [block.mark.partition(" ")[2] for block in page_blocks.blocks(page)
+                     if block.mark.startswith(("needs ", "not run: "))]
+        for page in PAGES
+    }  # fmt: skip
+    assert {page: marks for page, marks in found.items() if marks} == LEFT_OUT
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_in_the_text_take_the_arguments_that_are_shown(page: Path) -> None:
+    for arguments in page_blocks.commands_in_prose(page):
+        page_blocks.check_command(arguments, name(page))
+
+
+def test_every_target_of_make_exists() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    asked = {
+        target
+        for page in PAGES
+        for target in re.findall(r"(?:^|`)make ([a-z][\w-]*)", page.read_text(), re.M)
+    }
+    assert "run" in asked and asked <= targets
+
+
+def test_both_readmes_have_the_same_code() -> None:
+    codes = []
+    for page in ("README.md", "README.zh-CN.md"):
+        found = [b for b in page_blocks.blocks(ROOT / page) if b.language in ("python", "text")]
+        codes.append([re.sub(r" *#.*", "", block.text) for block in found])
+    assert codes[0] == codes[1]
+
+
+def test_the_pages_name_all_of_their_tables() -> None:
+    files = (ROOT / "src" / "gradstep" / "rules" / "transforms").glob("*.py")
+    stages = re.findall(r"^@rule\ndef (\w+)", "".join(f.read_text() for f in files), re.M)
+    assert len(stages) > 15
+    page = (DOCS / "compose.md").read_text()
+    assert [stage for stage in stages if f"`{stage}`" not in page] == []
+    page = (DOCS / "matrix-rules.md").read_text()
+    assert [chosen for chosen in COEFFICIENTS if f"\n{chosen} " not in page] == []
