@@ -18,14 +18,21 @@ def counted(builder: ir.IRBuilder, count: Any, step: int = 1) -> Iterator[Any]:
     The index goes from 0 in steps while it is below ``count``: never, where that is 0. The builder
     stands behind the loop in the end.
     """
-    zero, before = ir.Constant(I64, 0), builder.block
+    with strided(builder, ir.Constant(I64, 0), count, ir.Constant(I64, step)) as index:
+        yield index
+
+
+@contextmanager
+def strided(builder: ir.IRBuilder, first: Any, count: Any, step: Any) -> Iterator[Any]:
+    """The same from ``first`` on, in steps that the code may have worked out."""
+    before = builder.block
     loop, done = (builder.function.append_basic_block(name) for name in ("loop", "done"))
-    builder.cbranch(builder.icmp_signed("<", zero, count), loop, done)
+    builder.cbranch(builder.icmp_signed("<", first, count), loop, done)
     builder.position_at_end(loop)
     index = builder.phi(I64, "i")
-    index.add_incoming(zero, before)
+    index.add_incoming(first, before)
     yield index
-    following = builder.add(index, ir.Constant(I64, step), flags=["nuw", "nsw"])
+    following = builder.add(index, step, flags=["nuw", "nsw"])
     index.add_incoming(following, builder.block)
     builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
     builder.position_at_end(done)

@@ -3,7 +3,7 @@
 Written out in 32-bit integer arithmetic, which vectorises on every CPU. Where the CPU has
 instructions for float16 (F16C) they are used: the same bits, and on 20 M weights Adam took a third
 of the time. Rounding is to nearest, ties to even, as torch rounds; a nan becomes the standard one.
-What reads takes vectors as well.
+All take vectors as well.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ from typing import Any
 from llvmlite import ir
 
 I16, I32, F32 = ir.IntType(16), ir.IntType(32), ir.FloatType()
-
-
-def _c(value: int) -> Any:
-    return ir.Constant(I32, value)
 
 
 def _as_many(kind: Any, value: Any) -> Any:
@@ -44,10 +40,15 @@ def to_bfloat16(builder: ir.IRBuilder, value: Any) -> Any:
     """Add half a unit, less one where the kept part is even, and cut."""
     # Chosen before the rounding, which leaves it: on 16-bit lanes the choice took twice as long.
     is_nan = builder.fcmp_unordered("uno", value, value)
-    bits = builder.bitcast(builder.select(is_nan, ir.Constant(F32, math.nan), value), I32)
-    odd = builder.and_(builder.lshr(bits, _c(16)), _c(1))
-    rounded = builder.lshr(builder.add(bits, builder.add(odd, _c(0x7FFF))), _c(16))
-    return builder.trunc(rounded, I16)
+    kept = builder.select(is_nan, _alike(F32, math.nan, value), value)
+    bits = builder.bitcast(kept, _as_many(I32, value))
+
+    def c(value: int) -> Any:
+        return _alike(I32, value, bits)
+
+    odd = builder.and_(builder.lshr(bits, c(16)), c(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, c(0x7FFF))), c(16))
+    return builder.trunc(rounded, _as_many(I16, value))
 
 
 def from_float16(builder: ir.IRBuilder, bits: Any) -> Any:
@@ -74,22 +75,27 @@ def from_float16(builder: ir.IRBuilder, bits: Any) -> Any:
 
 def to_float16(builder: ir.IRBuilder, value: Any) -> Any:
     """Round in the integer for normal numbers, by a float32 addition for tiny ones."""
-    bits = builder.bitcast(value, I32)
-    sign = builder.lshr(builder.and_(bits, _c(0x80000000)), _c(16))
-    magnitude = builder.and_(bits, _c(0x7FFFFFFF))
-    odd = builder.and_(builder.lshr(magnitude, _c(13)), _c(1))
-    rounding = builder.add(odd, _c(0xFFF - ((127 - 15) << 23)))
-    normal = builder.lshr(builder.add(magnitude, rounding), _c(13))
+    integers, reals = _as_many(I32, value), _as_many(F32, value)
+
+    def c(number: int) -> Any:
+        return _alike(I32, number, value)
+
+    bits = builder.bitcast(value, integers)
+    sign = builder.lshr(builder.and_(bits, c(0x80000000)), c(16))
+    magnitude = builder.and_(bits, c(0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(magnitude, c(13)), c(1))
+    rounding = builder.add(odd, c(0xFFF - ((127 - 15) << 23)))
+    normal = builder.lshr(builder.add(magnitude, rounding), c(13))
     # 0.5 has the unit 2^-24 in its last place: the sum's last bits are the rounded subnormal.
-    half = ir.Constant(F32, 0.5)
-    lifted = builder.bitcast(builder.fadd(builder.bitcast(magnitude, F32), half), I32)
-    tiny = builder.sub(lifted, _c(0x3F000000))
-    is_tiny = builder.icmp_unsigned("<", magnitude, _c((127 - 14) << 23))
-    is_large = builder.icmp_unsigned(">=", magnitude, _c((127 + 16) << 23))
-    result = builder.select(is_large, _c(0x7C00), builder.select(is_tiny, tiny, normal))
-    is_nan = builder.icmp_unsigned(">", magnitude, _c(0x7F800000))
-    result = builder.select(is_nan, _c(0x7E00), result)
-    return builder.trunc(builder.or_(result, sign), I16)
+    half = _alike(F32, 0.5, value)
+    lifted = builder.bitcast(builder.fadd(builder.bitcast(magnitude, reals), half), integers)
+    tiny = builder.sub(lifted, c(0x3F000000))
+    is_tiny = builder.icmp_unsigned("<", magnitude, c((127 - 14) << 23))
+    is_large = builder.icmp_unsigned(">=", magnitude, c((127 + 16) << 23))
+    result = builder.select(is_large, c(0x7C00), builder.select(is_tiny, tiny, normal))
+    is_nan = builder.icmp_unsigned(">", magnitude, c(0x7F800000))
+    result = builder.select(is_nan, c(0x7E00), result)
+    return builder.trunc(builder.or_(result, sign), _as_many(I16, value))
 
 
 def from_float16_by_instruction(builder: ir.IRBuilder, bits: Any) -> Any:
@@ -101,11 +107,16 @@ def from_float16_by_instruction(builder: ir.IRBuilder, bits: Any) -> Any:
 def to_float16_by_instruction(builder: ir.IRBuilder, value: Any) -> Any:
     """The CPU's own conversion, with the standard nan."""
     # Of a nan it keeps the sign and the upper bits: the choice is made on 32-bit lanes.
+    integers, reals = _as_many(I32, value), _as_many(F32, value)
+
+    def c(number: int) -> Any:
+        return _alike(I32, number, value)
+
     is_nan = builder.fcmp_unordered("uno", value, value)
-    sign = builder.and_(builder.bitcast(value, I32), _c(0x80000000))
-    nan = builder.bitcast(builder.or_(sign, _c(0x7FC00000)), F32)
-    half = builder.fptrunc(builder.select(is_nan, nan, value), ir.HalfType())
-    return builder.bitcast(half, I16)
+    sign = builder.and_(builder.bitcast(value, integers), c(0x80000000))
+    nan = builder.bitcast(builder.or_(sign, c(0x7FC00000)), reals)
+    half = builder.fptrunc(builder.select(is_nan, nan, value), _as_many(ir.HalfType(), value))
+    return builder.bitcast(half, _as_many(I16, value))
 
 
 def conversions(storage: str, half_instructions: bool) -> tuple[Any, Any] | None:

@@ -24,6 +24,12 @@ class Target:
         side_by_side: lines of elements that are summed at once, where one or two columns are read:
             a core has more requests on their way where they go to several pages.
         converts_half: whether the processor in hand has ``half_feature``.
+        grid: who numbers the blocks and threads that go through a table of tensors: ``"nvvm"`` and
+            ``"amdgcn"`` by their registers, ``"loops"`` by loops around the same code, for who has
+            no such device; empty where threads take tiles off a counter.
+        vector_bytes: bytes that a thread of a grid reads at once.
+        global_space, shared_space: LLVM's numbers for the memory of tensors, and for that which the
+            threads of a block have together.
     """
 
     name: str
@@ -33,6 +39,10 @@ class Target:
     bytes_ahead: int = 1 << 14
     side_by_side: int = 4
     converts_half: bool = False
+    grid: str = ""
+    vector_bytes: int = 0
+    global_space: int = 0
+    shared_space: int = 0
 
     def __str__(self) -> str:
         return " ".join(map(str, (self.name, *self.__dict__.values())))
@@ -46,8 +56,25 @@ _TARGETS = {
     for target in (
         Target("x86_64", half_feature="f16c"),
         Target("aarch64", half_feature=""),
+        Target(
+            "nvptx64", half_feature="", grid="nvvm", vector_bytes=16, global_space=1, shared_space=3
+        ),
+        Target(
+            "amdgcn",
+            half_feature="",
+            grid="amdgcn",
+            vector_bytes=16,
+            global_space=1,
+            shared_space=3,
+        ),
+        Target("loops", half_feature=None, grid="loops", vector_bytes=16),
     )
 }
+
+
+def target_named(name: str) -> Target:
+    """A target by its name, as its processors have it: ``"nvptx64"``, ``"amdgcn"``, ``"loops"``."""
+    return target_for(name, ())
 
 
 def target_for(triple: str, features: Collection[str]) -> Target:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from gradstep.program.kernel_spec import (
 from gradstep.program.passes import Pass
 from gradstep.program.program import Program
 from gradstep.program.scalars import ScalarRows, TotalsAsInputs, scalar_function
+from gradstep.program.targets import Target
 from gradstep.program.walks import Geometry, flat, of_matrices
 from gradstep.program.weight_formats import WeightFormat
 from gradstep.rule.graph import FACTS, Node
@@ -61,6 +62,14 @@ class Stage:
 class Kernel:
     """The machine code of a program's passes for weights of one storage type.
 
+    Args:
+        program: whose.
+        storage: of the weights, a key of :data:`gradstep.program.kernel_spec.ITEM_BYTES`.
+        formats: of the states that are stored otherwise.
+        weight_format, seed: how weights of 16 bits are kept, and which chances round them.
+        target, compile: the processors, and what makes functions of specs for them: this machine's,
+            and :func:`compiled`.
+
     Attributes:
         is_flat, needs_matrix: of the program: one pass of single elements; rows and columns.
         is_wide: whether weights of 16 bits are kept with the digits of float32.
@@ -78,6 +87,8 @@ class Kernel:
         formats: Mapping[str, Format],
         weight_format: WeightFormat | None = None,
         seed: int = 0,
+        target: Target | None = None,
+        compile: Callable[[KernelSpec], Any] | None = None,
     ) -> None:
         contracted = program.contracted
         # Not the program itself, which keeps this kernel: together they would be a cycle.
@@ -91,7 +102,7 @@ class Kernel:
         after = [node for _, _, node in contracted.numbers]
         own = [name for name, _, _ in contracted.numbers]
         self.inputs: tuple[str, ...] = (*own, "step", "first", *program.names)
-        target = compiler.target()
+        target, compile = target or compiler.target(), compile or compiled
         kept = None if weight_format is None else KeptWeight(weight_format, seed)
         specs = [
             kernel_spec(
@@ -101,7 +112,7 @@ class Kernel:
         ]
         if program.is_flat:
             (spec,) = specs
-            self.run = compiled(spec)
+            self.run = compile(spec)
             self.row = scalar_function([*spec.scalars, *after, STEP], self.inputs)
             self.read_by_pass = len(spec.scalars)
             return
@@ -110,7 +121,7 @@ class Kernel:
         as_host = TotalsAsInputs(self.totals)
         self.stages = []
         for each, spec in zip(program.passes, specs, strict=True):
-            run = compiled(spec) if each.wanted() else None
+            run = compile(spec) if each.wanted() else None
             calls = [(node, self._scalars_of(node, as_host)) for node in each.calls]
             row = self._host_rows([as_host(n) for n in spec.scalars])
             self.stages.append(Stage(each, run, row, calls))

@@ -32,19 +32,26 @@ class Memory:
         bits = ir.IntType(8 * self._item_bytes)
         self._stored = self.real if self._conversions is None else bits
 
-    def load(self, builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int = 0) -> Any:
-        """The element at an index, in the type that the kernel works in; or a vector from there."""
+    def load(
+        self, builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int = 0, align: int = 0
+    ) -> Any:
+        """The element at an index, in the type that the kernel works in; or a vector from there.
+
+        A vector whose address is known to be a multiple of so many bytes is read at once.
+        """
         address = builder.gep(pointer, [index], source_etype=self._stored)
         kind = ir.VectorType(self._stored, lanes) if lanes else self._stored
-        value = builder.load(address, align=self._item_bytes, typ=kind)
+        value = builder.load(address, align=align or self._item_bytes, typ=kind)
         return value if self._conversions is None else self._conversions[0](builder, value)
 
-    def store(self, builder: ir.IRBuilder, value: Any, pointer: Any, index: Any) -> None:
-        """Put an element at an index, encoded; a vector where it is worked in as it is stored."""
+    def store(
+        self, builder: ir.IRBuilder, value: Any, pointer: Any, index: Any, align: int = 0
+    ) -> None:
+        """Put an element at an index, encoded; or a vector."""
         if self._conversions is not None:
             value = self._conversions[1](builder, value)
         address = builder.gep(pointer, [index], source_etype=self._stored)
-        builder.store(value, address, align=self._item_bytes)
+        builder.store(value, address, align=align or self._item_bytes)
 
 
 class ElementCode:

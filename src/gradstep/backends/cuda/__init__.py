@@ -1,0 +1,1 @@
+"""Generated kernels on NVIDIA's devices."""

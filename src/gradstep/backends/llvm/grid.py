@@ -1,0 +1,116 @@
+"""Blocks of threads that go through a table of tensors, in LLVM code.
+
+One text for all: where a processor numbers blocks and threads itself, what is written is what each
+of them does; on a target of loops it stands in two loops, over blocks and over threads, and does
+the same on a CPU. What stands outside :meth:`Grid.threads` is the same for all threads of a block,
+and nothing but shared memory goes from one such part to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+
+from gradstep.program.loops import counted, strided
+from gradstep.program.targets import Target
+
+I1, I32, I64, F32 = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.FloatType()
+VOID = ir.VoidType()
+
+#: Threads a block.
+THREADS = 256
+
+_BLOCK = {"nvvm": "llvm.nvvm.read.ptx.sreg.ctaid.x", "amdgcn": "llvm.amdgcn.workgroup.id.x"}
+_THREAD = {"nvvm": "llvm.nvvm.read.ptx.sreg.tid.x", "amdgcn": "llvm.amdgcn.workitem.id.x"}
+_CONVENTION = {"nvvm": "ptx_kernel", "amdgcn": "amdgpu_kernel"}
+
+
+class Grid:
+    """A kernel, as the function that its threads run.
+
+    Behind the arguments that are asked for it has one more: how many blocks there are.
+
+    Args:
+        module: what it is written into.
+        target: whom for.
+        name: of the function.
+        arguments: the names of its arguments: those in ``pointers`` point at the memory of tensors,
+            all others are 64-bit integers.
+        pointers: see there.
+
+    Attributes:
+        b: the builder.
+        given: name -> the argument.
+        pointer: the type of pointers to the memory of tensors.
+    """
+
+    def __init__(
+        self,
+        module: ir.Module,
+        target: Target,
+        name: str,
+        arguments: Sequence[str],
+        pointers: Sequence[str],
+    ) -> None:
+        self.module, self.target = module, target
+        self.pointer = ir.PointerType(addrspace=target.global_space)
+        kinds = [self.pointer if each in pointers else I64 for each in (*arguments, "blocks")]
+        self.function = ir.Function(module, ir.FunctionType(VOID, kinds), name)
+        if target.grid in _CONVENTION:
+            self.function.calling_convention = _CONVENTION[target.grid]
+        if target.grid == "nvvm":
+            # The assembler gives a thread as many registers as so many threads can have.
+            limit = [self.function, ir.MetaDataString(module, "maxntidx"), I32(THREADS)]
+            module.add_named_metadata("nvvm.annotations", limit)
+        self.given = dict(zip((*arguments, "blocks"), self.function.args, strict=True))
+        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
+
+    def stop_where(self, flag: str) -> None:
+        """Write nothing where an argument points at a float32 that is not 0; it may be 0 itself."""
+        b = self.b
+        look, go_on, stop = map(self.function.append_basic_block, ("look", "go_on", "stop"))
+        given = self.given[flag]
+        b.cbranch(b.icmp_unsigned("!=", given, I64(0)), look, go_on)
+        b.position_at_end(look)
+        found = b.load(b.inttoptr(given, self.pointer), typ=F32, align=4)
+        b.cbranch(b.fcmp_unordered("!=", found, ir.Constant(F32, 0.0)), stop, go_on)
+        b.position_at_end(stop)
+        b.ret_void()
+        b.position_at_end(go_on)
+
+    @contextmanager
+    def pieces(self, count: Any) -> Iterator[Any]:
+        """Write what is inside ``with`` for each of so many pieces of work; gives its number.
+
+        A block takes every so manieth as there are blocks.
+        """
+        blocks = self.given["blocks"]
+        if self.target.grid == "loops":
+            with counted(self.b, blocks) as block, strided(self.b, block, count, blocks) as piece:
+                yield piece
+        else:
+            with strided(self.b, self._register(_BLOCK), count, blocks) as piece:
+                yield piece
+
+    @contextmanager
+    def threads(self) -> Iterator[Any]:
+        """Write what is inside ``with`` for each thread of the block; gives its number."""
+        if self.target.grid == "loops":
+            with counted(self.b, I64(THREADS)) as thread:
+                yield thread
+        else:
+            yield self._register(_THREAD)
+
+    def _register(self, names: dict[str, str]) -> Any:
+        name = names[self.target.grid]
+        function = self.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.module, ir.FunctionType(I32, []), name)
+        return self.b.zext(self.b.call(function, []), I64)
+
+    def integer(self, base: Any, index: Any) -> Any:
+        """A 64-bit integer of a table."""
+        return self.b.load(self.b.gep(base, [index], source_etype=I64), typ=I64, align=8)

@@ -1,0 +1,105 @@
+"""Trainings whose every bit is compared between kernels of grids and the CPU's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from configurations import FLAG_CONFIGURATIONS, spelled
+from gradstep.backends import dispatch, register
+from gradstep.backends.cuda.code import TARGET
+from gradstep.program.kernel_spec import KernelSpec
+from grid_backend import GridBackend
+from reference import Reference
+
+#: Every elementwise rule with every flag.
+FLAT = [(r, o) for r, o in FLAG_CONFIGURATIONS if r.elementwise]
+FLAT_NAMES = [f"{r.name}-{spelled(o)}" for r, o in FLAT]
+#: Of those the few that the quick run looks at: powers and roots, choices, comparisons.
+FEW = [FLAT[FLAT_NAMES.index(name)] for name in ("Adam-default", "Rprop-default", "Lion-default")]
+
+#: Ragged ends, several tensors, one of no dimensions and one without elements.
+SMALL = ((), (1030,), (3, 5), (0,), (9, 2))
+#: A tensor of several chunks beside them.
+LARGE = ((2, 16_401), *SMALL)
+
+
+def trained(
+    engine: str,
+    reference: Reference,
+    options: dict[str, Any],
+    dtype: torch.dtype,
+    shapes: Sequence[tuple[int, ...]],
+    steps: int = 3,
+) -> list[Tensor]:
+    """Weights and states after some steps.
+
+    One weight lies at an address that is no multiple of 16, and one has its first gradient late.
+    """
+    draw = torch.Generator().manual_seed(1)
+
+    def normal(shape: tuple[int, ...]) -> Tensor:
+        kind = torch.complex128 if dtype.is_complex else torch.float64
+        return torch.randn(shape, dtype=kind, generator=draw).to(dtype)
+
+    weights = [nn.Parameter(normal(shape)) for shape in shapes]
+    weights.append(nn.Parameter(normal((400,))[1:]))
+    optimizer = reference.ours(weights, engine=engine, **options)
+    for step in range(steps):
+        for number, weight in enumerate(weights):
+            gradient = normal(tuple(weight.shape))
+            late = number == 1 and step == 0
+            weight.grad = None if late else gradient * 10.0 ** -(step + number)
+        if getattr(optimizer, "needs_loss", False):
+            optimizer.step(lambda: torch.tensor(0.7))
+        else:
+            optimizer.step()
+    assert set(optimizer.engines_used().values()) == {engine}
+    found = [w.detach() for w in weights]
+    for weight in weights:
+        states = optimizer.state[weight]
+        found += [states[name] for name in sorted(states) if isinstance(states[name], Tensor)]
+    return found
+
+
+def differing(found: Sequence[Tensor], right: Sequence[Tensor]) -> list[str]:
+    """Where bits differ, and not because both are nan, whose other bits processors choose."""
+    assert len(found) == len(right)
+    wrong = []
+    for number, (a, b) in enumerate(zip(found, right, strict=True)):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        a, b = (torch.view_as_real(t) if t.is_complex() else t for t in (a, b))
+        bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+        same = a.contiguous().view(bits) == b.contiguous().view(bits)
+        if a.is_floating_point():
+            same = same | (a.isnan() & b.isnan())
+        if not same.all():
+            place = int((~same).flatten().nonzero()[0])
+            pair = a.flatten()[place].item(), b.flatten()[place].item()
+            wrong.append(f"tensor {number} {tuple(a.shape)} at {place}: {pair}")
+    return wrong
+
+
+def specs(reference: Reference, options: dict[str, Any], dtype: torch.dtype) -> list[KernelSpec]:
+    """The passes of a rule for weights of a dtype, as NVIDIA's devices get them."""
+    found: list[KernelSpec] = []
+
+    def keep(spec: KernelSpec) -> Any:
+        found.append(spec)
+        return lambda *arguments: None
+
+    backend = GridBackend("specs", TARGET, keep)
+    before = dict(dispatch._engines)
+    register(backend)
+    try:
+        weight = nn.Parameter(torch.ones(3, 2, dtype=dtype))
+        weight.grad = torch.ones_like(weight)
+        optimizer = reference.ours([weight], engine="specs", **options)
+        optimizer.step(lambda: torch.tensor(0.7))
+    finally:
+        dispatch._engines.clear()
+        dispatch._engines.update(before)
+    return found
