@@ -448,7 +448,7 @@ BAD_ARGUMENTS = {
     "--optimizer adm": "unknown optimizer 'adm': did you mean adam",
     "--optimizer sgd,sgd": "sgd is named twice",
     "--optimizer muon": "muon updates matrices only",
-    "--sweep momentum": "'momentum' is not lr, lr=LOWEST:HIGHEST:HOW_MANY or lr=A,B,C",
+    "--sweep momentum": "'momentum' is not lr, lr:HOW_MANY, lr=LOWEST:HIGHEST:HOW_MANY or lr=A,B,C",
     "--sweep lr=": "is not lr",
     "--sweep lr=1:2": "not LOWEST:HIGHEST:HOW_MANY",
     "--sweep lr=1:x:3": "in numbers",

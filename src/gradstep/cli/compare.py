@@ -38,6 +38,7 @@ examples:
   gradstep compare --sweep lr=1e-4:1:9 --seeds 3         nine rates from 0.0001 to 1 for all
   gradstep compare --model my_nets:small --steps 500     a network of your own
   gradstep compare --data FOLDER --epochs 2              MNIST, Fashion-MNIST or the like
+  gradstep compare --text --steps 400 --cosine           a small transformer over Python's help
 
 After Ctrl-C or a crash the same command goes on: a run that is done is not made again. So one can
 also add rules, rates and seeds later.
@@ -72,7 +73,7 @@ def add_parser(subparsers: Any) -> None:
         "--sweep",
         metavar="lr[=…]",
         help="try several learning rates: lr takes seven around each rule's own, half a decade "
-        "apart; lr=LOWEST:HIGHEST:HOW_MANY these for all; lr=A,B,C these",
+        "apart, lr:5 five; lr=LOWEST:HIGHEST:HOW_MANY these for all; lr=A,B,C these",
     )
     what.add_argument(
         "--seeds",
@@ -86,20 +87,36 @@ def add_parser(subparsers: Any) -> None:
         "--model",
         metavar="MODULE:FUNCTION",
         help="a function without arguments, in my_nets.py for my_nets:function, that returns an "
-        "nn.Module: images (n, 1, 32, 32) in, ten scores each out (default: LeNet)",
+        "nn.Module: images (n, 1, 32, 32) in, ten scores each out (default: LeNet; "
+        "gradstep.lab.resnet:ResNet is there, too)",
     )
-    on.add_argument(
+    over = on.add_mutually_exclusive_group()
+    over.add_argument(
         "--data",
         type=arguments.path,
         metavar="DIR",
         help="a folder with the four files of MNIST's format, gzipped or not "
         "(default: scikit-learn's digits)",
     )
+    over.add_argument(
+        "--text",
+        nargs="?",
+        const="python",
+        metavar="FILE",
+        help="in place of images a text in UTF-8, of which a small transformer foretells each next "
+        "character (without FILE: the topics of Python's help(), which Python ships)",
+    )
     on.add_argument(
         "--train-limit",
         type=arguments.count,
         metavar="N",
-        help="learn from the first N training images only (default: all)",
+        help="learn from the first N training images, or stretches of text, only (default: all)",
+    )
+    on.add_argument(
+        "--test-limit",
+        type=arguments.count,
+        metavar="N",
+        help="be tested on the first N test images, or stretches of text, only (default: all)",
     )
     how = parser.add_argument_group("how to train")
     length = how.add_mutually_exclusive_group()
@@ -128,6 +145,12 @@ def add_parser(subparsers: Any) -> None:
         f"(default: {LR_DECAY}, as 'gradstep train' has it)",
     )
     how.add_argument(
+        "--cosine",
+        action="store_true",
+        help="let the learning rate rise over the first twentieth of the steps and then fall along "
+        "half a cosine to 0, in place of --lr-decay",
+    )
+    how.add_argument(
         "--shift",
         type=arguments.whole(0, 16),
         metavar="N",
@@ -149,13 +172,19 @@ def add_parser(subparsers: Any) -> None:
         "the same for the same settings)",
     )
     where.add_argument(
+        "--same-loss-as",
+        metavar="NAME",
+        help="also say after how many steps and seconds each rule tests as well as this one of "
+        "them does at its end",
+    )
+    where.add_argument(
         "--quiet", action="store_true", help="print nothing but the table at the end"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    if args.data is None and find_spec("sklearn") is None:
+    if args.data is None and args.text is None and find_spec("sklearn") is None:
         return _fail("needs scikit-learn: pip install 'gradstep[lab]'")
 
     from gradstep.lab.repeatable import prepare_environment
@@ -179,7 +208,8 @@ def run(args: argparse.Namespace) -> int:
         make_folder(directory)
         with held_alone(directory):
             workers = args.workers or usable_processors()
-            finish_race(RaceFolder(directory), course, wanted, workers, checked, args.quiet)
+            race = RaceFolder(directory)
+            finish_race(race, course, wanted, workers, checked, args.quiet, args.same_loss_as)
         return 0
     except DirectoryInUse:
         return _fail(f"another gradstep compare is at work in {directory}")
@@ -208,7 +238,17 @@ def _race(args: argparse.Namespace) -> tuple[Course, list[Entry]]:
     if args.sweep is not None:
         sweep = read_sweep(args.sweep)
         rates = {name: sweep.around(choice(name).lr) for name in names}
-    folder = args.data is not None
+    if args.same_loss_as is not None and args.same_loss_as not in names:
+        raise SettingsError(
+            f"argument --same-loss-as: {args.same_loss_as!r} is not in the race, which is of "
+            f"{', '.join(names)}"
+        )
+    folder, text = args.data is not None, args.text
+    if text not in (None, "python"):
+        text = str(Path(text).resolve())
+    shift = args.shift
+    if shift is None:
+        shift = SHIFT_OF_A_FOLDER if folder else SHIFT
     course = Course(
         model=args.model,
         data=str(args.data.resolve()) if folder else None,
@@ -216,8 +256,11 @@ def _race(args: argparse.Namespace) -> tuple[Course, list[Entry]]:
         steps=args.steps,
         batch_size=args.batch_size,
         lr_decay=args.lr_decay,
-        shift=(SHIFT_OF_A_FOLDER if folder else SHIFT) if args.shift is None else args.shift,
+        shift=0 if text is not None else shift,
         train_limit=args.train_limit,
+        text=text,
+        test_limit=args.test_limit,
+        cosine=args.cosine or None,
     )
     return course, entries(rates, args.seeds)
 

@@ -14,7 +14,8 @@ class Dataset:
 
     Images are float32 of shape ``(n, 1, 32, 32)``, with the mean 0 and the spread 1 over the
     training images; labels are int64 of shape ``(n,)``, each from 0 to 9. ``background`` is the
-    value that an empty pixel has. ``name`` says where the data came from.
+    value that an empty pixel has. ``name`` says where the data came from. A text has stretches of
+    characters for images: see :func:`gradstep.lab.text.load_text`.
     """
 
     name: str
@@ -24,14 +25,14 @@ class Dataset:
     test_labels: Tensor
     background: float
 
-    def limited(self, train_limit: int | None) -> "Dataset":
-        """The same with only the first ``train_limit`` training images (all, if None)."""
-        if train_limit is None:
-            return self
+    def limited(self, train_limit: int | None, test_limit: int | None = None) -> "Dataset":
+        """The same with only the first images to learn from, and to be tested on (all, if None)."""
         return replace(
             self,
             train_images=self.train_images[:train_limit],
             train_labels=self.train_labels[:train_limit],
+            test_images=self.test_images[:test_limit],
+            test_labels=self.test_labels[:test_limit],
         )
 
     def fingerprint(self) -> str:

@@ -6,13 +6,13 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradstep.lab.errors import SettingsError
 from gradstep.lab.lenet import LeNet
@@ -20,15 +20,15 @@ from gradstep.lab.lenet import LeNet
 _LISTED = 5
 
 
-def seeded_model(name: str | None, seed: int) -> nn.Module:
-    """The network with the first weights that ``seed`` gives: LeNet, or the one of that name.
+def seeded_model(name: str | None, seed: int, usual: Callable[[], nn.Module] = LeNet) -> nn.Module:
+    """The network with the first weights that ``seed`` gives: the usual, or the one of that name.
 
     ``name`` is ``module:function`` or ``file.py:function``, seen from the current folder; the
     function (or class) takes no argument. torch's global random numbers are as before afterwards.
 
     Raises SettingsError if there is none, or if what it returns is no network.
     """
-    make = LeNet if name is None else find_model(name)
+    make = usual if name is None else find_model(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -74,9 +74,14 @@ def find_model(name: str) -> Callable[[], Any]:
     return found
 
 
-def check_model(name: str | None, model: nn.Module) -> None:
-    """Raise SettingsError unless the network turns two images into two rows of ten scores, and
-    has weights to train."""
+def check_model(
+    name: str | None, model: nn.Module, two: Tensor | None = None, scored: Sequence[int] = (2, 10)
+) -> None:
+    """Raise SettingsError unless the network scores two images, and has weights to train.
+
+    ``two`` are the two images, by default of shape (2, 1, 32, 32); ``scored`` is the shape that
+    their scores must have.
+    """
     if name is None:
         return
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -88,21 +93,22 @@ def check_model(name: str | None, model: nn.Module) -> None:
             f"argument --model: the network of {name} has weights of {strange.dtype} on "
             f"{strange.device}; real ones on the CPU were expected"
         )
+    two = torch.zeros(2, 1, 32, 32) if two is None else two
+    what = "images" if two.is_floating_point() else "stretches of text"
     try:
         with torch.random.fork_rng(devices=[]):
-            scores = model(torch.zeros(2, 1, 32, 32))
+            scores = model(two)
     except Exception as error:
         raise SettingsError(
-            f"argument --model: the network of {name} does not take float32 images of shape "
-            f"(2, 1, 32, 32): {_said(error)}"
+            f"argument --model: the network of {name} does not take {str(two.dtype)[6:]} {what} of "
+            f"shape {tuple(two.shape)}: {_said(error)}"
         ) from error
-    if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != (2, 10):
-        found = (
-            f"shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else _kind(scores)
-        )
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != tuple(scored):
+        found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else _kind(scores)
+        count = "ten" if scored[1] == 10 else scored[1]
         raise SettingsError(
-            f"argument --model: the network of {name} gave {found} for two images; ten scores for "
-            "each, shape (2, 10), were expected"
+            f"argument --model: the network of {name} gave {found} for two {what}; {count} scores "
+            f"for each, shape {tuple(scored)}, were expected"
         )
     if not scores.requires_grad:
         raise SettingsError(

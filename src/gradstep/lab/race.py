@@ -36,10 +36,12 @@ Result = dict[str, Any]
 class Course:
     """What all runs of a race have in common.
 
-    ``model`` is ``module:function`` or None for LeNet; ``data`` a folder in MNIST's format or None
-    for scikit-learn's digits. ``epochs`` or ``steps`` is given, the other is None. ``lr_decay``
-    multiplies the learning rate after each epoch. ``shift`` is in pixels. ``train_limit`` keeps
-    only so many training images; None keeps all.
+    ``model`` is ``module:function`` or None for LeNet, and for a small transformer over text;
+    ``data`` a folder in MNIST's format or None for scikit-learn's digits; ``text`` a file or
+    "python", in place of images. ``epochs`` or ``steps`` is given, the other is None. ``lr_decay``
+    multiplies the learning rate after each epoch; with ``cosine`` it rises over the first twentieth
+    of the steps and falls along half a cosine to 0 instead. ``shift`` is in pixels. ``train_limit``
+    and ``test_limit`` keep only so many images; None keeps all.
     """
 
     model: str | None
@@ -50,6 +52,26 @@ class Course:
     lr_decay: float
     shift: int
     train_limit: int | None
+    text: str | None = None
+    test_limit: int | None = None
+    cosine: bool | None = None
+
+    def lr_share(self, step: int, batches: int) -> float:
+        """What the learning rate is multiplied by in a step, counted from 0."""
+        if not self.cosine:
+            return self.lr_decay ** (step // batches)
+        total = self.total_steps(batches)
+        rise = max(1, total // 20)
+        return min(1.0, (step + 1) / rise) * (1 + math.cos(math.pi * step / total)) / 2
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, but those that came later only where they say something."""
+        content = asdict(self)
+        return {
+            key: value
+            for key, value in content.items()
+            if value is not None or key not in ("text", "test_limit", "cosine")
+        }
 
     def total_steps(self, batches: int) -> int:
         """The steps of a run whose epochs have so many batches."""
@@ -89,17 +111,22 @@ class Sweep:
 
 
 def read_sweep(text: str) -> Sweep:
-    """``lr``; ``lr=1e-4:1e-1:7`` for 7 rates at equal ratios; or ``lr=0.01,0.1`` for these.
+    """``lr``, or ``lr:5`` for 5 rates and not 7; ``lr=1e-4:1e-1:7`` for 7 rates at equal ratios; or
+    ``lr=0.01,0.1`` for these.
 
     Raises SettingsError if it is none of them.
     """
     name, equals, value = text.partition("=")
-    if name.strip() != "lr" or (equals and not value):
+    name, colon, own_count = name.strip().partition(":")
+    if name != "lr" or (equals and (colon or not value)):
         raise SettingsError(
-            f"argument --sweep: {text!r} is not lr, lr=LOWEST:HIGHEST:HOW_MANY or lr=A,B,C"
+            f"argument --sweep: {text!r} is not lr, lr:HOW_MANY, lr=LOWEST:HIGHEST:HOW_MANY or "
+            "lr=A,B,C"
         )
+    if colon and not (own_count.isdecimal() and 2 <= int(own_count) <= 100):
+        raise SettingsError(f"argument --sweep: {text!r} needs 2 to 100 rates after the colon")
     if not equals:
-        return Sweep(None)
+        return Sweep(None, int(own_count)) if colon else Sweep(None)
     try:
         if ":" in value:
             low_text, high_text, count_text = value.split(":")
@@ -170,7 +197,7 @@ class RaceFolder:
             (self.directory / RESULTS_FOLDER).mkdir()
         except OSError as error:
             raise RunError(f"cannot write to {self.directory}: {error.strerror}") from None
-        content = {"format": FORMAT, "course": asdict(course), **facts}
+        content = {"format": FORMAT, "course": course.to_json(), **facts}
         self.write(RACE_FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
         return []
 
@@ -179,7 +206,7 @@ class RaceFolder:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise RunError(f"{path} is of another version of gradstep compare")
-            own = Course(**{f.name: content["course"][f.name] for f in fields(Course)})
+            own = Course(**content["course"])
             before = {key: content[key] for key in facts}
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror}") from None
@@ -232,7 +259,7 @@ class RaceFolder:
 
 def usual_folder(course: Course) -> Path:
     """Where a race goes without ``--out``: the same for the same course, so that it goes on."""
-    digest = hashlib.sha256(json.dumps(asdict(course), sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(course.to_json(), sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"compare-{digest[:8]}"
 
 

@@ -97,7 +97,7 @@ def _start(
             start_new_session=True,  # Ctrl-C in the terminal reaches the race alone
         )
     )
-    _send(process, {"directory": str(folder.directory), "course": asdict(course)})
+    _send(process, {"directory": str(folder.directory), "course": course.to_json()})
 
     def listen() -> None:
         assert process.popen.stdout is not None

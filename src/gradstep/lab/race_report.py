@@ -114,6 +114,89 @@ def final_standings(results: Mapping[Entry, Result]) -> list[Standing]:
     ]
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """When a rule, at its best learning rate, first tests as well as another does at its end.
+
+    ``steps`` and ``seconds`` of training are over the seeds that came there; ``of`` are all.
+    """
+
+    optimizer: str
+    steps: Interval | None
+    seconds: Interval | None
+    came: int
+    of: int
+
+
+def arrivals(
+    results: Mapping[Entry, Result], rows: Sequence[Standing], whose: str
+) -> tuple[float, list[Arrival]]:
+    """The test loss with which rule ``whose`` ends (the mean over its seeds), and when each comes
+    there: the soonest first.
+
+    Between two tests of a run the loss is taken for a straight line. Seconds are those of all
+    training so far, gradients included, without the tests; the processes beside them were at work.
+
+    Raises ValueError if that rule is not in the race, or diverged.
+    """
+    goal = next((row.final["test_loss"] for row in rows if row.optimizer == whose), None)
+    if goal is None:
+        raise ValueError(f"{whose} has no loss to come to: it is not in the race, or diverged")
+    found = []
+    for row in rows:
+        runs = [
+            result
+            for entry, result in results.items()
+            if (entry.optimizer, entry.lr) == (row.optimizer, row.lr)
+        ]
+        shares = [(_arrival(run, goal.mean), run) for run in runs]
+        steps = [step for step, _ in shares if step is not None]
+        seconds = [step * r["seconds"] / r["steps"][-1] for step, r in shares if step is not None]
+        found.append(
+            Arrival(
+                row.optimizer,
+                t_interval(steps) if steps else None,
+                t_interval(seconds) if seconds else None,
+                len(steps),
+                len(runs),
+            )
+        )
+    found.sort(key=lambda a: (-a.came, a.steps.mean if a.steps is not None else math.inf))
+    return goal.mean, found
+
+
+def _arrival(run: Result, goal: float) -> float | None:
+    """The step at which the test loss first is no higher than ``goal``; None if it never is."""
+    before: tuple[int, float] | None = None
+    for step, loss in zip(run["steps"], run["test_loss"], strict=True):
+        if loss is None:
+            return None
+        if loss <= goal:
+            if before is None:
+                return float(step)
+            earlier, higher = before
+            return earlier + (step - earlier) * (higher - goal) / (higher - loss)
+        before = (step, loss)
+    return None
+
+
+def arrivals_table(whose: str, goal: float, found: Sequence[Arrival]) -> list[str]:
+    """When each rule came to the same loss, for a terminal."""
+    lines = [
+        [
+            arrival.optimizer,
+            "never" if arrival.steps is None else _plus_minus(arrival.steps, 1, ".0f"),
+            "never" if arrival.seconds is None else _plus_minus(arrival.seconds, 1, ".1f"),
+            f"{arrival.came} of {arrival.of}",
+        ]
+        for arrival in found
+    ]
+    return [
+        *table(("rule", "steps", "seconds", "seeds that came there"), lines),
+        f"Until the test loss is {number(goal)}, with which {whose} ends.",
+    ]
+
+
 def final_table(rows: Sequence[Standing]) -> list[str]:
     """The table for a terminal, and below it what its numbers are."""
     return [*table(HEADER, [cells(row) for row in rows]), *notes(rows)]
@@ -165,7 +248,7 @@ def results_json(
     """All runs and what they come to, as JSON."""
     content = {
         "format": FORMAT,
-        "course": asdict(course),
+        "course": course.to_json(),
         **facts,
         "table": [row.to_json() for row in rows],
         "standings": [s.to_json() for rates in standings(results).values() for s in rates],

@@ -13,7 +13,7 @@ import torch
 
 from gradstep.lab.dataset import Dataset
 from gradstep.lab.errors import RunError
-from gradstep.lab.model import check_model, model_fingerprint, seeded_model, weight_count
+from gradstep.lab.model import check_model, model_fingerprint, weight_count
 from gradstep.lab.progress import write
 from gradstep.lab.race import (
     PAGE_FILE,
@@ -25,8 +25,16 @@ from gradstep.lab.race import (
 )
 from gradstep.lab.race_page import page
 from gradstep.lab.race_pool import Job, Pool
-from gradstep.lab.race_report import at_the_edge, final_standings, final_table, results_json
-from gradstep.lab.race_worker import race_data, weights_path
+from gradstep.lab.race_report import (
+    Standing,
+    arrivals,
+    arrivals_table,
+    at_the_edge,
+    final_standings,
+    final_table,
+    results_json,
+)
+from gradstep.lab.race_worker import race_data, race_model, weights_path
 from gradstep.lab.repeatable import made_with, repeatable
 from gradstep.lab.surface import (
     FORMULAS,
@@ -35,6 +43,7 @@ from gradstep.lab.surface import (
     plane_surface,
     why_no_plane,
 )
+from gradstep.lab.text import CHARACTERS, LENGTH
 from gradstep.lab.training import batch_count
 
 #: So many rules are shown on the loss surfaces: more paths hide each other.
@@ -47,8 +56,11 @@ def check_course(course: Course) -> tuple[Dataset, torch.nn.Module, dict[str, An
     Raises DataError or SettingsError if one cannot be used.
     """
     data = race_data(course, seed=0)
-    model = seeded_model(course.model, seed=0)
-    check_model(course.model, model)
+    model = race_model(course, seed=0)
+    if course.text is None:
+        check_model(course.model, model)
+    else:
+        check_model(course.model, model, data.train_images[:2], (2, CHARACTERS, LENGTH))
     facts = {
         "data": {"name": data.name, "fingerprint": data.fingerprint()},
         "model": {"fingerprint": model_fingerprint(model), "weights": weight_count(model)},
@@ -64,6 +76,7 @@ def finish_race(
     workers: int,
     checked: tuple[Dataset, torch.nn.Module, dict[str, Any]],
     quiet: bool,
+    same_loss_as: str | None = None,
 ) -> None:
     """Make the runs that are missing, then print the table and write results.json and the page.
 
@@ -111,10 +124,6 @@ def finish_race(
         )
     if any(row.optimizer == "lbfgs" for row in rows):
         remarks.append("A step of lbfgs works out loss and gradients several times.")
-    if any(row.optimizer.endswith("schedule_free") for row in rows):
-        remarks.append(
-            "Schedule-Free rules are tested at the weights that they train, not at their average."
-        )
     folder.write(RESULTS_FILE, results_json(course, facts, results, rows))
     content = page(_facts(course, results, facts, data), results, rows, surfaces, remarks)
     folder.write(PAGE_FILE, content)
@@ -122,11 +131,23 @@ def finish_race(
         write()
     for line in final_table(rows):
         write(line)
+    if same_loss_as is not None:
+        _write_arrivals(results, rows, same_loss_as)
     if not quiet:
         for line in remarks:
             write(line)
         write()
         write(f"In {folder.directory}: {PAGE_FILE} (open it in a browser), {RESULTS_FILE}.")
+
+
+def _write_arrivals(results: Mapping[Entry, Result], rows: Sequence[Standing], whose: str) -> None:
+    write()
+    try:
+        lines = arrivals_table(whose, *arrivals(results, rows, whose))
+    except ValueError as error:
+        lines = [f"{error}."]
+    for line in lines:
+        write(line)
 
 
 def _alone(entry: Entry, wanted: Sequence[Entry]) -> bool:
@@ -180,7 +201,7 @@ def _introduction(
     seeds = {entry.seed for entry in wanted}
     rates = {(entry.optimizer, entry.lr) for entry in wanted}
     text = (
-        f"{course.model or 'LeNet'}, {facts['model']['weights']:,} weights, on "
+        f"{_network(course)}, {facts['model']['weights']:,} weights, on "
         f"{facts['data']['name']}. {_many(len(rules), 'rule')}, "
         f"{_many(len(rates), 'learning rate')} in all, {_many(len(seeds), 'seed')}: "
         f"{_many(len(wanted), 'run')} of {_many(steps, 'step')}"
@@ -188,6 +209,10 @@ def _introduction(
     if done:
         text += f", {done} of them done before"
     return text + (f"; {workers} at a time." if workers else ".")
+
+
+def _network(course: Course) -> str:
+    return course.model or ("LeNet" if course.text is None else "a small transformer")
 
 
 def _many(count: int, what: str) -> str:
@@ -204,16 +229,20 @@ def _facts(
     if course.epochs is not None:
         length = f"{_many(course.epochs, 'epoch')}, {length}"
     rate = "constant" if course.lr_decay == 1 else f"× {course.lr_decay:g} after each epoch"
+    if course.cosine:
+        rate = "up over the first twentieth of the steps, then along half a cosine to 0"
     made = facts["made_with"]
+    kind = "images" if course.text is None else f"stretches of {LENGTH} characters"
+    moved = f", moved by up to {course.shift} pixels" if course.text is None else ""
     return [
-        ("network", f"{course.model or 'LeNet'}, {facts['model']['weights']:,} weights"),
+        ("network", f"{_network(course)}, {facts['model']['weights']:,} weights"),
         (
             "data",
-            f"{facts['data']['name']}: {len(data.train_labels):,} images to learn from, "
+            f"{facts['data']['name']}: {len(data.train_labels):,} {kind} to learn from, "
             f"{len(data.test_labels):,} to be tested on",
         ),
         ("length", length),
-        ("batch", f"{course.batch_size} images, moved by up to {course.shift} pixels"),
+        ("batch", f"{course.batch_size} {kind}{moved}"),
         ("learning rate", rate),
         ("seeds", str(len({entry.seed for entry in results}))),
         ("runs", f"{len(results):,}"),

@@ -36,7 +36,8 @@ from gradstep.lab.model import seeded_model
 from gradstep.lab.optimizers import make_optimizer
 from gradstep.lab.race import FORMAT, Course, Entry, RaceFolder, Result
 from gradstep.lab.repeatable import repeatable
-from gradstep.lab.training import Learner, Tally, batch_count, batches, evaluate, learn
+from gradstep.lab.text import CharacterTransformer, load_text
+from gradstep.lab.training import Learner, Tally, batch_count, batches, evaluate_learner, learn
 
 #: A run is measured at so many places, at equal distances, and before its first step.
 POINTS = 30
@@ -47,8 +48,16 @@ _INTERVAL = 0.2
 
 def race_data(course: Course, seed: int) -> Dataset:
     """The data of a run; of scikit-learn's digits, ``seed`` chooses those of the test."""
-    data = load_digits(seed) if course.data is None else load_idx(Path(course.data))
-    return data.limited(course.train_limit)
+    if course.text is not None:
+        data = load_text(course.text)
+    else:
+        data = load_digits(seed) if course.data is None else load_idx(Path(course.data))
+    return data.limited(course.train_limit, course.test_limit)
+
+
+def race_model(course: Course, seed: int) -> nn.Module:
+    """The network of a run, with the first weights of its seed."""
+    return seeded_model(course.model, seed, LeNet if course.text is None else CharacterTransformer)
 
 
 def point_steps(total: int) -> list[int]:
@@ -83,7 +92,7 @@ def race_run(
     """
     per_epoch = batch_count(data, course.batch_size)
     total = course.total_steps(per_epoch)
-    model = seeded_model(course.model, entry.seed)
+    model = race_model(course, entry.seed)
     # `learn` asks of a model that it is called; that it is LeNet matters to train's pictures alone.
     network = cast(LeNet, model)
     optimizer = make_optimizer(entry.optimizer, model, entry.lr)
@@ -93,13 +102,13 @@ def race_run(
 
     points = point_steps(total)
     steps, train_loss = [0], [math.nan]
-    tested = [evaluate(model, data.test_images, data.test_labels)]
+    tests = [evaluate_learner(learner, data)]
     losses: list[float] = []
     step_seconds: list[float] = []
     seconds, since, diverged = 0.0, 0, None
     _keep(keep, model)
     for done, (images, labels) in enumerate(_batches(data, course, random, total), start=1):
-        lr = entry.lr * course.lr_decay ** ((done - 1) // per_epoch)
+        lr = entry.lr * course.lr_share(done - 1, per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr
         learner.tally = Tally()
@@ -112,7 +121,7 @@ def race_run(
         if diverged or done == points[len(steps) - 1]:
             steps.append(done)
             train_loss.append(math.fsum(losses[since:]) / (done - since))
-            tested.append(evaluate(model, data.test_images, data.test_labels))
+            tests.append(evaluate_learner(learner, data))
             since = done
             _keep(keep, model)
         after_step(done)
@@ -124,12 +133,12 @@ def race_run(
         "entry": asdict(entry),
         "steps": steps,
         "train_loss": [_finite(loss) for loss in train_loss],
-        "test_loss": [_finite(loss) for loss, _ in tested],
-        "test_accuracy": [accuracy for _, accuracy in tested],
+        "test_loss": [_finite(loss) for loss, _ in tests],
+        "test_accuracy": [accuracy for _, accuracy in tests],
         "final": {
             "train_loss": _finite(math.fsum(last) / len(last)),
-            "test_loss": _finite(tested[-1][0]),
-            "test_accuracy": tested[-1][1],
+            "test_loss": _finite(tests[-1][0]),
+            "test_accuracy": tests[-1][1],
         },
         "diverged": diverged,
         "step_microseconds": statistics.median(step_seconds) * 1e6,
@@ -176,7 +185,7 @@ class Worker:
         entry = Entry(**job["entry"])
         try:
             data = self._data_of(entry.seed)
-            self._warm_up(entry)
+            self._warm_up(entry, data)
             kept: list[Tensor] | None = [] if job["keep"] else None
             with repeatable(threads=1):
                 result = race_run(self.course, entry, data, self._telling(), kept)
@@ -202,21 +211,21 @@ class Worker:
         print(json.dumps(message), file=self.out, flush=True)
 
     def _data_of(self, seed: int) -> Dataset:
-        key = seed if self.course.data is None else 0
+        key = seed if self.course.data is None and self.course.text is None else 0
         if key not in self._data:
             self._data = {key: race_data(self.course, seed)}  # the runs come seed by seed
         return self._data[key]
 
-    def _warm_up(self, entry: Entry) -> None:
+    def _warm_up(self, entry: Entry, data: Dataset) -> None:
         """Two steps on a network that is thrown away: the first compiles the rule's kernel."""
         if entry.optimizer in self._warm:
             return
         self._warm.add(entry.optimizer)
-        model = seeded_model(self.course.model, entry.seed)
+        model = race_model(self.course, entry.seed)
         optimizer = make_optimizer(entry.optimizer, model, entry.lr)
         learner = Learner(entry.optimizer, entry.lr, cast(LeNet, model), optimizer)
         for _ in range(2):
-            learn(learner, torch.zeros(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))
+            learn(learner, data.train_images[:2], data.train_labels[:2])
 
     def _telling(self) -> Callable[[int], None]:
         due = perf_counter() + _INTERVAL

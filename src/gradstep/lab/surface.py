@@ -241,7 +241,9 @@ def plane_surface(
     every = [point for own in places.values() for point in own]
     x_range, y_range = (_framed([point[axis] for point in every]) for axis in (0, 1))
 
-    images, labels = data.train_images[:PLANE_IMAGES], data.train_labels[:PLANE_IMAGES]
+    # A text has many answers an image, and takes as many times longer.
+    count = max(1, PLANE_IMAGES * len(data.train_labels) // data.train_labels.numel())
+    images, labels = data.train_images[:count], data.train_labels[:count]
     shapes = [(name, p.shape, p.dtype) for name, p in model.named_parameters()]
     model.eval()
 

@@ -99,7 +99,8 @@ def learn(learner: Learner, images: Tensor, labels: Tensor, processes: Processes
     Each process learns from its share of the batch. Its loss is a part of the batch's loss, which
     is the sum of all parts; of their gradients, though, they take the mean.
     """
-    batch, share = len(labels), processes.share(len(labels))
+    share = processes.share(len(labels))
+    batch = labels.numel()  # of a text each image has several labels
     images, labels = images[share], labels[share]
 
     start = perf_counter()
@@ -120,7 +121,7 @@ def learn(learner: Learner, images: Tensor, labels: Tensor, processes: Processes
 
     tally = learner.tally
     tally.images += batch
-    tally.own += len(labels)
+    tally.own += labels.numel()
     tally.right += count_right(scores, labels)
     tally.loss_sum += loss.item() * batch
     tally.steps += 1
@@ -142,7 +143,7 @@ def look_at_curvature(learner: Learner, images: Tensor, batch: int, processes: P
     They are drawn anew in each process, and again alike in a run that is resumed.
     """
     random = torch.Generator().manual_seed(learner.tally.steps * processes.count + processes.rank)
-    scores = learner.network(images)
+    scores = learner.network(images).movedim(1, -1).flatten(0, -2)
     part = len(scores) / batch  # 0 where a process has no share in the last batch
     loss = gradstep.sampled_loss(scores, random) * part if part else scores.sum()
     learner.optimizer.zero_grad()
@@ -151,7 +152,7 @@ def look_at_curvature(learner: Learner, images: Tensor, batch: int, processes: P
 
 
 def count_right(scores: Tensor, labels: Tensor) -> int:
-    """How many of the scores ``(n, 10)`` are highest at the label ``(n,)``."""
+    """How many of the scores ``(n, classes, …)`` are highest at the label ``(n, …)``."""
     return int((scores.argmax(1) == labels).sum())
 
 
@@ -215,7 +216,7 @@ def epoch_record(epoch: int, learner: Learner, data: Dataset) -> Record:
     end. Accuracies and ``step_share`` are from 0 to 1.
     """
     tally = learner.tally
-    test_loss, test_accuracy = evaluate(learner.model, data.test_images, data.test_labels)
+    test_loss, test_accuracy = evaluate_learner(learner, data)
     return {
         "epoch": epoch,
         "optimizer": learner.name,
@@ -238,7 +239,7 @@ TIMES = frozenset({"seconds", "step_seconds", "images_per_second", "step_share"}
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """The scores ``(n, 10)`` for the images, computed in pieces that fit the cache."""
+    """The scores ``(n, classes, …)`` for the images, computed in pieces that fit the cache."""
     model.eval()
     scores = torch.cat([model(piece) for piece in images.split(500)])
     model.train()
@@ -248,7 +249,28 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean loss and share of right answers."""
     scores = predict(model, images)
-    return cross_entropy(scores, labels).item(), count_right(scores, labels) / len(labels)
+    return cross_entropy(scores, labels).item(), count_right(scores, labels) / labels.numel()
+
+
+@torch.no_grad()
+def evaluate_learner(learner: Learner, data: Dataset) -> tuple[float, float]:
+    """Mean test loss and share of right answers, of the weights that the optimizer would have used.
+
+    Schedule-free rules train at one place and answer from another. The training goes on from the
+    very bits that it had.
+    """
+    optimizer: Any = learner.optimizer
+    answers_elsewhere = hasattr(optimizer, "eval")
+    if not answers_elsewhere:
+        return evaluate(learner.model, data.test_images, data.test_labels)
+    trained = [parameter.clone() for parameter in learner.model.parameters()]
+    optimizer.eval()
+    try:
+        return evaluate(learner.model, data.test_images, data.test_labels)
+    finally:
+        optimizer.train()
+        for parameter, kept in zip(learner.model.parameters(), trained, strict=True):
+            parameter.copy_(kept)
 
 
 def initial_model(seed: int) -> LeNet:
