@@ -12,11 +12,14 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ptx_interpreter
 from gradstep.backends.base import Binding
 from gradstep.backends.cpu import Cpu, compiler
 from gradstep.backends.cpu.binding import Tensors
 from gradstep.backends.cpu.kernel import Kernel
+from gradstep.backends.cuda.code import ptx
 from gradstep.backends.eligibility import STORAGE
+from gradstep.backends.llvm.grid import THREADS
 from gradstep.backends.llvm.grid_walk import ARGUMENTS, chunks, unwritable, write_grid_kernel
 from gradstep.backends.llvm.walk import FIXED
 from gradstep.backends.update import Update
@@ -35,6 +38,16 @@ def in_loops(spec: KernelSpec) -> Runner:
     """The code of a pass compiled for this machine, with loops over blocks and threads."""
     kinds = {"run": (len(ARGUMENTS) + 1, False)}
     run: Runner = compiler.functions(spec.text(), lambda: write_grid_kernel(spec), kinds)["run"]
+    return run
+
+
+def interpreted(spec: KernelSpec) -> Runner:
+    """The PTX of a pass, executed by NumPy."""
+    module = ptx_interpreter.parse(ptx(spec, "sm_80"))
+
+    def run(*arguments: int) -> None:
+        ptx_interpreter.run(module, "run", arguments[-1], THREADS, arguments)
+
     return run
 
 
