@@ -178,7 +178,7 @@ def test_tensors_that_share_memory_are_left_to_the_eager_engine() -> None:
 def test_an_engine_that_nobody_registered() -> None:
     with pytest.raises(ValueError, match=r"Invalid engine: 'numba'; choose one of auto, .*numpy"):
         gradstep.Adam([torch.ones(2)], engine="numba")
-    assert engines() == ("auto", "eager", "fused", "compile", "numpy")
+    assert engines() == ("auto", "eager", "fused", "compile", "cuda", "numpy")
 
 
 def test_what_is_no_backend_is_refused() -> None:

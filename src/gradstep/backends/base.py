@@ -89,11 +89,15 @@ class Backend(ABC):
         may_stop: whether a run may raise in the middle, when some weights are written already.
         at_once: whether it updates the weights of a step in any order, and several at once: then
             none may share memory with another.
+        device_types: torch's names for the kinds of devices that it is made for; none where it
+            makes no difference. Why it refuses a weight on such a device is logged, whoever takes
+            it then.
     """
 
     name: str
     may_stop = True
     at_once = True
+    device_types: frozenset[str] = frozenset()
 
     @abstractmethod
     def refusal(self, update: Update, program: Program) -> str | None:

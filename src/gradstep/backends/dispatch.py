@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.cpu import Cpu
+from gradstep.backends.cuda import Cuda
 from gradstep.backends.eager import Eager
 from gradstep.backends.eligibility import is_recorded, overlapping
 from gradstep.backends.inductor import Inductor
@@ -19,15 +20,16 @@ from gradstep.program.registration import checked_name
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
 
-_EAGER, _CPU = Eager(), Cpu()
+_EAGER, _CPU, _CUDA = Eager(), Cpu(), Cuda()
 
 #: What ``engine=`` names: backends, of which the first takes a weight that does not refuse it. The
 #: last refuses none.
 _engines: dict[str, tuple[Backend, ...]] = {
-    "auto": (_CPU, Inductor(elsewhere=True), _EAGER),
+    "auto": (_CPU, _CUDA, Inductor(elsewhere=True), _EAGER),
     "eager": (_EAGER,),
     "fused": (_CPU, _EAGER),
     "compile": (Inductor(), _EAGER),
+    "cuda": (_CUDA, _EAGER),
 }
 _OURS = tuple(_engines)
 
@@ -254,16 +256,22 @@ class Plan:
         for i, reason in refusals.items():
             if reason not in said:
                 said.add(reason)
-                _log.warning("%s is updated by the eager engine: %s", updates[i].name(), reason)
+                by = "the eager engine" if self.backends[i] is _EAGER else self.backends[i].name
+                _log.warning("%s is updated by %s: %s", updates[i].name(), by, reason)
         return runs
 
     def _program_of(self, update: Update) -> Program:
         return self.programs[is_matrix(update.weight)]
 
     def _choose(self, updates: Sequence[Update]) -> tuple[list[Backend], dict[int, str]]:
-        """For each update a backend, and the first refusal of those that are left to the last."""
+        """For each update a backend, and why it is no other, for those that it is to be said of.
+
+        That is the refusal of the backend that is made for the weight's device; or the first, of
+        those that are left to the last.
+        """
         chosen: list[Backend] = []
         refusals: dict[int, str] = {}
+        of_own: set[int] = set()
         for i, update in enumerate(updates):
             program = self._program_of(update)
             # Only torch's own operations are seen by autograd.
@@ -272,8 +280,11 @@ class Plan:
                 reason = backend.refusal(update, program)
                 if reason is None:
                     break
+                if update.weight.device.type in backend.device_types:
+                    of_own.add(i)
+                    refusals[i] = reason
                 refusals.setdefault(i, reason)
-            if backend is not _EAGER:
+            if backend is not _EAGER and i not in of_own:
                 refusals.pop(i, None)
             chosen.append(backend)
         at_once = [i for i, backend in enumerate(chosen) if backend.at_once]

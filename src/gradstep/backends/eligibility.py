@@ -29,14 +29,14 @@ def is_recorded() -> bool:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
-def ineligible(update: Update) -> str | None:
-    """Why a weight cannot be updated by a kernel; None if it can."""
+def ineligible(update: Update, device_type: str = "cpu") -> str | None:
+    """Why a weight cannot be updated by a kernel of a kind of device; None if it can."""
     if is_recorded():
         return "torch records the step into a graph"
     if is_sharded(update.weight):
-        return _unfit_shards(update)
+        return _unfit_shards(update, device_type)
     weight, gradient = update.weight, update.gradient
-    if not weight.is_cpu:
+    if weight.device.type != device_type:
         return f"it is on {weight.device}"
     if type(weight) not in (Tensor, torch.nn.Parameter):
         return f"it is a {type(weight).__name__}"
@@ -72,6 +72,29 @@ def ineligible_as_whole(update: Update, graph: Graph) -> str | None:
     return None
 
 
+def unreadable(update: Update, graph: Graph) -> str | None:
+    """Why kernels cannot read a weight's states; None if they can."""
+    weight = local(update.weight)
+    for state, format in update.formats.items():
+        if not format.in_kernels():
+            return f"its {state} is stored as {format.name}, of which kernels know nothing"
+        if format.block == 1:
+            continue
+        if not weight.is_contiguous():
+            return f"its {state} is stored in blocks of rows, and its rows do not lie so in memory"
+        if graph.needs_matrix and weight.shape[-1] % format.block:
+            return f"its {state} is stored in blocks of {format.block}, which its rows cut"
+        if not all(local(update.states[name]).is_contiguous() for name in format.names(state)):
+            return f"the parts of its {state} do not lie in one piece"
+    kept = update.weight_format
+    if kept is None:
+        return None
+    for name in kept.beside:
+        if not laid_out_alike(kept.like_weight(local(update.states[name])), weight):
+            return f"its {name} lies otherwise in memory"
+    return None
+
+
 def local_update(update: Update) -> Update:
     """The same update of the parts in this process, for a rule that works on each element alone."""
     if not is_sharded(update.weight):
@@ -96,11 +119,11 @@ def alike_in_parts(tensors: Sequence[Any]) -> bool:
     ) and not any(placement.is_partial() for placement in first.placements)
 
 
-def _unfit_shards(update: Update) -> str | None:
+def _unfit_shards(update: Update, device_type: str) -> str | None:
     states = [state for state in update.states.values() if not is_held(state)]
     if not alike_in_parts([update.weight, update.gradient, *states]):
         return "it is a DTensor that is split otherwise than its gradient or state"
-    return ineligible(local_update(update))
+    return ineligible(local_update(update), device_type)
 
 
 def overlapping(updates: Sequence[Update]) -> set[int]:

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Hashable, Sequence
 
 from gradstep.backends.base import Backend, Binding
-from gradstep.backends.eligibility import ineligible, ineligible_as_whole
-from gradstep.backends.update import Update, laid_out_alike
+from gradstep.backends.eligibility import ineligible, ineligible_as_whole, unreadable
+from gradstep.backends.update import Update
 from gradstep.program.format import DType
 from gradstep.program.formats import format_of
 from gradstep.program.program import Program
-from gradstep.program.shards import is_sharded, local
+from gradstep.program.shards import is_sharded
 
 # A fork waits while another thread imports the compiler: else the child would find that module's
 # lock taken by a thread that it does not have, and wait for ever.
@@ -25,40 +25,18 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def _unreadable(update: Update, program: Program) -> str | None:
-    """Why kernels cannot read a weight's states; None if they can."""
-    weight = local(update.weight)
-    for state, format in update.formats.items():
-        if not format.in_kernels():
-            return f"its {state} is stored as {format.name}, of which kernels know nothing"
-        if format.block == 1:
-            continue
-        if not weight.is_contiguous():
-            return f"its {state} is stored in blocks of rows, and its rows do not lie so in memory"
-        if program.graph.needs_matrix and weight.shape[-1] % format.block:
-            return f"its {state} is stored in blocks of {format.block}, which its rows cut"
-        if not all(local(update.states[name]).is_contiguous() for name in format.names(state)):
-            return f"the parts of its {state} do not lie in one piece"
-    kept = update.weight_format
-    if kept is None:
-        return None
-    for name in kept.beside:
-        if not laid_out_alike(kept.like_weight(local(update.states[name])), weight):
-            return f"its {name} lies otherwise in memory"
-    return None
-
-
 class Cpu(Backend):
     """One generated kernel a group, for dense tensors on the CPU."""
 
     name = "fused"
     may_stop = False
+    device_types = frozenset({"cpu"})
 
     def refusal(self, update: Update, program: Program) -> str | None:
         reason = ineligible(update)
         if reason is None and not program.is_flat:
             reason = ineligible_as_whole(update, program.graph)
-        return _unreadable(update, program) if reason is None else reason
+        return unreadable(update, program.graph) if reason is None else reason
 
     def takes_plain(self, program: Program) -> bool:
         alone = program.is_flat and not program.graph.shared

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradstep.backends.base import Values
+from gradstep.backends.base import Run, Values
 from gradstep.backends.cpu.buckets import divided, lay_out
 from gradstep.backends.cpu.kernel import Kernel
 from gradstep.backends.cpu.run import FlatRun, PassesRun
@@ -54,14 +54,7 @@ class Tensors(Table):
         self._is_flat = kernel.is_flat
         if self._is_flat:
             stored = STORAGE[weights[0].dtype][1]
-            sizes = [stored * count for count in map(Tensor.numel, weights)]
-            self.elements = sum(sizes)
-            self.tiles = flat_tiles(sizes)
-            self.tile_count = len(self.tiles) // len(FIELDS["flat"])
-            tiles_at = self.tiles.buffer_info()[0]
-            fixed = (self.count, self.row_width, 0, 0, 0, tiles_at, self.tile_count)
-            self._fixed = array("q", fixed)
-            self.fixed_at = self._fixed.buffer_info()[0]
+            self._lay_flat([stored * count for count in map(Tensor.numel, weights)])
             self._row_for: Given | None = None
             self._row = array("d")
             return
@@ -83,11 +76,21 @@ class Tensors(Table):
         self.buckets = [lay_out(*known, tensors) for tensors in divided(*known)]
 
     def rows(self, kind: Hashable, updates: Sequence[Update]) -> Sequence[Row]:
-        return (
-            [] if self.sharded else [Row(Tensors, self.kernel, kind, update) for update in updates]
-        )
+        if self.sharded:
+            return []
+        return [Row(type(self), self.kernel, kind, update) for update in updates]
 
-    def prepare(self, values: Values) -> FlatRun | PassesRun:
+    def _lay_flat(self, sizes: Sequence[int]) -> None:
+        """Cut tensors of so many stored numbers into the pieces of work of a flat walk."""
+        self.elements = sum(sizes)
+        self.tiles = flat_tiles(sizes)
+        self.tile_count = len(self.tiles) // len(FIELDS["flat"])
+        tiles_at = self.tiles.buffer_info()[0]
+        fixed = (self.count, self.row_width, 0, 0, 0, tiles_at, self.tile_count)
+        self._fixed = array("q", fixed)
+        self.fixed_at = self._fixed.buffer_info()[0]
+
+    def prepare(self, values: Values) -> Run:
         # Once, so that no tensor is held.
         (owners, flat, pointers), self._accepted = self._accepted, None  # type: ignore[misc]
         firsts, self._firsts = self._firsts, None
@@ -100,7 +103,7 @@ class Tensors(Table):
             if self._row_for is not numbers:
                 self._row = array("d", kernel.row(1.0, False, *numbers))
                 self._row_for = numbers
-            return FlatRun(self, owners, flat, pointers, self._row, 0)
+            return self._flat_run(owners, flat, pointers, self._row, 0)
         own = array("d")
         if states is not None:
             own = states.read(pointers.buffer_info()[0] + 16 * n)
@@ -111,7 +114,7 @@ class Tensors(Table):
             first = 0.0 if firsts is None else float(firsts[0])
             given = (*self._given(start), first, *numbers)
             if self._is_flat:
-                return FlatRun(self, owners, flat, pointers, array("d", kernel.row(*given)), 0)
+                return self._flat_run(owners, flat, pointers, array("d", kernel.row(*given)), 0)
             heads = [given] * n
         else:
             heads = []
@@ -123,4 +126,23 @@ class Tensors(Table):
             return PassesRun(self, owners, flat, pointers, rows, alike)
         made = {head: kernel.row(*head) for head in set(heads)}
         scalars = array("d", chain.from_iterable([made[head] for head in heads]))
-        return FlatRun(self, owners, flat, pointers, scalars, len(scalars) // n)
+        return self._flat_run(owners, flat, pointers, scalars, len(scalars) // n)
+
+    def _flat_run(
+        self,
+        owners: Sequence[Tensor],
+        flat: list[Any],
+        pointers: array[int],
+        scalars: array[float],
+        distance: int,
+    ) -> Run:
+        """What writes, of a flat program.
+
+        Args:
+            owners: the parameters.
+            flat: all tensors, in the order of the table.
+            pointers: where they lie.
+            scalars: a row for each tensor, or one for all.
+            distance: of two rows; 0 where there is one for all.
+        """
+        return FlatRun(self, owners, flat, pointers, scalars, distance)

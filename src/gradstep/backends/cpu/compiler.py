@@ -53,7 +53,7 @@ def _sources() -> str:
     """A digest of the files that write code; empty where they cannot be read, as in a zip file."""
     try:
         package = Path(__file__).parents[2]
-        folders = ("program", "backends/llvm", "backends/cpu")
+        folders = ("program", "backends/llvm", "backends/cpu", "backends/cuda")
         files = sorted(file for folder in folders for file in (package / folder).glob("*.py"))
         texts = [f"{file.name}\n{file.read_text('utf-8')}" for file in files]
     except OSError:
@@ -61,8 +61,8 @@ def _sources() -> str:
     return kernel_cache.digest(*texts) if texts else ""
 
 
-#: Taken when this file is loaded: what is edited later is not what runs.
-_WRITERS = _sources()
+#: A digest of what writes code, taken when this file is loaded: what is edited later does not run.
+WRITERS = _sources()
 
 
 def functions(
@@ -78,7 +78,7 @@ def functions(
             only where it lies compiled neither in this process nor on disk.
         signatures: name -> how many 64-bit integers it takes, and whether it returns one.
     """
-    if not _WRITERS:
+    if not WRITERS:
         # Another version might write other code for the same spec: the code is the name.
         spec = write()
     with _lock:
@@ -95,15 +95,19 @@ def functions(
     return known
 
 
+def llvm_version() -> str:
+    """Of the compiler: llvmlite's and LLVM's own."""
+    return ".".join(map(str, (llvmlite.__version__, *llvm.llvm_version_info)))
+
+
 def _key(spec: str, cpu_name: str, features: str) -> str:
     return kernel_cache.digest(
         spec,
-        _WRITERS,
+        WRITERS,
         llvm.get_default_triple(),
         cpu_name,
         features,
-        llvmlite.__version__,
-        ".".join(map(str, llvm.llvm_version_info)),
+        llvm_version(),
     )
 
 

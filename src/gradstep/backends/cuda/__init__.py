@@ -1,1 +1,112 @@
 """Generated kernels on NVIDIA's devices."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gradstep.backends.base import Backend, Binding
+from gradstep.backends.cuda.driver import Driver, DriverError, Unavailable
+from gradstep.backends.eligibility import STORAGE, ineligible, unreadable
+from gradstep.backends.update import Update
+from gradstep.program.program import Program
+from gradstep.program.shards import is_sharded, local
+
+if TYPE_CHECKING:
+    from gradstep.backends.cuda.binding import DeviceKernel
+    from gradstep.backends.cuda.images import Images
+
+
+class Cuda(Backend):
+    """One launch a group, for dense tensors on a device, with the bits of the CPU's kernels.
+
+    Args:
+        driver: of the devices; None for NVIDIA's, when the first tensor on one is met.
+        name: as ``engine=`` takes it.
+    """
+
+    may_stop = False
+
+    def __init__(self, driver: Driver | None = None, name: str = "cuda") -> None:
+        self.name = name
+        device_type = "cuda" if driver is None else driver.device_type
+        self.device_types = frozenset({device_type})
+        self._device_type, self._driver = device_type, driver
+        self._images: Images | None = None
+        self._unavailable: str | None = None
+        self._lock = threading.Lock()
+
+    def refusal(self, update: Update, program: Program) -> str | None:
+        reason = ineligible(update, self._device_type)
+        if reason is None and not program.is_flat:
+            reason = "its rule looks at more than single elements"
+        reason = reason or unreadable(update, program.graph)
+        if reason is None:
+            found = self._kernel(program, update)
+            reason = found if isinstance(found, str) else None
+        return reason
+
+    def kind(self, update: Update, program: Program) -> Hashable:
+        weight = update.weight
+        dtypes = tuple([number.dtype for number in update.numbers.values()])
+        formats = (update.weight_format, *update.formats.items())
+        return (weight.device, weight.dtype, dtypes, formats, is_sharded(weight))
+
+    def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
+        from gradstep.backends.cuda.binding import DeviceTensors
+
+        kernel = self._kernel(program, updates[0])
+        if isinstance(kernel, str):
+            raise RuntimeError(f"{updates[0].name()} was not refused, but: {kernel}")
+        return DeviceTensors(kernel, updates, [u.weight for u in updates])
+
+    def images(self) -> Images:
+        """The kernels of the driver's devices.
+
+        Raises:
+            Unavailable: the driver cannot be used.
+        """
+        with self._lock:
+            if self._unavailable is not None:
+                raise Unavailable(self._unavailable)
+            if self._images is None:
+                # The compiler is loaded, and the driver met, when the first tensor asks for it.
+                from gradstep.backends.cuda.images import Images
+
+                driver = self._driver
+                if driver is None:
+                    from gradstep.backends.cuda.nvidia import Nvidia
+
+                    try:
+                        driver = Nvidia()
+                    except Unavailable as error:
+                        self._unavailable = str(error)
+                        raise
+                self._images = Images(driver)
+            return self._images
+
+    def _kernel(self, program: Program, like: Update) -> DeviceKernel | str:
+        """The kernel for weights like one, proved on its device; or why there is none."""
+        weight = local(like.weight)
+        index = weight.device.index or 0
+        storage = STORAGE[weight.dtype][0]
+        key = (self, index, storage, like.weight_format, like.seed, *like.formats.items())
+        found: Any = program.kept.get(key)
+        if found is None:
+            try:
+                found = self._made(program, like, storage, index)
+            except (Unavailable, DriverError) as error:
+                found = str(error)
+            program.kept[key] = found
+        return found  # type: ignore[no-any-return]
+
+    def _made(self, program: Program, like: Update, storage: str, index: int) -> DeviceKernel | str:
+        images = self.images()
+        from gradstep.backends.cuda.binding import DeviceKernel
+        from gradstep.backends.cuda.self_check import difference
+
+        kernel = DeviceKernel(
+            program, storage, like.formats, like.weight_format, like.seed, images, index
+        )
+        return difference(kernel, images, program, like) or kernel

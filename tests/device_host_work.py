@@ -1,0 +1,56 @@
+"""What the host does in a step of weights on a GPU, timed with a driver that does nothing.
+
+``python tests/device_host_work.py`` prints microseconds a step and a tensor, for the note in
+``docs/devices.md``. The real driver's own calls, a launch and a copy, come on top.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+
+import gradstep
+from device_drivers import Emulating
+from gradstep.backends import register
+from gradstep.backends.cuda import Cuda
+
+#: Tensors of two groups, between which what a tensor costs is told from what a step costs.
+FEW, MANY = 1, 101
+
+
+def seconds(make: Any, engine: str, tensors: int, rounds: int = 2000) -> float:
+    """The median time of a step, with the same gradients each time."""
+    params = [torch.nn.Parameter(torch.ones(8)) for _ in range(tensors)]
+    for p in params:
+        p.grad = torch.ones(8)
+    optimizer = make(params, lr=1e-3, engine=engine)
+    optimizer.step()
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        optimizer.step()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    driver = Emulating()
+    register(Cuda(driver, "counted"))
+    for make in (gradstep.SGD, gradstep.Lion, gradstep.Adam, gradstep.RAdam):
+        seconds(make, "counted", 1, 1)  # the kernel is loaded and proved
+        driver.idle = True
+        few, many = (seconds(make, "counted", n) * 1e6 for n in (FEW, MANY))
+        driver.idle = False
+        each = (many - few) / (MANY - FEW)
+        print(
+            f"{make.__name__:<6} {few - FEW * each:5.1f} µs a step and {each:.2f} µs a tensor "
+            f"(one tensor {few:.1f} µs, {MANY} tensors {many:.1f} µs)"
+        )
+
+
+if __name__ == "__main__":
+    main()
