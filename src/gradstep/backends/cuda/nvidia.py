@@ -61,6 +61,9 @@ class Nvidia(Driver):
             self._version = int(self.call("cuDriverGetVersion"))
         except Exception as error:  # of several types: no library, no driver, no device
             raise Unavailable(f"NVIDIA's driver cannot be used: {error}") from None
+        # Bound once: these are in every step.
+        self._current, self._launch = driver.cuCtxGetCurrent, driver.cuLaunchKernel
+        self._copy_up = driver.cuMemcpyHtoDAsync
         self._contexts: dict[int, tuple[int, Any]] = {}
         # One look in C; the public way makes an object of each stream.
         self._raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
@@ -98,7 +101,8 @@ class Nvidia(Driver):
             # torch's own: tensors on the device are in it.
             handle = self.call("cuDevicePrimaryCtxRetain", self.call("cuDeviceGet", index))
             known = self._contexts[index] = (int(handle), handle)
-        if int(self.call("cuCtxGetCurrent")) == known[0]:
+        status, current = self._current()
+        if status == self._success and int(current) == known[0]:
             return False
         self.call("cuCtxPushCurrent", known[1])
         return True
@@ -146,14 +150,22 @@ class Nvidia(Driver):
         stream: int,
         arguments: Arguments,
     ) -> None:
-        self.call_on(
-            index,
-            "cuLaunchKernel",
-            function, grid, 1, 1, threads, 1, 1, 0, stream, arguments.pointers_at, 0,
-        )  # fmt: skip
+        entered = self._enter(index)
+        (status,) = self._launch(
+            function, grid, 1, 1, threads, 1, 1, 0, stream, arguments.pointers_at, 0
+        )
+        if entered:
+            self.call("cuCtxPopCurrent")
+        if status != self._success:
+            self._raise("cuLaunchKernel", status)
 
     def copy_up(self, index: int, to: int, host: int, size: int, stream: int) -> None:
-        self.call_on(index, "cuMemcpyHtoDAsync", to, host, size, stream)
+        entered = self._enter(index)
+        (status,) = self._copy_up(to, host, size, stream)
+        if entered:
+            self.call("cuCtxPopCurrent")
+        if status != self._success:
+            self._raise("cuMemcpyHtoDAsync", status)
 
     def stream(self, index: int) -> int:
         if self._raw_stream is not None:
