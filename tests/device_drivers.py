@@ -2,6 +2,7 @@
 
 :class:`Counting` does nothing but count and remember what it is asked for. :class:`Emulating` also
 does it: it copies, and runs a kernel as the same code in loops over blocks and threads.
+:class:`Interpreting` runs the very PTX that a device would get, instruction by instruction.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
+import ptx_interpreter
 from gradstep.backends.cpu import compiler
 from gradstep.backends.cuda.driver import Arguments, DeviceFacts, Driver, DriverError, Event
 from gradstep.backends.llvm.grid_walk import ARGUMENTS, write_grid_kernel
@@ -176,3 +179,23 @@ class Emulating(Counting):
 
     def move(self, to: int, host: int, size: int) -> None:
         ctypes.memmove(to, host, size)
+
+
+class Interpreting(Emulating):
+    """Executes the kernels' PTX with NumPy."""
+
+    name = "a driver that interprets"
+
+    def code(self, index: int, spec: KernelSpec) -> str:
+        self.written += 1
+        return Driver.code(self, index, spec)
+
+    def function(self, module: Any, name: str) -> Any:
+        parsed = ptx_interpreter.parse(module.decode())
+
+        def run(*values: int) -> None:
+            grid, threads = self.launches[-1][1:3]
+            with numpy.errstate(all="ignore"):
+                ptx_interpreter.run(parsed, name, grid, threads, values)
+
+        return run

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import gradstep
-from device_drivers import Emulating
+from device_drivers import Emulating, Interpreting
 from gradstep.backends import dispatch, register
 from gradstep.backends.cuda import Cuda
 from gradstep.lab.lenet import LeNet
@@ -162,6 +162,20 @@ def test_lenet_trains_with_the_bits_of_the_cpu(
         ours = trained_lenet(ENGINE, make, dtype=dtype, **options)
         assert same(trained_lenet("fused", make, dtype=dtype, **options), ours)
     assert driver.launches
+
+
+@pytest.mark.parametrize(
+    "make", [gradstep.SGD, pytest.param(gradstep.AdamW, marks=pytest.mark.deep)]
+)
+def test_lenet_trains_by_ptx_with_the_bits_of_the_cpu(make: Any) -> None:
+    driver = Interpreting(capability=75)
+    register(Cuda(driver, ENGINE))
+    try:
+        ours = trained_lenet(ENGINE, make, steps=2)
+    finally:
+        del dispatch._engines[ENGINE]
+    assert same(trained_lenet("fused", make, steps=2), ours)
+    assert len(driver.launches) >= 2
 
 
 def test_gradients_come_and_go_and_lie_otherwise(driver: Emulating) -> None:
