@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configurations import FLAG_CONFIGURATIONS, spelled
+from configurations import FLAG_CONFIGURATIONS, fullest, spelled
 from gradstep.backends import dispatch, register
 from gradstep.backends.cuda.code import TARGET
 from gradstep.program.kernel_spec import KernelSpec
 from grid_backend import GridBackend
-from reference import Reference
+from reference import REFERENCES, Reference
 
 #: Every elementwise rule with every flag.
 FLAT = [(r, o) for r, o in FLAG_CONFIGURATIONS if r.elementwise]
@@ -25,6 +25,25 @@ FEW = [FLAT[FLAT_NAMES.index(name)] for name in ("Adam-default", "Rprop-default"
 SMALL = ((), (1030,), (3, 5), (0,), (9, 2))
 #: A tensor of several chunks beside them.
 LARGE = ((2, 16_401), *SMALL)
+
+#: Rules that look at more than one element, with every flag.
+WHOLE = [(r, o) for r, o in FLAG_CONFIGURATIONS if not r.elementwise]
+WHOLE += [(r, fullest(r)) for r in REFERENCES if r.coupled]
+WHOLE_NAMES = [f"{r.name}-{spelled(o)}" for r, o in WHOLE]
+#: Lines of one element and of many, short last ones, several matrices; and tiles beside each other.
+MATRICES = ((70, 33), (9, 2), (5, 2, 40), (3, 5))
+TILES = ((300, 1100), (2100, 70), (9000, 3), (5, 2050), *MATRICES)
+
+
+def whole_shapes(
+    reference: Reference, shapes: Sequence[tuple[int, ...]]
+) -> Sequence[tuple[int, ...]]:
+    """The shapes, and others that have no rows where the rule takes such."""
+    try:
+        reference.ours([nn.Parameter(torch.ones(()))])
+    except ValueError:
+        return shapes
+    return (*shapes, *SMALL)
 
 
 def trained(
@@ -46,7 +65,8 @@ def trained(
         return torch.randn(shape, dtype=kind, generator=draw).to(dtype)
 
     weights = [nn.Parameter(normal(shape)) for shape in shapes]
-    weights.append(nn.Parameter(normal((400,))[1:]))
+    apart = normal((400,))[1:]
+    weights.append(nn.Parameter(apart if () in shapes else apart.view(21, 19)))
     optimizer = reference.ours(weights, engine=engine, **options)
     for step in range(steps):
         for number, weight in enumerate(weights):

@@ -221,8 +221,9 @@ def parse(text: str) -> Module:
         numbers = [int(v) for v in values.split(",")]
         table[: len(numbers)] = numbers
         module.constants[name] = table
-    for name, count in re.findall(r"\.shared\s+\.align\s+\d+\s+\.b8\s+([\w$]+)\[(\d+)\]", text):
-        module.shared[name] = int(count)
+    shared = r"\.shared\s+\.align\s+\d+\s+\.[a-z](\d+)\s+([\w$]+)(?:\[(\d+)\])?;"
+    for bits, name, count in re.findall(shared, text):
+        module.shared[name] = int(bits) // 8 * int(count or 1)
     for name, parameters, body in re.findall(
         r"\.entry\s+([\w$]+)\((.*?)\)[^{]*\n\{\n(.*?)\n\}", text, re.S
     ):
@@ -641,7 +642,7 @@ _MAKERS: dict[str, Callable[[str, list[str], list[str]], Work]] = {
     "bfe": _bits_cut,
     "copysign": _plain(_copied_sign),
     "cvt": _converted,
-    "div": _plain(lambda a, b: a / b),
+    "div": _plain(lambda a, b: a / b if a.dtype.kind == "f" else a // b),
     "fma": _plain(_fma),
     "ld": _accessed(True),
     "mad": _multiplied_and_added,
@@ -654,6 +655,7 @@ _MAKERS: dict[str, Callable[[str, list[str], list[str]], Work]] = {
     "or": _plain(lambda a, b: a | b),
     "prmt": _bytes_chosen,
     "rcp": _plain(lambda a: a.dtype.type(1) / a),
+    "rem": _plain(lambda a, b: a % b),
     "selp": _selected,
     "setp": _compared,
     "shl": _shift(True),

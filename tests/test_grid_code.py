@@ -11,8 +11,21 @@ import torch
 from gradstep.backends import register
 from gradstep.backends.cuda.code import TARGET
 from grid_backend import GridBackend, interpreted
-from grid_cases import FEW, FLAT, FLAT_NAMES, LARGE, SMALL, differing, trained
-from reference import Reference
+from grid_cases import (
+    FEW,
+    FLAT,
+    FLAT_NAMES,
+    LARGE,
+    MATRICES,
+    SMALL,
+    TILES,
+    WHOLE,
+    WHOLE_NAMES,
+    differing,
+    trained,
+    whole_shapes,
+)
+from reference import REFERENCES, Reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 QUICK = [(*FEW[0], dtype) for dtype in DTYPES] + [(*rule, torch.float32) for rule in FEW[1:]]
@@ -65,3 +78,24 @@ def test_ptx_of_every_rule_with_every_flag(
 ) -> None:
     right = trained("fused", reference, options, dtype, SMALL)
     assert differing(trained("ptx", reference, options, dtype, SMALL), right) == []
+
+
+@pytest.mark.parametrize("engine", ["grid", "ptx"])
+def test_sums_have_the_cpus_bits(engine: str) -> None:
+    """Of rows, columns and whole tensors, with what is kept of them between passes."""
+    (adafactor,) = (r for r in REFERENCES if r.name == "Adafactor")
+    shapes = (*(TILES[1:3] if engine == "grid" else ()), *MATRICES, *SMALL)
+    right = trained("fused", adafactor, {}, torch.float32, shapes, 2)
+    assert differing(trained(engine, adafactor, {}, torch.float32, shapes, 2), right) == []
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("engine", ["grid", "ptx"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("reference", "options"), WHOLE, ids=WHOLE_NAMES)
+def test_sums_of_every_rule_with_every_flag(
+    reference: Reference, options: dict[str, Any], dtype: torch.dtype, engine: str
+) -> None:
+    shapes = whole_shapes(reference, TILES if engine == "grid" else MATRICES)
+    right = trained("fused", reference, options, dtype, shapes)
+    assert differing(trained(engine, reference, options, dtype, shapes), right) == []

@@ -25,6 +25,7 @@ THREADS = 256
 
 _BLOCK = {"nvvm": "llvm.nvvm.read.ptx.sreg.ctaid.x", "amdgcn": "llvm.amdgcn.workgroup.id.x"}
 _THREAD = {"nvvm": "llvm.nvvm.read.ptx.sreg.tid.x", "amdgcn": "llvm.amdgcn.workitem.id.x"}
+_BARRIER = {"nvvm": "llvm.nvvm.barrier0", "amdgcn": "llvm.amdgcn.s.barrier"}
 _CONVENTION = {"nvvm": "ptx_kernel", "amdgcn": "amdgpu_kernel"}
 
 
@@ -96,13 +97,47 @@ class Grid:
                 yield piece
 
     @contextmanager
-    def threads(self) -> Iterator[Any]:
-        """Write what is inside ``with`` for each thread of the block; gives its number."""
+    def threads(self, wait: bool = False) -> Iterator[Any]:
+        """Write what is inside ``with`` for each thread of the block; gives its number.
+
+        With ``wait`` none goes on before all are through, and what they have written is seen by
+        all. Then all threads of a block have to come by.
+        """
         if self.target.grid == "loops":
             with counted(self.b, I64(THREADS)) as thread:
                 yield thread
         else:
             yield self._register(_THREAD)
+            if wait:
+                self._wait()
+
+    def _wait(self) -> None:
+        kind = ir.FunctionType(VOID, [])
+        name = _BARRIER[self.target.grid]
+        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        if self.target.grid == "amdgcn":
+            self.b.fence("release", "workgroup")
+        self.b.call(function, [])
+        if self.target.grid == "amdgcn":
+            self.b.fence("acquire", "workgroup")
+
+    def shared(self, name: str, kind: Any, count: int) -> Any:
+        """So many values in memory that the threads of a block have together.
+
+        To be asked for before anything else is written.
+        """
+        array = ir.ArrayType(kind, count)
+        if self.target.grid == "loops":
+            return self._first_of(self.b.alloca(array, name=name))
+        made = ir.GlobalVariable(self.module, array, name, addrspace=self.target.shared_space)
+        made.linkage, made.align = "internal", 16
+        made.initializer = ir.Constant(array, ir.Undefined)
+        return self._first_of(made)
+
+    def _first_of(self, array: Any) -> Any:
+        place = self.b.gep(array, [I64(0)], source_etype=I64)
+        place.type = ir.PointerType(addrspace=self.target.shared_space)  # of whatever type
+        return place
 
     def _register(self, names: dict[str, str]) -> Any:
         name = names[self.target.grid]

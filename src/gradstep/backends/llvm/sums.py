@@ -82,10 +82,23 @@ class LaneSum:
             ]
             part = combined(b, self._node, *halves)
         parts = [b.extract_element(part, ir.Constant(I32, k)) for k in range(width)]
-        while len(parts) > 1:
-            pairs = zip(parts[::2], parts[1::2], strict=True)
-            parts = [combined(b, self._node, left, right) for left, right in pairs]
-        return parts[0]
+        return _in_pairs(b, self._node, parts)
+
+
+def _in_pairs(b: ir.IRBuilder, node: Node, parts: list[Any]) -> Any:
+    while len(parts) > 1:
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [combined(b, node, left, right) for left, right in pairs]
+    return parts[0]
+
+
+def joined_lanes(b: ir.IRBuilder, node: Node, parts: list[Any]) -> Any:
+    """The sum of lanes that are one value each, in the order of :meth:`LaneSum.joined`."""
+    while len(parts) > 8:
+        width = len(parts) // 2
+        halves = zip(parts[:width], parts[width:], strict=True)
+        parts = [combined(b, node, left, right) for left, right in halves]
+    return _in_pairs(b, node, parts)
 
 
 class SumCode:
