@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradstep.cli import arguments
+
+if TYPE_CHECKING:
+    from gradstep.lab.bench_case import Case
+    from gradstep.lab.bench_models import Size
 
 _DESCRIPTION = """\
 Time one step of each rule: gradstep, and every mode of torch.optim, interleaved in one run.
@@ -36,6 +40,7 @@ examples:
   gradstep bench --formats                          states in 8 bits, bfloat16 weights and more
   gradstep bench --diagnose                         what gradstep.diagnose costs a training
   gradstep bench --many 2000                        so many small weights, and missing gradients
+  gradstep bench --device cuda                      on a GPU: 148 and 1,000 tensors, 10^9 weights
 """
 
 
@@ -50,7 +55,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--rules",
-        default="usual",
         help="names, with commas; or all; or usual, the default: a rule of each kind, which is "
         "sgd, momentum, adam, adamw, adagrad, rmsprop, rmsprop-centered-momentum and lion; or "
         "torch (torch.optim's classes and flags), beyond (rules that torch has not), chains "
@@ -59,8 +63,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--sizes",
-        default="lenet,transformer",
-        help="lenet, transformer, large, or all, with commas",
+        help="lenet, transformer, large, or all, with commas (default: lenet,transformer; with "
+        "--device transformer,thousand)",
     )
     parser.add_argument(
         "--peers",
@@ -100,6 +104,13 @@ def add_parser(subparsers: Any) -> None:
         help="instead: AdamW with states and weights in fewer bits, on 58 million weights, beside "
         "itself in float32; --peers may be bitsandbytes, torchao and deepspeed then",
     )
+    parser.add_argument(
+        "--device",
+        metavar="cuda",
+        help="instead: on that GPU, beside torch's fused, foreach and compiled modes and the time "
+        "in which its memory copies as many bytes; --sizes are transformer, thousand and billion "
+        "(28 GB for each mode of AdamW) then",
+    )
     parser.add_argument("--out", type=arguments.path, help="folder for bench.json and bench.png")
     parser.set_defaults(run=run)
 
@@ -137,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from gradstep.backends.dispatch import engines
-    from gradstep.lab import bench, bench_report
+    from gradstep.lab import bench, bench_device, bench_report
     from gradstep.lab.bench_cases import GROUPS, NOT_TIMED, USUAL
     from gradstep.lab.bench_formats import FORMAT_PEERS
     from gradstep.lab.bench_models import sizes
@@ -146,15 +157,17 @@ def run(args: argparse.Namespace) -> int:
 
     cases = dict(bench.CASES)
     try:
-        own = [name.strip() for name in args.rules.split(",") if ":" in name]
+        own = [name.strip() for name in (args.rules or "").split(",") if ":" in name]
         cases |= {name: bench.own_case(name) for name in own}
     except BadInput as error:
         return _fail(f"argument --rules: {error}")
-    rules = _chosen(args.rules, list(cases), {"usual": USUAL, **GROUPS}, NOT_TIMED)
+    usual = USUAL if args.device is None else bench_device.USUAL
+    rules = _chosen(args.rules or "usual", list(cases), {"usual": usual, **GROUPS}, NOT_TIMED)
     if isinstance(rules, str):
         return _fail(f"argument --rules: {rules}")
-    known_sizes = sizes()
-    chosen_sizes = _chosen(args.sizes, list(known_sizes))
+    known_sizes = sizes() if args.device is None else bench_device.sizes()
+    few = "lenet,transformer" if args.device is None else "transformer,thousand"
+    chosen_sizes = _chosen(args.sizes or few, list(known_sizes))
     if isinstance(chosen_sizes, str):
         return _fail(f"argument --sizes: {chosen_sizes}")
     known_peers = list(FORMAT_PEERS) if args.formats else list(PEERS)
@@ -165,6 +178,10 @@ def run(args: argparse.Namespace) -> int:
         return _fail("argument --dtype: choose float32, float64 or bfloat16")
     if args.engine not in engines():
         return _fail(f"argument --engine: choose from {', '.join(engines())}")
+    if args.device is not None:
+        return _device(
+            args, [cases[rule] for rule in rules], [known_sizes[s] for s in chosen_sizes]
+        )
     if args.diagnose:
         return _diagnose(args.rounds or 20, args.seed)
     if args.many:
@@ -216,6 +233,38 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         for path in bench_report.write(args.out, rows, host):
             print(f"wrote {path}")
+    return 0
+
+
+def _device(args: argparse.Namespace, cases: Sequence[Case], sizes: Sequence[Size]) -> int:
+    """Steps on a GPU."""
+    import torch
+
+    from gradstep.lab.bench_device import copy_bandwidth, measure
+    from gradstep.lab.device import described, gpu
+    from gradstep.lab.errors import DeviceError
+
+    try:
+        device = gpu(args.device)
+    except DeviceError as error:
+        return _fail(f"argument --device: {error}")
+    torch.cuda.set_device(device)
+    print(f"{described(device)}, {args.dtype}", flush=True)
+    bandwidth = copy_bandwidth(device)
+    print(f"copies within its memory: {bandwidth / 1e9:,.0f} GB/s, read and written", flush=True)
+    for size in sizes:
+        for case in cases:
+            row = measure(
+                case,
+                size,
+                args.rounds or size.rounds,
+                getattr(torch, args.dtype),
+                device,
+                args.engine,
+                bandwidth,
+                args.seed,
+            )
+            print("\n".join(row.lines()), flush=True)
     return 0
 
 

@@ -22,6 +22,9 @@ Run a Python script unchanged, watch every optimizer that it makes (gradstep's o
 and say at the end what is wrong in its training loop: which line, what was seen, why it hurts, and
 what to write instead. The script need not import gradstep. Its output is its own; the findings go
 to the standard error. The exit code is the script's; with --strict it is 1 after a mistake.
+
+With --device, run every rule of gradstep on that GPU instead, or those that are named, and compare
+with the CPU bit by bit: a table for a report. The exit code is 1 where a bit differs.
 """
 
 _EXAMPLES = """\
@@ -31,6 +34,8 @@ examples:
   gradstep doctor --strict train.py                fail where there is a mistake, as in CI
   gradstep doctor --list                           all that it finds, and what to write instead
   gradstep doctor --json findings.json train.py    the findings for programs, too
+  gradstep doctor --device cuda                    every rule and format on a GPU, against the CPU
+  gradstep doctor --device cuda:1 adam lion        these rules
 """
 
 
@@ -52,15 +57,22 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--list", action=_List, nargs=0, help="say what it finds, with advice, and run nothing"
     )
-    parser.add_argument("script", metavar="SCRIPT", help="a Python file")
+    parser.add_argument(
+        "--device", metavar="cuda", help="check the rules on a GPU, instead of a script"
+    )
+    parser.add_argument("script", metavar="SCRIPT", nargs="?", help="a Python file")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if args.device is not None:
+        return _check_device(args.device, [args.script, *args.arguments] if args.script else [])
+    if args.script is None:
+        args.parser.error("the following arguments are required: SCRIPT")
     from gradstep.sight.ink import ink_for, write
     from gradstep.sight.mistakes.script import run_script
 
@@ -87,6 +99,28 @@ def run(args: argparse.Namespace) -> int:
     if outcome.exit_code == 0 and args.strict and _count(outcome, "mistake"):
         return 1
     return outcome.exit_code
+
+
+def _check_device(name: str, rules: list[str]) -> int:
+    """Run rules on a device, and print what came of it."""
+    from gradstep.lab.device import described, gpu
+    from gradstep.lab.device_check import checked
+    from gradstep.lab.errors import DeviceError
+    from gradstep.sight.catalogue import UnknownName
+
+    try:
+        device = gpu(name)
+    except DeviceError as error:
+        return _refuse(f"argument --device: {error}")
+    print(f"gradstep doctor: {described(device)}", flush=True)
+    try:
+        for report in checked(rules, device):
+            if sys.stderr.isatty():
+                print(f"  {list(report.cells)[-1]}", file=sys.stderr)
+    except UnknownName as error:
+        return _refuse(str(error))
+    print("\n".join(report.lines()))
+    return int(report.differs())
 
 
 class _List(argparse.Action):

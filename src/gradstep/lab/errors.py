@@ -17,6 +17,10 @@ class UnknownOptimizer(SettingsError):
     """No optimizer of that name; the message names those that come near."""
 
 
+class DeviceError(BadInput):
+    """No such device here."""
+
+
 class RunError(BadInput):
     """The folder of a run cannot be used for that."""
 

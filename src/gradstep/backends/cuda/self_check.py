@@ -208,10 +208,7 @@ def _compared(ours: Sequence[Update], theirs: Sequence[Update]) -> Compared:
         for name, (a, b) in pairs.items():
             a, b = in_pairs(a).reshape(-1), in_pairs(b).cpu().reshape(-1)
             total += len(a)
-            unlike = _bits(a) != _bits(b)
-            if a.is_floating_point():
-                unlike &= ~(a.isnan() & b.isnan())
-            places = unlike.nonzero().view(-1).tolist()
+            places = unlike(a, b).nonzero().view(-1).tolist()
             different += len(places)
             if places and not first:
                 i = places[0]
@@ -219,6 +216,14 @@ def _compared(ours: Sequence[Update], theirs: Sequence[Update]) -> Compared:
     return Compared(different, total, first)
 
 
-def _bits(numbers: Tensor) -> Tensor:
+def unlike(one: Tensor, other: Tensor) -> Tensor:
+    """Which numbers have other bits, and are not nan in both: of nan processors choose the rest.
+
+    Args:
+        one: real numbers, or codes.
+        other: of the same dtype and shape, on the same device.
+    """
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return numbers.view(kinds[numbers.element_size()])
+    kind = kinds[one.element_size()]
+    found = one.view(kind) != other.view(kind)
+    return found & ~(one.isnan() & other.isnan()) if one.is_floating_point() else found
