@@ -680,3 +680,16 @@ def test_things_that_are_no_parameters() -> None:
             gradstep.Adam(wrong)
         with pytest.raises(error):
             torch.optim.Adam(wrong)
+
+
+@pytest.mark.parametrize("option", [{"state_dtype": "int8"}, {"low_precision": "kahan"}])
+def test_what_is_the_whole_optimizers_is_refused_in_a_group(option: dict[str, Any]) -> None:
+    params = parameters()
+    first, second = groups(params)
+    (name,) = option
+    with pytest.raises(ValueError, match=rf"{name}=.* in a parameter group.* gradstep.partition"):
+        gradstep.AdamW([first, second | option])
+    optimizer = gradstep.AdamW([first])
+    with pytest.raises(ValueError, match=name):
+        optimizer.add_param_group(second | option)
+    assert len(optimizer.param_groups) == 1

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+import gradstep
 import page_blocks
+from gradstep.compose.wrapper import Wrapper
 from gradstep.linalg.newton_schulz import COEFFICIENTS
 from gradstep.program import formats
 from page_blocks import ROOT
@@ -22,7 +25,10 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("README.*.md")), *sorted(DOCS.glo
 LONG = ["README.zh-CN.md", "docs/watch.md"]
 
 #: Blocks that are not run here: the page, and what each of them needs.
-LEFT_OUT: dict[str, list[str]] = {}
+LEFT_OUT = {
+    "docs/coming-from.md": ["optax, jax", "bitsandbytes"],
+    "docs/trainers.md": ["transformers, accelerate", "lightning", "accelerate"],
+}
 
 #: What else holds when a page has been read, of the names that it made.
 AFTERWARDS: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -90,6 +96,41 @@ def test_both_readmes_have_the_same_code() -> None:
     assert codes[0] == codes[1]
 
 
+def ours_in_the_tables() -> list[str]:
+    """What stands under "here" in docs/coming-from.md, each between its backticks."""
+    tables = (DOCS / "coming-from.md").read_text().split("| theirs | here |")[1:]
+    lines = [line for table in tables for line in table.split("\n\n")[0].splitlines()[2:]]
+    return [name for line in lines for name in re.findall(r"`([^`]+)`", line.split(" | ")[1])]
+
+
+#: What is another library's, and functions that the text around them says how to call.
+NOT_EVALUATED = ("state_dtype", "partition", "GradScaler", "autocast", "ZeroRedundancyOptimizer")
+
+
+class Ours(dict[str, Any]):
+    """The names of gradstep; classes are given the parameters of a model."""
+
+    def __init__(self) -> None:
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def __missing__(self, name: str) -> Any:
+        found = getattr(gradstep, name)  # AttributeError: there is no such name
+        if name == "create":
+            return lambda name, **options: found(name, self.model, **options)
+        if not isinstance(found, type) or issubclass(found, Wrapper):
+            return found
+        given = [p for p in self.model.parameters() if p.ndim > 1 or name != "Muon"]
+        return lambda *rule, **options: found(given, *rule, **options)
+
+
+def test_every_name_of_ours_that_others_are_told_is_one_and_takes_these_arguments() -> None:
+    found = ours_in_the_tables()
+    assert len(found) > 100
+    for spelled in found:
+        if spelled not in NOT_EVALUATED:
+            eval(spelled, {"__builtins__": {"True": True, "False": False}}, Ours())
+
+
 def test_the_pages_name_all_of_their_tables() -> None:
     files = (ROOT / "src" / "gradstep" / "rules" / "transforms").glob("*.py")
     stages = re.findall(r"^@rule\ndef (\w+)", "".join(f.read_text() for f in files), re.M)
@@ -98,3 +139,14 @@ def test_the_pages_name_all_of_their_tables() -> None:
     assert [stage for stage in stages if f"`{stage}`" not in page] == []
     page = (DOCS / "matrix-rules.md").read_text()
     assert [chosen for chosen in COEFFICIENTS if f"\n{chosen} " not in page] == []
+
+
+def test_every_page_is_linked_from_both_readmes_and_every_link_leads_somewhere() -> None:
+    for readme in ("README.md", "README.zh-CN.md"):
+        text = (ROOT / readme).read_text()
+        translated = re.compile(r"\.\w\w(-\w+)?\.md$")  # of a page that is linked
+        pages = [p.name for p in DOCS.glob("*.md") if not translated.search(p.name)]
+        assert [p for p in pages if f"(docs/{p}" not in text and p != "index.md"] == [], readme
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), (name(page), target)

@@ -473,6 +473,17 @@ def test_the_random_choice_disturbs_no_other() -> None:
 # Bad input: one line each.
 
 
+class Own(torch.optim.Optimizer):
+    """Somebody's own."""
+
+
+class Around(torch.optim.Optimizer):
+    """Holds an optimizer, as that of Accelerate does."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+
 def refusals() -> list[Any]:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     known = gradstep.SGD(model.named_parameters())
@@ -509,6 +520,8 @@ def refusals() -> list[Any]:
         (empty, "none", "largest", {}, ValueError, r"none, of shape \(0, 3\), has no weights"),
         (pair, None, 0, {}, TypeError, "is complex: its weights are pairs"),
         (theirs, "0.bias", 0, {}, TypeError, "got torch.optim.sgd.SGD. Make it with gradstep.SGD"),
+        (Around(known), "0.bias", 0, {}, TypeError, "Around wraps one: give what stands in its"),
+        (Own([nn.Parameter(torch.ones(1))], {}), "0.bias", 0, {}, TypeError, r"gradstep.create\("),
         (lbfgs, "0.bias", 0, {}, TypeError, "there is no formula for one weight"),
         ([1], "0.bias", 0, {}, TypeError, "got builtins.list. Give the optimizer first"),
     ]

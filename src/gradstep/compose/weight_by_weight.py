@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradstep.backends.eligibility import sharing, spans_of
 from gradstep.backends.update import has_shape
-from gradstep.compose.wrapper import Wrapper, _inside, rules_inside
+from gradstep.compose.wrapper import Wrapper, _inside, rules_inside, way_to_ours
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.planning import Planner
 from gradstep.program.shards import local
@@ -37,8 +37,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         theirs = type(core)
         raise TypeError(
             f"StepInBackward takes an optimizer of gradstep; got {theirs.__module__}."
-            f"{theirs.__qualname__}. Make it with gradstep.{theirs.__name__}, which takes the same "
-            "arguments"
+            f"{theirs.__qualname__}. {way_to_ours(core)}"
         ) from None
     for stepped in (core, *rules):
         kind = next((k for k in type(stepped).__mro__ if "step" in vars(k)), Optimizer)

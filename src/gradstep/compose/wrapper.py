@@ -19,6 +19,16 @@ from gradstep.optimizer.parameter_names import ParameterNames, names_of
 from gradstep.optimizer.step_hooks import HooksOnce
 
 
+def way_to_ours(optimizer: object) -> str:
+    """What to write in the place of an optimizer that is not of this package, for messages."""
+    kind = type(optimizer)
+    if isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        return f"{kind.__name__} wraps one: give what stands in its attribute optimizer"
+    if kind.__module__.startswith("torch.optim."):
+        return f"Make it with gradstep.{kind.__name__}, which takes the same arguments"
+    return "gradstep.create(name, model) makes one by its name"
+
+
 class Wrapper(HooksOnce):
     """Stands around an optimizer and does something beside its steps.
 

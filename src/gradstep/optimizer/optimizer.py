@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain as each_of
 from typing import Any, ClassVar
@@ -258,11 +258,12 @@ class Optimizer(HooksOnce):
         Raises:
             TypeError: integer parameters, complex ones where states have a format of their own,
                 or an option of the wrong type.
-            ValueError: a parameter in two groups, or an option out of range. The optimizer is as
-                it was.
+            ValueError: a parameter in two groups, an option out of range, or one that is the whole
+                optimizer's. The optimizer is as it was.
         """
         planner = planner_of(self)
         reader, schedules = planner.reader, planner.schedules
+        _refuse_options_of_the_whole(param_group)
         own = {n: v for n, v in param_group.items() if n in reader.group_keys}
         found = {n: as_schedule(v) for n, v in own.items()}
         numbers = {n: at_start(v) for n, v in found.items()}
@@ -392,6 +393,17 @@ class Optimizer(HooksOnce):
                 found and expected. The optimizer is as it was.
         """
         load(self, state_dict, {None: holder_of(self)}, strict)
+
+
+def _refuse_options_of_the_whole(group: Mapping[str, Any]) -> None:
+    """Raise for what is no option of a group, which would be passed over without a word."""
+    for name in ("state_dtype", "low_precision", "engine"):
+        if name in group:
+            raise ValueError(
+                f"{name}={group[name]!r} stands in a parameter group, and is one for the whole "
+                f"optimizer. Give these parameters an optimizer of their own with {name}=, in "
+                "gradstep.partition"
+            )
 
 
 def _warn_of_codes(rule: Rule) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gradstep.backends import global_sums
 from gradstep.compose.partition import Partition
 from gradstep.compose.step_in_backward import steps_in_backward
-from gradstep.compose.wrapper import Wrapper
+from gradstep.compose.wrapper import Wrapper, way_to_ours
 from gradstep.optimizer.observer import StepObserver, observe
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.optimizer.planning import Planner
@@ -85,10 +85,9 @@ def explain(
     if not isinstance(optimizer, Optimizer | Partition):
         kind = type(optimizer)
         theirs = isinstance(optimizer, torch.optim.Optimizer)
-        way_out = f"Make it with gradstep.{kind.__name__}, which takes the same arguments"
         raise TypeError(
             f"explain() takes an optimizer of gradstep; got {kind.__module__}.{kind.__qualname__}. "
-            + (way_out if theirs else "Give the optimizer first")
+            + (way_to_ours(optimizer) if theirs else "Give the optimizer first")
             + "."
         )
     parts = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer.parts.values())

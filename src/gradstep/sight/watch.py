@@ -386,7 +386,7 @@ def _check(model: Any, optimizer: Any, every: Any, start: Any, on_mistake: Any) 
     if not hasattr(optimizer, "_optimizer_step_post_hooks"):
         raise TypeError(
             f"{type(optimizer).__name__} wraps an optimizer and runs no step hooks. Give the one "
-            "inside it, before it is wrapped."
+            "inside it: what stands in its attribute optimizer."
         )
     for p in (p for group in optimizer.param_groups for p in group["params"]):
         if steps_in_backward(p) or frees_gradients(p):
