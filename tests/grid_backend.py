@@ -62,6 +62,7 @@ class GridBackend(Cpu):
 
     Attributes:
         passes: how many passes it has run.
+        bound: each program that was bound, its kernel, and one of the weights.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class GridBackend(Cpu):
         self.target = target or target_named("loops")
         self.runner = runner
         self.passes = 0
+        self.bound: list[tuple[Program, Kernel, Update]] = []
         self._one = threading.Lock()
 
     def takes_plain(self, program: Program) -> bool:
@@ -88,6 +90,7 @@ class GridBackend(Cpu):
                 program, key[1], like.formats, like.weight_format, like.seed, self.target,
                 self._compiled,
             )  # fmt: skip
+        self.bound.append((program, program.kept[key], like))
         return Tensors(program.kept[key], updates, [u.weight for u in updates])
 
     def _compiled(self, spec: KernelSpec) -> Callable[..., None]:

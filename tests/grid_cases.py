@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from configurations import FLAG_CONFIGURATIONS, fullest, spelled
 from gradstep.backends import dispatch, register
+from gradstep.backends.cpu.kernel import Kernel
 from gradstep.backends.cuda.code import TARGET
+from gradstep.backends.update import Update
 from gradstep.program.kernel_spec import KernelSpec
+from gradstep.program.program import Program
 from grid_backend import GridBackend
 from reference import REFERENCES, Reference
 
@@ -103,8 +106,10 @@ def differing(found: Sequence[Tensor], right: Sequence[Tensor]) -> list[str]:
     return wrong
 
 
-def specs(reference: Reference, options: dict[str, Any], dtype: torch.dtype) -> list[KernelSpec]:
-    """The passes of a rule for weights of a dtype, as NVIDIA's devices get them."""
+def bound(
+    reference: Reference, options: dict[str, Any], dtype: torch.dtype
+) -> tuple[list[KernelSpec], Program, Kernel, Update]:
+    """What a rule comes to for weights of a dtype, as NVIDIA's devices get it."""
     found: list[KernelSpec] = []
 
     def keep(spec: KernelSpec) -> Any:
@@ -122,4 +127,9 @@ def specs(reference: Reference, options: dict[str, Any], dtype: torch.dtype) -> 
     finally:
         dispatch._engines.clear()
         dispatch._engines.update(before)
-    return found
+    return found, *backend.bound[0]
+
+
+def specs(reference: Reference, options: dict[str, Any], dtype: torch.dtype) -> list[KernelSpec]:
+    """The passes of a rule for weights of a dtype, as NVIDIA's devices get them."""
+    return bound(reference, options, dtype)[0]

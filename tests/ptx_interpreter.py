@@ -596,9 +596,9 @@ def _accessed(load: bool) -> Any:
         place, held = operands if not load else operands[::-1]
         registers = _list(held)
         assert len(registers) == (int(vector[0][1:]) if vector else 1)
-        found = re.fullmatch(r"\[([%\w$.]+)([+-]\d+)?\]", place)
+        found = re.fullmatch(r"\[([%\w$.]+)((?:\+-|[+-])\d+)?\]", place)
         assert found is not None, place
-        base, offset = found[1], int(found[2] or 0)
+        base, offset = found[1], int((found[2] or "0").replace("+-", "-"))
         size = numpy.dtype(kind).itemsize
 
         def work(machine: Machine, chosen: Any) -> None:

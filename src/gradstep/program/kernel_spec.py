@@ -118,7 +118,7 @@ class KernelSpec:
     def text(self) -> str:
         """All of it, for comparison."""
         title = f"{self.walk} {self.domain} {self.working} {self.target}"
-        listing = _Listing(title, self.working == "float64")
+        listing = Listing(title, self.working == "float64")
         for column in self.columns:
             places = " ".join(map(str, column.table)) or "arena"
             listing.say(column.format, column.extent, places, str(column.place))
@@ -213,7 +213,7 @@ def kernel_spec(
     )
 
 
-class _Listing:
+class Listing:
     """Lines of text in which each value has a number.
 
     It is an algebra of :mod:`gradstep.rule.expansions`, on names: what an expansion is made of

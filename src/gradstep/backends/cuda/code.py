@@ -12,8 +12,10 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from gradstep.backends.cpu import compiler
+from gradstep.backends.llvm.grid_numbers import write_numbers_kernel
 from gradstep.backends.llvm.grid_walk import unwritable, write_grid_kernel
 from gradstep.program.kernel_spec import KernelSpec
+from gradstep.program.numbers_spec import NumbersSpec
 from gradstep.program.targets import Target, target_named
 
 #: What a spec for NVIDIA's devices takes.
@@ -36,6 +38,19 @@ def ptx(spec: KernelSpec, arch: str) -> str:
         ValueError: a pass that :func:`refusal` names, or no such processor.
     """
     return _assembly(write_grid_kernel(spec), arch)
+
+
+def numbers_ptx(spec: NumbersSpec, arch: str) -> str:
+    """The PTX that works out rows of scalars, with the entry ``numbers``.
+
+    Args:
+        spec: of a row, for :data:`TARGET`.
+        arch: the processor, as ``"sm_90"``.
+
+    Raises:
+        ValueError: no such processor.
+    """
+    return _assembly(write_numbers_kernel(spec), arch)
 
 
 def _assembly(code: str, arch: str) -> str:
