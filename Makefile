@@ -89,7 +89,7 @@ test-integration: $(INTEGRATION)/ready
 	$(INTEGRATION)/bin/python -m pytest tests/integration
 
 docs: $(ENVIRONMENT)/docs
-	$(BIN)/python docs/_site/build.py build/site
+	$(BIN)/python site/build.py build/site
 
 package: $(ENVIRONMENT)/package
 	rm -rf dist

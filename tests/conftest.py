@@ -29,6 +29,8 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # those that are to be interrupted would not be.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# The tests read English, whatever the locale.
+os.environ["LANGUAGE"] = "en"
 # Threads that wait for each other sleep: on a busy machine spinning ones made the tests 10 times
 # slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

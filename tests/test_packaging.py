@@ -74,8 +74,10 @@ def test_the_pythons_are_the_same_everywhere() -> None:
 
 
 def test_every_extra_is_pinned_where_it_is_installed() -> None:
-    """What `make docs` and `make package` install has its version in constraints-docs.txt."""
-    pinned = set(re.findall(r"^([\w.-]+)==", (ROOT / "constraints-docs.txt").read_text(), re.M))
+    """What `make docs` and `make package` install has its version in the constraints."""
+    files = ("constraints.txt", "constraints-docs.txt")
+    text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in files)
+    pinned = set(re.findall(r"^([\w.-]+)==", text, re.M))
     pinned = {name.lower().replace("_", "-") for name in pinned}
     extras = PYPROJECT["project"]["optional-dependencies"]
     named = [re.match(r"[\w.-]+", r) for extra in ("docs", "package") for r in extras[extra]]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradstep.cli import arguments
+from gradstep.cli.language import add_language, language_of
 from gradstep.cli.train_settings import (
     BATCH_SIZE,
     EPOCHS,
@@ -184,11 +185,20 @@ def add_parser(subparsers: Any) -> None:
     where.add_argument(
         "--quiet", action="store_true", help="print nothing but the table at the end"
     )
+    add_language(where)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    from gradstep.sight.language import speaking
+
+    with speaking(language_of(args, "gradstep train")):
+        return _train(args)
+
+
+def _train(args: argparse.Namespace) -> int:
     from gradstep.lab.processes import ALONE, together
+    from gradstep.sight.language import say
 
     directory: Path | None = args.resume
     processes = ALONE
@@ -224,7 +234,7 @@ def run(args: argparse.Namespace) -> int:
                     return _resume(directory, settings, facts, processes, args)
     except KeyboardInterrupt:
         if processes.leads:
-            print(f"gradstep train: stopped{_way_on(directory)}", file=sys.stderr)
+            print(f"gradstep train: {say('stopped')}{_way_on(directory)}", file=sys.stderr)
         return 130
     except BadInput as error:
         return _fail(str(error) if processes.leads else f"process {processes.rank}: {error}")
@@ -262,6 +272,7 @@ def _resume(
     from gradstep.lab.progress import write
     from gradstep.lab.run import resume_run
     from gradstep.lab.session import finish
+    from gradstep.sight.language import say
 
     wanted = compared_settings(settings, args)
     data = _load(settings)
@@ -271,11 +282,11 @@ def _resume(
     if wanted != settings:
         run.keep_settings()
     hand_out(run, data)
-    done = f"{run.training.epoch} of {wanted.epochs} epochs done"
+    counts = {"folder": directory, "done": run.training.epoch, "epochs": wanted.epochs}
     if run.finished:
-        write(f"{directory} is finished: {done}; a larger --epochs would make it longer")
+        write(say("finished", **counts))
     elif not args.quiet:
-        write(f"Going on with {directory}: {done}.")
+        write(say("going on", **counts))
     finish(run, data, args.quiet, _watching(args))
     return 0
 
@@ -305,9 +316,11 @@ def _missing_packages(args: argparse.Namespace) -> list[str]:
 
 def _way_on(directory: Path | None) -> str:
     """How to go on with the run in the folder, if one has begun there."""
+    from gradstep.sight.language import say
+
     if directory is None or not (directory / "run.json").exists():
-        return "; nothing has been written"
-    return f"; go on with: gradstep train --resume {shlex.quote(str(directory))}"
+        return say("nothing written")
+    return say("go on with", folder=shlex.quote(str(directory)))
 
 
 def _fail(message: str, code: int = 2) -> int:

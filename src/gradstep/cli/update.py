@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from gradstep.cli import arguments
+from gradstep.cli.language import add_language, language_of
 
 _EXAMPLES = """\
 examples:
@@ -15,6 +16,7 @@ examples:
   gradstep update --param fc3.weight --index 2,40  look at another weight
   gradstep update --optimizer adam                 what Adam makes of the same gradient
   gradstep update --optimizer my_rules:heavy_ball  a rule of your own, in my_rules.py
+  gradstep update --language zh                    in Chinese
 """
 
 
@@ -67,6 +69,7 @@ def add_parser(subparsers: Any) -> None:
         help="another number gives other weights and another image; the same number gives the "
         "same ones (default: 6)",
     )
+    add_language(parser)
     parser.set_defaults(run=run)
 
 
@@ -76,10 +79,12 @@ def run(args: argparse.Namespace) -> int:
     from gradstep.lab.lesson import make_lesson
     from gradstep.lab.lesson_text import lesson_text
     from gradstep.sight.ink import ink_for, tell
+    from gradstep.sight.language import speaking
 
     try:
         lesson = make_lesson(args.optimizer, args.param, args.index, args.lr, args.seed)
     except BadInput as error:
         print(f"gradstep update: {error}", file=sys.stderr)
         return 2
-    return tell("gradstep update", lesson_text(lesson, ink_for(sys.stdout)))
+    with speaking(language_of(args, "gradstep update")):
+        return tell("gradstep update", lesson_text(lesson, ink_for(sys.stdout)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +15,7 @@ from gradstep.lab.rounding import place_name
 from gradstep.rule.notation import number_text
 from gradstep.sight.digits import Equation, decimal, digits_text
 from gradstep.sight.ink import Ink
+from gradstep.sight.language import columns, say, say_lines, to_left
 
 
 def lesson_text(lesson: Lesson, ink: Ink) -> str:
@@ -26,17 +28,14 @@ def lesson_text(lesson: Lesson, ink: Ink) -> str:
 
 
 def _beginning(lesson: Lesson, ink: Ink) -> list[str]:
-    weights = sum(lesson.sizes.values())
     return [
-        ink.heading("One update of a network's weights"),
+        ink.heading(say("lesson heading")),
         "",
-        f"LeNet is a small network that reads digits. It has {weights:,} weights: plain numbers.",
-        "To learn is to change each of them a little, again and again:",
+        *say_lines("lesson beginning", weights=sum(lesson.sizes.values())),
         "",
-        "    " + ink.code("weight = weight − learning rate · gradient"),
+        "    " + ink.code(say("lesson rule")),
         "",
-        "The gradient says how fast the error grows when the weight grows. So the weight goes the",
-        "other way, and the learning rate says how far.",
+        *say_lines("lesson meaning"),
     ]
 
 
@@ -44,136 +43,104 @@ def _backward(lesson: Lesson, ink: Ink) -> list[str]:
     name = lesson.parameter
     before = _list(lesson.before, lesson, ink)
     loss = digits_text(numpy.float32(lesson.loss), 4)
+    random = say("code at random")
     return [
-        ink.heading("1. The gradient comes from backward()"),
+        ink.heading(say("backward heading")),
         "",
         *_code(
             ink,
             "model = LeNet()",
-            "image, target = torch.randn(1, 1, 32, 32), torch.randn(1, 10)   # at random",
+            f"image, target = torch.randn(1, 1, 32, 32), torch.randn(1, 10)   # {random}",
             "loss = nn.functional.mse_loss(model(image), target)",
         ),
         "",
-        f"The loss is {loss}: the error of the network's answer. We look at {name},",
-        f"{lesson.sizes[name]:,} of the weights:",
+        *say_lines("backward loss", loss=loss, name=name, count=lesson.sizes[name]),
         "",
         f"    {name}      = {before}",
-        f"    {name}.grad = {lesson.gradient_before}   (nobody has asked for a gradient yet)",
+        f"    {name}.grad = {lesson.gradient_before}   {say('backward nobody asked')}",
         "",
         *_code(ink, "loss.backward()"),
         "",
-        f"    {name}      = {before}   (unchanged)",
+        f"    {name}      = {before}   {say('backward unchanged')}",
         f"    {name}.grad = {_list(lesson.gradient, lesson, ink)}",
     ]
 
 
 def _by_hand(lesson: Lesson, ink: Ink) -> list[str]:
     rows = [
-        ink.heading("2. The update by hand"),
+        ink.heading(say("hand heading")),
         "",
         *_code(
             ink,
             f"learning_rate = {number_text(lesson.optimizer.lr)}",
             "for f in model.parameters():",
-            "    f.data.sub_(f.grad.data * learning_rate)   # sub_ subtracts in place",
+            f"    f.data.sub_(f.grad.data * learning_rate)   # {say('code in place')}",
         ),
         "",
         f"    {lesson.parameter}      = {_list(lesson.by_hand, lesson, ink)}",
         "",
-        f"For {place_name(lesson.parameter, lesson.index)} that was:",
+        say("hand place", place=place_name(lesson.parameter, lesson.index)),
         "",
-        "    weight − gradient · learning rate",
+        f"    {say('hand rule')}",
         f"    {lesson.hand.numbers} = {ink.result(_result(lesson.hand))}",
     ]
     if lesson.first.gradient == 0:
-        rows += [
-            "",
-            "Its gradient is 0: this weight has no influence on the loss here, and stays as it is.",
-            "Choose another one with --index.",
-        ]
+        rows += ["", *say_lines("hand no gradient")]
     elif lesson.optimizer.lr and _same(lesson.by_hand, lesson):
-        rows += [
-            "",
-            "The step is so small that a float32 number has no digit for it: the weight stays the",
-            "same.",
-        ]
+        rows += ["", *say_lines("hand too small")]
     return rows
 
 
 def _by_optimizer(lesson: Lesson, ink: Ink) -> list[str]:
     chosen, first = lesson.optimizer, lesson.first
-    rule = (
-        "Its rule is that very line. (w is the weight, g its gradient, lr the learning rate.)"
-        if chosen.plain
-        else f"Its rule is another. ('gradstep explain {chosen.name}' says what the names mean.)"
-    )
     rows = [
-        ink.heading("3. The update by an optimizer"),
+        ink.heading(say("optimizer heading")),
         "",
-        "The same network with the same gradients. Now an optimizer does the work:",
+        say("optimizer beginning"),
         "",
         *_code(ink, f"optimizer = {chosen.code}", "optimizer.step()"),
         "",
-        rule,
+        say("optimizer same rule" if chosen.plain else "optimizer other rule", name=chosen.name),
         "",
         first.explanation.text(ink, indent="    "),
         "",
     ]
     if first.explanation.weight == first.written:
-        rows.append("That is what step() wrote, bit for bit.")
+        rows.append(say("optimizer agrees"))
     else:
-        rows.append(f"step() wrote {first.written!r}.")
+        rows.append(say("optimizer wrote", written=repr(first.written)))
     if not chosen.plain:
-        rows[-1] += f" By hand it was {_result(lesson.hand)}."
+        rows[-1] += say("optimizer by hand", result=_result(lesson.hand))
     return rows
 
 
 def _comparison(lesson: Lesson, ink: Ink) -> list[str]:
     found, chosen = lesson.comparison, lesson.optimizer
     if chosen.plain:
-        rows = [ink.heading(f"4. By hand and by the optimizer: all {found.total:,} weights"), ""]
+        rows = [ink.heading(say("comparison heading", total=found.total)), ""]
     else:
         rows = [
-            ink.heading(f"4. Worked out in two ways: all {found.total:,} weights"),
+            ink.heading(say("comparison heading two ways", total=found.total)),
             "",
-            "engine='eager' runs this rule as it is written, one of torch's operations after the",
-            "other. The optimizer above ran one loop for all of it. Compared:",
+            *say_lines("comparison engines"),
             "",
         ]
     rows += [*_counts(found.apart, found.total), ""]
     if set(found.apart) == {0}:
-        rows.append("Not one was rounded otherwise.")
+        rows.append(say("comparison none"))
         if chosen.plain and chosen.lr and math.frexp(chosen.lr)[0] == 0.5:
-            rows.append(
-                "With a learning rate such as 0.5 or 0.25, gradient · lr needs no rounding."
-            )
+            rows.append(say("comparison no rounding"))
     elif chosen.plain:
-        rows += [*_WHY, *_digits(lesson, ink)]
+        rows += [*say_lines("comparison why"), *_digits(lesson, ink)]
     else:
-        rows += _WHY_RULE
+        rows += say_lines("comparison why rule")
     if found.torch_agrees is not None:
-        all_agree = found.torch_agrees == found.total
-        count = (
-            f"all {found.total:,}" if all_agree else f"{found.torch_agrees:,} of {found.total:,}"
-        )
-        rows += [
-            "",
-            f"torch.optim.SGD rounds once as well: {count} weights agree with the optimizer's, bit "
-            "for bit.",
-        ]
+        if found.torch_agrees == found.total:
+            count = say("count all", total=found.total)
+        else:
+            count = say("count of", part=found.torch_agrees, total=found.total)
+        rows += ["", say("comparison torch", count=count)]
     return rows
-
-
-_WHY = [
-    "Why do some differ? A float32 number has 24 binary digits, about 7 decimal ones. What does",
-    "not fit is rounded off, to the nearest number that fits. By hand, the product is rounded, and",
-    "then the difference: twice. The optimizer rounds once, at the end (a fused multiply-add).",
-]
-_WHY_RULE = [
-    "Both are right. A float32 number has 24 binary digits, about 7 decimal ones, and what does",
-    "not fit is rounded off. The loop rounds once where torch's operations round twice: a product",
-    "and the sum that takes it in are one operation (a fused multiply-add).",
-]
 
 
 def _counts(apart: dict[int, int], total: int) -> list[str]:
@@ -184,14 +151,14 @@ def _counts(apart: dict[int, int], total: int) -> list[str]:
         share = f"{100 * count / total:.1f} %" if 1000 * count >= total else "< 0.1 %"
         return f"    {count:>{width},}   {share:>7}   {text}"
 
-    rows = [row(apart.get(0, 0), "agree in every bit")]
+    rows = [row(apart.get(0, 0), say("count agree"))]
     for n in sorted(n for n in apart if 0 < n <= 3):
-        rows.append(row(apart[n], f"differ by {n} unit{'s' * (n > 1)} in the last place"))
+        rows.append(row(apart[n], say("count differ" if n > 1 else "count differ by one", units=n)))
     far = [n for n in apart if n > 3]
     if far:
         count = sum(apart[n] for n in far)
-        to = f"4 to {max(far):,}" if max(far) > 4 else "4"
-        rows.append(row(count, f"differ by {to} units in the last place"))
+        to = say("count range", low=4, high=max(far)) if max(far) > 4 else "4"
+        rows.append(row(count, say("count differ", units=to)))
     return rows
 
 
@@ -206,23 +173,24 @@ def _digits(lesson: Lesson, ink: Ink) -> list[str]:
         for value in (found.twice, found.once)
     }
     table: list[tuple[str, Any, str]] = [
-        ("weight", found.weight, ""),
-        ("gradient", found.gradient, ""),
-        ("learning rate", found.lr, "the float32 number nearest to it"),
-        ("gradient · lr, exact", found.product, ""),
-        ("gradient · lr, rounded", found.rounded_product, "what the update by hand goes on with"),
-        ("weight − gradient · lr, exact", found.exact, ""),
-        ("  rounded twice, by hand", found.twice, f"off by {off[found.twice]:.2f} units"),
-        ("  rounded once, optimizer", found.once, f"off by {off[found.once]:.2f} units"),
+        (say("digits weight"), found.weight, ""),
+        (say("digits gradient"), found.gradient, ""),
+        (say("digits rate"), found.lr, say("digits rate note")),
+        (say("digits product exact"), found.product, ""),
+        (say("digits product rounded"), found.rounded_product, say("digits product note")),
+        (say("digits difference exact"), found.exact, ""),
+        (say("digits twice"), found.twice, say("digits off", units=off[found.twice])),
+        (say("digits once"), found.once, say("digits off", units=off[found.once])),
     ]
     numbers = [f"{decimal(value):.{places}f}".replace("-", "−") for _, value, _ in table]
-    wide, widest = max(len(label) for label, _, _ in table), max(map(len, numbers))
-    rows = ["", f"{found.place} with more digits than a float32 number has:", ""]
+    wide, widest = max(columns(label) for label, _, _ in table), max(map(len, numbers))
+    rows = ["", say("digits beginning", place=found.place), ""]
     for (label, value, note), number in zip(table, numbers, strict=True):
         number = number.rjust(widest)
-        row = f"    {label:<{wide}}   {ink.result(number) if value == found.once else number}"
+        marked = ink.result(number) if value == found.once else number
+        row = f"    {to_left(label, wide)}   {marked}"
         rows.append(f"{row}   {ink.aside(note)}" if note else row)
-    rows += ["", f"A unit in the last place is {found.gap:.1e} here: the gap to the next number."]
+    rows += ["", say("digits end", gap=found.gap)]
     return rows
 
 
@@ -232,39 +200,40 @@ def _zero_grad(lesson: Lesson, ink: Ink) -> list[str]:
         digits_text(numpy.float32(g), 4) for g in (lesson.first.gradient, right.gradient)
     )
     place = place_name(lesson.parameter, lesson.index)
+    labels = [say(f"zero {which}") for which in ("first gradient", "second gradient", "without")]
+    labels += [say("zero weight with"), say("zero weight without")]
+    wide = max(map(columns, labels))
+    one, two, without, *new = (to_left(label, wide) for label in labels)
     return [
-        ink.heading("5. If zero_grad() is forgotten"),
+        ink.heading(say("zero heading")),
         "",
-        "backward() does not replace a gradient: it adds to the one that is there. So the old one",
-        "must go before the next image:",
+        *say_lines("zero beginning"),
         "",
         *_code(ink, "optimizer.zero_grad()"),
         "",
-        f"A second image and target, with that line and without, for {place}:",
+        say("zero second", place=place),
         "",
-        f"    gradient of the first image    {first}",
-        f"    gradient of the second image   {ink.result(second)}   the one that should arrive",
-        f"    without zero_grad()            {lesson.piled_up.numbers} = "
-        f"{ink.warning(_result(lesson.piled_up))}   the one that does",
+        f"    {one}   {first}",
+        f"    {two}   {ink.result(second)}   {say('zero should')}",
+        f"    {without}   {lesson.piled_up.numbers} = "
+        f"{ink.warning(_result(lesson.piled_up))}   {say('zero does')}",
         "",
-        *_weight_rows(right, wrong, ink),
+        *_weight_rows((right, wrong), new, ink),
         "",
         _verdict(lesson),
         _extent(lesson),
     ]
 
 
-def _weight_rows(right: Step, wrong: Step, ink: Ink) -> list[str]:
+def _weight_rows(steps: Sequence[Step], labels: Sequence[str], ink: Ink) -> list[str]:
     rows = []
-    for step, label, mark in (
-        (right, "with zero_grad()", ink.result),
-        (wrong, "without it", ink.warning),
-    ):
+    for step, label, mark in zip(steps, labels, (ink.result, ink.warning), strict=True):
         last = next(line for line in step.explanation.lines if line.name == "w")
-        start, result = f"    new weight, {label:<16}   ", _result(last.equation)
+        start, result = f"    {label}   ", _result(last.equation)
         if last.equation.numbers:
             longer = f"{start}{last.equation.numbers} = "
-            start = longer if len(longer) < 83 and len(longer) + len(result) <= 100 else start
+            length = columns(longer)
+            start = longer if length < 83 and length + columns(result) <= 100 else start
         rows.append(start + mark(result))
     return rows
 
@@ -275,46 +244,48 @@ def _verdict(lesson: Lesson) -> str:
     right = lesson.remembered.written - before
     wrong = lesson.forgotten.written - before
     if not (math.isfinite(right) and math.isfinite(wrong)):
-        return "These steps are too large for float32 numbers. Choose a smaller learning rate."
+        return say("verdict too large")
     if right == wrong:
-        return "This weight is lucky: both steps are the same."
+        return say("verdict same")
     if right == 0:
-        return "The weight moves, and should have stayed."
+        return say("verdict moved")
     if wrong == 0:
-        return "The weight stays, and should have moved."
+        return say("verdict stayed")
     if wrong * right < 0:
-        return "The weight goes the wrong way."
+        return say("verdict wrong way")
     longer = f"{wrong / right:.3g}"
     if longer == "1":
-        return "This weight is lucky: both steps are nearly the same."
-    return f"The step is {longer} times as long as it should be."
+        return say("verdict nearly")
+    return say("verdict longer", times=longer)
 
 
 def _extent(lesson: Lesson) -> str:
     """How many weights it did something to."""
-    total = f"{lesson.comparison.total:,}"
+    total = lesson.comparison.total
     if not lesson.spoiled:
-        return f"So it is with all {total} weights here."
-    return (
-        f"Of all {total} weights, {lesson.spoiled:,} end up elsewhere; further images add to that."
-    )
+        return say("extent none", total=total)
+    return say("extent some", total=total, spoiled=lesson.spoiled)
 
 
 def _end(lesson: Lesson, ink: Ink) -> list[str]:
     other = "adam" if lesson.optimizer.name == "sgd" else "sgd"
+    commands = (
+        f"gradstep update --optimizer {other}",
+        f"gradstep explain {lesson.optimizer.name}",
+        "gradstep train",
+    )
     return [
-        "So each round of training is:",
+        say("end beginning"),
         "",
         *_code(
             ink,
-            "optimizer.zero_grad()   # forget the old gradients",
+            f"optimizer.zero_grad()   # {say('code forget')}",
             "loss = loss_function(model(image), target)",
-            "loss.backward()         # work out new ones",
-            "optimizer.step()        # change the weights",
+            f"loss.backward()         # {say('code work out')}",
+            f"optimizer.step()        # {say('code change')}",
         ),
         "",
-        f"Next: gradstep update --optimizer {other}, gradstep explain {lesson.optimizer.name}, "
-        "gradstep train",
+        say("end next", commands=say("between commands").join(commands)),
     ]
 
 
@@ -328,7 +299,7 @@ def _code(ink: Ink, *lines: str) -> list[str]:
 def _result(equation: Equation) -> str:
     """The result of an equation; where it shows, also what it was rounded to."""
     kept = equation.kept
-    return equation.paper if kept is None else f"{equation.paper}, rounded to {kept}"
+    return equation.paper if kept is None else equation.paper + say("rounded to", number=kept)
 
 
 def _same(tensor: Tensor, lesson: Lesson) -> bool:

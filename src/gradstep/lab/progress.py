@@ -11,6 +11,7 @@ from typing import Any
 from gradstep.lab.report import number, percent
 from gradstep.lab.training import Learner
 from gradstep.sight.ink import writable
+from gradstep.sight.language import say
 
 
 def write(line: str = "") -> None:
@@ -64,8 +65,9 @@ class ProgressBar(Progress):
             auto_refresh=False,
         )
         width = max(map(len, names))
+        start = say("epoch bar", epoch=epoch, epochs=epochs)
         self._tasks = [
-            self._bars.add_task(f"epoch {epoch}/{epochs}  {name:<{width}}", total=batches, state="")
+            self._bars.add_task(f"{start}  {name:<{width}}", total=batches, state="")
             for name in names
         ]
         self._batch, self._next = 0, 0.0
@@ -98,9 +100,12 @@ class ProgressBar(Progress):
 
 def _state(learner: Learner) -> str:
     tally = learner.tally
-    return (
-        f"loss {number(tally.loss)}  {percent(tally.accuracy)} right  "
-        f"{tally.images_per_second:,.0f} images/s  step {percent(tally.step_share)}"
+    return say(
+        "bar",
+        loss=number(tally.loss),
+        right=percent(tally.accuracy),
+        speed=tally.images_per_second,
+        share=percent(tally.step_share),
     )
 
 

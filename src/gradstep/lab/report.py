@@ -7,20 +7,21 @@ from collections.abc import Sequence
 
 from gradstep.lab.optimizers import choice
 from gradstep.lab.training import Learner, Record
+from gradstep.sight.language import columns, say, to_left, to_right
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with the cells in columns: the first to the left, the others to the right."""
     cells = [list(header), *map(list, rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    widths = [max(columns(row[column]) for row in cells) for column in range(len(header))]
     lines = [
         "   ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+            to_left(cell, width) if column == 0 else to_right(cell, width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in cells
     ]
-    lines.insert(1, "─" * max(map(len, lines)))
+    lines.insert(1, "─" * max(map(columns, lines)))
     return lines
 
 
@@ -29,8 +30,8 @@ def epoch_header(names: Sequence[str]) -> list[str]:
     if len(names) == 1:
         return []
     return [
-        "epoch    " + "".join(f"{name:>17}" for name in names),
-        "         " + f"{'loss':>9}{'test':>8}" * len(names),
+        to_left(say("epoch"), 9) + "".join(f"{name:>17}" for name in names),
+        " " * 9 + (to_right(say("loss"), 9) + to_right(say("test"), 8)) * len(names),
     ]
 
 
@@ -43,13 +44,14 @@ def epoch_line(records: Sequence[Record], epochs: int) -> str:
             f"{number(r['train_loss']):>9}{percent(r['test_accuracy']):>8}" for r in records
         )
     (record,) = records
-    return (
-        f"epoch {start}   "
-        f"train loss {number(record['train_loss'])}   "
-        f"train accuracy {percent(record['train_accuracy'])}   "
-        f"test accuracy {percent(record['test_accuracy'])}   "
-        f"{record['images_per_second']:,.0f} images/s   "
-        f"step {percent(record['step_share'])}"
+    return say(
+        "epoch line",
+        start=start,
+        loss=number(record["train_loss"]),
+        train=percent(record["train_accuracy"]),
+        test=percent(record["test_accuracy"]),
+        speed=record["images_per_second"],
+        share=percent(record["step_share"]),
     )
 
 
@@ -77,8 +79,8 @@ def final_table(records: Sequence[Record], lrs: dict[str, float]) -> list[str]:
                 percent(step_seconds / seconds),
             ]
         )
-    header = ["optimizer", "lr", "train loss", "test accuracy", "time", "a step", "share of time"]
-    return table(header, rows)
+    heads = ("optimizer", "lr", "loss", "accuracy", "time", "step", "share")
+    return table([say(f"table {head}") for head in heads], rows)
 
 
 def diverged(learner: Learner, records: Sequence[Record]) -> str | None:
@@ -87,11 +89,8 @@ def diverged(learner: Learner, records: Sequence[Record]) -> str | None:
     if all(map(math.isfinite, losses)):
         return None
     default = choice(learner.name).lr
-    advice = f"try --lr {default:g}" if learner.lr > default else "try a smaller --lr"
-    return (
-        f"the loss of {learner.name} is no longer a finite number: "
-        f"a learning rate of {learner.lr:g} is too large; {advice}"
-    )
+    advice = say("try lr", lr=default) if learner.lr > default else say("try smaller")
+    return say("diverged", name=learner.name, lr=learner.lr, advice=advice)
 
 
 def number(value: float) -> str:

@@ -13,6 +13,8 @@ from gradstep.lab.run import Run
 from gradstep.lab.training import batch_count, initial_model, predict, train_epoch, warm_up
 from gradstep.lab.watching import Watching, WatchView, said
 from gradstep.lab.watching import draw as draw_watches
+from gradstep.sight.language import say
+from gradstep.sight.messages import MESSAGES
 
 
 def finish(run: Run, data: Dataset, quiet: bool, watching: Watching | None = None) -> None:
@@ -51,8 +53,9 @@ def finish(run: Run, data: Dataset, quiet: bool, watching: Watching | None = Non
             write(line)
         if seen:
             write()
-        took = f"Trained in {seconds:.0f} s. " if seconds else ""
-        write(f"{took}In {run.directory}: {', '.join(pictures)}, metrics.jsonl, checkpoints.")
+        took = say("trained", seconds=seconds) if seconds else ""
+        names = say("between pictures").join(pictures)
+        write(took + say("left", folder=run.directory, pictures=names))
 
 
 def train_to_the_end(run: Run, data: Dataset, progress: Progress, quiet: bool) -> None:
@@ -86,9 +89,12 @@ def train_to_the_end(run: Run, data: Dataset, progress: Progress, quiet: bool) -
 def introduction(run: Run, data: Dataset) -> str:
     """What is trained on what, in a line."""
     weights = sum(weight.numel() for weight in run.training.learners[0].model.parameters())
-    return (
-        f"LeNet, {weights:,} weights. {data.name}: {len(data.train_labels):,} images to learn "
-        f"from, {len(data.test_labels):,} to be tested on."
+    return say(
+        "train introduction",
+        weights=weights,
+        data=say(data.name) if data.name in MESSAGES else data.name,
+        learn=len(data.train_labels),
+        test=len(data.test_labels),
     )
 
 

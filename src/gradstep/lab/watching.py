@@ -15,6 +15,7 @@ from gradstep.lab.plots import png
 from gradstep.lab.progress import ProgressBar
 from gradstep.lab.run import Run
 from gradstep.lab.training import batch_count
+from gradstep.sight.language import columns, say, to_left, to_right
 from gradstep.sight.records import Record
 from gradstep.sight.watch import Watch
 
@@ -92,10 +93,13 @@ def table(records: dict[str, Record]) -> list[list[str]]:
     """
     first = next(iter(records.values()))
     if len(records) == 1:
-        heading = ["", "update / weight", "", "update", "gradient", "weight", "zero gradients"]
+        heads = ("ratio", "", "update", "gradient", "weight", "zeros")
+        heading = ["", *(say(f"watch {head}") if head else "" for head in heads)]
         rows = [[name, *_columns(first[name])] for name in first.names]
         return [heading, *rows]
-    heading = ["", *(text for name in records for text in (f"{name}: update / weight", "gradient"))]
+    heading = [""]
+    for name in records:
+        heading += [f"{name}: {say('watch ratio')}", say("watch gradient")]
     rows = []
     for name in first.names:
         row = [name]
@@ -114,10 +118,10 @@ def lines(records: dict[str, Record]) -> list[str]:
     """The same as lines of text, with the step above them."""
     first = next(iter(records.values()))
     rows = table(records)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
     text = [
         "  ".join(
-            cell.ljust(width) if i in _left(len(records)) else cell.rjust(width)
+            to_left(cell, width) if i in _left(len(records)) else to_right(cell, width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -126,8 +130,8 @@ def lines(records: dict[str, Record]) -> list[str]:
 
 
 def _title(record: Record, count: int) -> str:
-    norm = f", gradient norm {_short(record.gradient_norm)}" if count == 1 else ""
-    return f"step {record.step:,}{norm}; root mean squares:"
+    norm = say("watch norm", norm=_short(record.gradient_norm)) if count == 1 else ""
+    return say("watch title", step=record.step, norm=norm)
 
 
 def _left(count: int) -> tuple[int, ...]:
@@ -146,7 +150,7 @@ def _columns(own: dict[str, float]) -> list[str]:
 
 
 def _short(value: float) -> str:
-    return f"{value:.1e}" if math.isfinite(value) else "not finite"
+    return f"{value:.1e}" if math.isfinite(value) else say("watch not finite")
 
 
 def _bar(ratio: float) -> str:

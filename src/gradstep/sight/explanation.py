@@ -17,6 +17,7 @@ from gradstep.sight.arithmetic import Arithmetic, Evaluation
 from gradstep.sight.digits import FEWEST, Equation, digits_text, equation
 from gradstep.sight.element import Element
 from gradstep.sight.ink import Ink
+from gradstep.sight.language import say
 from gradstep.sight.page import Row, Section, sections
 from gradstep.sight.surroundings import over_what
 from gradstep.sight.text import section_rows
@@ -63,12 +64,12 @@ class ExplainedLine:
         latex = [found.latex] if found.numbers and len(parts) > 1 else []
         latex.append(_latex_of(found.paper))
         if found.kept is not None:
-            parts[-1] += f", rounded to {found.kept}"
+            parts[-1] += say("rounded to", number=found.kept)
             latex[-1] += rf" \approx {latex_number(found.kept)}"
         if self.stored is not None:
             kept = _unlike(self.stored, self.value)
             kind = self.format or str(dtype).removeprefix("torch.")
-            parts[-1] += f", stored as {kind}: {kept}"
+            parts[-1] += say("stored as", format=kind, number=kept)
             latex[-1] += text(f", stored as {kind}: ") + latex_number(kept)
         return Row(
             name=self.name,
@@ -166,7 +167,7 @@ def _explained(
         name=line.name,
         formula=line.text,
         equation=shown,
-        because="; ".join(reasons),
+        because=say("between reasons").join(reasons),
         per_element=line.per_element,
         value=number,
         stored=kept if changed else None,
@@ -243,9 +244,9 @@ def _over_what(root: Node, names: Mapping[int, str], element: Element) -> list[s
 
 def _reason(condition: Node, holds: bool, names: Mapping[int, str]) -> str:
     if condition.operation == "input" and condition.value == "first":
-        return "this is the first step" if holds else "this is not the first step"
+        return say("first step" if holds else "not first step")
     said = write(condition, lambda n: None if n is condition else names.get(id(n)))
-    return said if holds else f"not: {said}"
+    return said if holds else say("does not hold", condition=said)
 
 
 def _latex_of(result: str) -> str:

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ _PLAIN_SIGNS = {
     "±": "+-", "µ": "u", "°": " degrees", "‖": "|", "━": "-",
     **{chr(0x2080 + i): str(i) for i in range(10)},
 }  # fmt: skip
+
+#: Letters of Chinese, and its punctuation.
+_CHINESE = re.compile("([\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]+)")
 
 
 @dataclass(frozen=True)
@@ -76,19 +80,38 @@ def write(text: str, stream: TextIO | None) -> None:
 
 def writable(text: str, stream: TextIO | None) -> str:
     """The text itself, or in plain letters if the stream's encoding has no others."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
-        text.encode(getattr(stream, "encoding", None) or "utf-8")
+        text.encode(encoding)
         return text
-    except (UnicodeEncodeError, LookupError):
+    except UnicodeEncodeError:
+        return _plain(text, encoding)
+    except LookupError:
         return _plain(text)
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, encoding: str = "ascii") -> str:
+    """In plain letters; and in Chinese ones, where the encoding has them."""
     for sign, plain in _PLAIN_SIGNS.items():
         text = text.replace(sign, plain)
+    return "".join(
+        part if _CHINESE.fullmatch(part) and _takes(encoding, part) else _plain_letters(part)
+        for part in _CHINESE.split(text)
+    )
+
+
+def _plain_letters(text: str) -> str:
     letters = unicodedata.normalize("NFKD", text)  # ü as u and its dots
     letters = "".join(c for c in letters if not unicodedata.combining(c))
     return letters.encode("ascii", "replace").decode()
+
+
+def _takes(encoding: str, text: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

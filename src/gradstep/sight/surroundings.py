@@ -14,6 +14,7 @@ from gradstep.optimizer.states import Beginnings, shared_states, unlike_weight
 from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.formats import seed_of, weight_format
 from gradstep.rule.graph import Graph, Node
+from gradstep.sight.language import say
 
 
 def live_update(
@@ -67,24 +68,26 @@ def over_what(
     """
     if node.operation == "global_sum":
         parameters, weights = everything
-        return f"sum over all {_counted(weights, 'element')} of {_counted(parameters, 'parameter')}"
+        elements, counted = _counted(weights, "element"), _counted(parameters, "parameter")
+        return say("sum over everything", elements=elements, parameters=counted)
     if node.operation == "opaque":
-        return f"entry {list(place)} of {node.value.name}"
-    noun = "largest" if node.operation == "max" else "sum"
+        return say("entry", place=list(place), name=node.value.name)
     lengths = {"b": math.prod(shape[:-2]), "r": math.prod(shape[-2:-1]), "c": math.prod(shape[-1:])}
     count = math.prod(lengths[dimension] for dimension in node.value)
     extent = node.arguments[0].extent
     things = _counted(count, extent)
     # Of a row there is a number of its own here, unlike what stands in it.
-    noun += " of" if noun == "largest" or extent == "element" else " over"
+    kind = "sum of" if extent == "element" else "sum over"
+    noun = say("largest of" if node.operation == "max" else kind)
     if node.extent == "tensor":
-        return f"{noun} all {things}" if count > 1 else f"{noun} {things}"
-    of = {"row": f" of row {place[-2]}", "column": f" of column {place[-1]}", "matrix": ""}
-    matrix = f" of matrix {list(place[:-2])}" if len(shape) > 2 else ""
-    return f"{noun} the {things}{of[node.extent]}{matrix}"
+        return say("gathered whole" if count > 1 else "gathered one", noun=noun, things=things)
+    part = ""
+    if node.extent in ("row", "column"):
+        number = place[-2] if node.extent == "row" else place[-1]
+        part = say(f"of {node.extent}", number=number)
+    matrix = say("of matrix", place=list(place[:-2])) if len(shape) > 2 else ""
+    return say("gathered part", noun=noun, things=things, part=part, matrix=matrix)
 
 
 def _counted(count: int, thing: str) -> str:
-    if count == 1:
-        return f"1 {thing}"
-    return f"{count} " + ("matrices" if thing == "matrix" else f"{thing}s")
+    return say(f"one {thing}" if count == 1 else f"several {thing}", count=count)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from gradstep.sight.ink import Ink
+from gradstep.sight.language import say
 from gradstep.sight.page import Closing, Given, Page, Row, Section
 
 #: Columns that a line should not exceed.
@@ -51,7 +52,7 @@ def _row(row: Row, ink: Ink) -> list[str]:
     else:
         made = [text for part in parts for text in broken(f"{edge}= {part}", f"{edge}  ")]
     if row.because:
-        aside = f"({row.because})"
+        aside = say("aside", text=row.because)
         if len(made) == 1 and len(whole) + 3 + len(aside) <= _WIDTH:
             made[0] += ink.aside(f"   {aside}")
         else:
@@ -71,10 +72,10 @@ def _given(given: Sequence[Given], ink: Ink) -> list[str]:
 
 
 def _closing(closing: Closing, ink: Ink) -> list[str]:
-    mark, say = (ink.result, ink.aside) if closing.agrees else (ink.warning, ink.warning)
+    mark, note = (ink.result, ink.aside) if closing.agrees else (ink.warning, ink.warning)
     return [
         f"step           {' = '.join(closing.moved)}",
-        f"weight after   {mark(closing.after)}   {say(f'({closing.verdict})')}",
+        f"weight after   {mark(closing.after)}   {note(f'({closing.verdict})')}",
     ]
 
 

@@ -1,0 +1,71 @@
+"""What is put into pages as they are read: names to link to, lists, files from outside of docs/."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from names import rule_classes  # beside this file
+
+ROOT = Path(__file__).parent.parent
+CLASSES = "<!-- a class for each rule -->"
+_FILE = re.compile(r"^# .*\n\n.*\n\n<!-- the file (\S+) -->$", re.M)
+_LINK = re.compile(r"(!?\[[^\]]*\])\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
+#: Files of the repository that are pages of the site under another name.
+PAGES = {
+    "README.md": "index.md",
+    "README.zh-CN.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+
+#: Files of the repository that pages lead to, which the site takes along.
+_taken: set[str] = set()
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    source = page.file.src_uri
+    if source.startswith("rules/") and source != "rules/README.md":
+        # `gradstep.lion` in a docstring leads to this page.
+        name = Path(source).stem
+        markdown = markdown.replace(f"# {name}\n", f"# {name} {{ #gradstep.{name} }}\n", 1)
+    if CLASSES in markdown:
+        blocks = "\n\n".join(f"::: gradstep.{name}" for name in rule_classes())
+        markdown = markdown.replace(CLASSES, blocks)
+    markdown = _FILE.sub(lambda found: _file(found[1]), markdown)
+    return _LINK.sub(lambda found: _link(found, page), markdown)
+
+
+def _file(name: str) -> str:
+    """A file of the repository's root as a page: its links are as from docs/."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.sub(r"\]\((?!\w+:|#)(?:docs/)?", lambda m: "](" if "docs/" in m[0] else "](../", text)
+
+
+def _link(found: re.Match[str], page: Any) -> str:
+    """A link that leaves docs/: to the page that the file is, or to a copy of the file."""
+    label, target, anchor = found[1], found[2], found[3] or ""
+    folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
+    path = posixpath.normpath(posixpath.join(folder, target))
+    if path.startswith("docs/") or not (ROOT / path).exists():
+        return found[0]  # mkdocs says whether it is there
+    up = "../" * page.file.src_uri.count("/")
+    if path in PAGES:
+        return f"{label}({up}{PAGES[path]}{anchor})"
+    _taken.add(path)
+    up = "../" * page.file.dest_uri.count("/")
+    return f'<a href="{up}files/{path}">{label.strip("[]")}</a>'
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    for path in _taken:
+        copy = Path(config["site_dir"]) / "files" / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / path).is_file():
+            shutil.copyfile(ROOT / path, copy)
