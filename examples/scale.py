@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from math import prod
 
-from gradstep.backends.owners import share_out
+from gradstep.backends.owners import divide
 from gradstep.linalg.newton_schulz import newton_schulz
 
 #: Half of the bfloat16 peak of an H100 SXM (989 TFLOP/s), and its 400 Gb/s of network.
@@ -24,7 +24,7 @@ def row(processes: int) -> tuple[float, float, float, float]:
     """Of a step: the busiest process's share of the even one, GB that it sends, seconds of each."""
     work = [ITERATIONS * newton_schulz.work(shape) for shape in MATRICES]
     loads = [0.0] * processes
-    owners = share_out(work, loads)
+    owners = divide(work, loads)
     done = [0.0] * processes
     for owner, each in zip(owners, work, strict=True):
         done[owner] += each

@@ -25,13 +25,13 @@ from torch.distributed.checkpoint.state_dict import (
     get_state_dict,
     set_state_dict,
 )
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import gradstep
-from gradstep.backends.owners import share_out
+from gradstep.backends.owners import divide
 from gradstep.backends.sharing import traffic
 from gradstep.optimizer.optimizer import planner_of
 from ranks import run_ranks
@@ -266,11 +266,97 @@ def test_of_what_all_have_whole_one_works_out_the_large_and_tells_the_others() -
         assert a.tobytes() == b.tobytes()
 
 
+def under_ddp(rank: int, engine: str, name: str, shared: bool) -> Any:
+    """Three steps of real DDP; what was sent, the calls of functions, the weights, the states."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(96, 64), nn.Linear(64, 96), nn.Linear(96, 96), nn.Linear(96, 8)]
+    model = nn.parallel.DistributedDataParallel(nn.Sequential(*layers))
+    rules = {"matrices": rule_for(name), "rest": gradstep.adam()}
+    optimizer = gradstep.partition(rules, model, lr=0.01, engine=engine)
+    if shared:
+        gradstep.share_out(optimizer)
+    sent, done = traffic.bytes_sent, traffic.calls
+    explained = None
+    for step in range(STEPS):
+        if step == 1 and rank == 0:  # a look at a step asks no others
+            explained = gradstep.explain(optimizer, next(iter(model.parameters())), "largest")
+        optimizer.zero_grad()
+        generator = torch.Generator().manual_seed(10 * step + rank)
+        model(torch.randn(16, 96, generator=generator)).square().mean().backward()
+        optimizer.step()
+    saved: list[Any] = []
+    if rank == 0:  # alone: nobody else is asked
+        assert "newton_schulz" in str(explained) or name != "muon"
+        entries = optimizer.state_dict()["state"].values()
+        saved = [v.numpy().copy() for entry in entries for v in entry.values()]
+    return traffic.bytes_sent - sent, traffic.calls - done, whole(model), saved
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        ("auto", "muon"),
+        pytest.param("eager", "muon", marks=pytest.mark.deep),
+        pytest.param("auto", "clipped", marks=pytest.mark.deep),
+        pytest.param("auto", "soap", marks=pytest.mark.deep),
+        pytest.param("eager", "with a norm", marks=pytest.mark.deep),
+        pytest.param("auto", "with a norm", marks=pytest.mark.deep),
+    ],
+)
+def test_under_ddp_each_works_out_a_part_and_all_have_the_bits_of_doing_all(
+    engine: str, name: str
+) -> None:
+    each_alone = run_ranks(under_ddp, 2, engine, name, False)
+    together = run_ranks(under_ddp, 2, engine, name, True)
+    made = list(zip(together[0][3], each_alone[0][3], strict=True))
+    for _, _, weights, _ in together:
+        made += zip(weights, each_alone[0][2], strict=True)
+    for a, b in made:
+        if engine == "eager":  # whose roundings are others where it waits
+            numpy.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * abs(b).max())
+        else:
+            assert a.tobytes() == b.tobytes()
+    (sent, calls, *_), (also_sent, other_calls, *_) = together
+    if name == "soap":  # states of a shape of their own are made anew in each process
+        assert sent == also_sent == 0
+        return
+    # 96 x 64, 64 x 96 and 96 x 96: the largest is as much work as half of all, or nearly so.
+    assert calls + other_calls == 3 * STEPS and min(calls, other_calls) >= STEPS
+    assert sent + also_sent == STEPS * 4 * (2 * 64 * 96 + 96 * 96)
+
+
+def what_share_out_refuses(rank: int) -> list[str]:
+    model = Matrices({"w": (64, 64)})
+    said: list[str] = []
+    mesh = init_device_mesh("cpu", (2,))
+    with pytest.raises(TypeError) as unknown:
+        gradstep.share_out(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError) as elsewhere:
+        gradstep.share_out(optimizer_for("muon", model), DeviceMesh("cpu", [1 - rank]))
+    said += [str(unknown.value), str(elsewhere.value)]
+    optimizer = optimizer_for("muon", model)
+    gradstep.share_out(optimizer, mesh)
+    if rank == 0:
+        give_gradients(model, 0)
+    with pytest.raises(RuntimeError) as error:
+        optimizer.step()
+    return [*said, str(error.value)]
+
+
+def test_what_cannot_be_shared_out_is_said() -> None:
+    for of_torch, elsewhere, without in run_ranks(what_share_out_refuses, 2):
+        assert "SGD of torch has no rule" in of_torch
+        assert "is not in the mesh [" in elsewhere
+        assert "do not have gradients for the same weights" in without
+    with pytest.raises(RuntimeError, match="init_process_group"):
+        gradstep.share_out(optimizer_for("muon", Matrices({"w": (4, 4)})))
+
+
 def test_work_goes_to_who_has_least() -> None:
     loads = [0.0, 0.0, 0.0]
-    assert share_out([1, 5, 3, 3, 1], loads) == [1, 0, 1, 2, 2]
+    assert divide([1, 5, 3, 3, 1], loads) == [1, 0, 1, 2, 2]
     assert loads == [1.0, 0.0, 0.0]
-    assert share_out([2], loads) == [1]  # what one had more is remembered
+    assert divide([2], loads) == [1]  # what one had more is remembered
 
 
 # What goes wrong.
@@ -400,16 +486,20 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path, n
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 
 
-def from_the_page(rank: int) -> dict[str, str]:
-    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+def from_the_page(rank: int) -> tuple[int, int, int]:
+    """How many weights were trained by the page's two functions, and the second's calls."""
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
     names: dict[str, Any] = {"__name__": "docs_scale"}
-    exec(compile(block, str(PAGE), "exec"), names)
-    used: dict[str, str] = names["train"]().engines_used()
-    return used
+    exec(compile("\n".join(blocks), str(PAGE), "exec"), names)
+    split = len(names["train"]().engines_used())
+    before = traffic.calls
+    return split, len(names["train_with_ddp"]().engines_used()), traffic.calls - before
 
 
 def test_what_the_page_shows_trains() -> None:
-    assert len(run_ranks(from_the_page, 2)[0]) == 4
+    (split, with_ddp, calls), (_, _, others) = run_ranks(from_the_page, 2)
+    assert (split, with_ddp) == (4, 6)
+    assert calls == others == 2  # of two hidden matrices one each, in two steps
 
 
 def test_the_table_of_the_page_is_what_its_command_makes() -> None:

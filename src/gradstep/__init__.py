@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from gradstep.compose.offload import Offload
     from gradstep.compose.partition import Partition, for_model, partition
     from gradstep.compose.plateau import ReduceOnPlateau
+    from gradstep.compose.share_out import share_out
     from gradstep.compose.sharpness import ASAM, SAM
     from gradstep.compose.sharpness_kin import GSAM, WSAM, FriendlySAM, LookSAM
     from gradstep.compose.step_in_backward import StepInBackward
@@ -221,6 +222,7 @@ __all__ = [
     "sampled_loss",
     "schedule",
     "shaped",
+    "share_out",
     "shared",
     "sign",
     "size",
@@ -266,6 +268,7 @@ _LATER = {
     "WSAM": "gradstep.compose.sharpness_kin",
     "Offload": "gradstep.compose.offload",
     "StepInBackward": "gradstep.compose.step_in_backward",
+    "share_out": "gradstep.compose.share_out",
     "Partition": "gradstep.compose.partition",
     "for_model": "gradstep.compose.partition",
     "partition": "gradstep.compose.partition",

@@ -18,6 +18,7 @@ from torch import Tensor
 from gradstep.backends.base import Backend, Binding, Run, Values
 from gradstep.backends.eager_rounds import EagerRounds
 from gradstep.backends.eligibility import is_recorded
+from gradstep.backends.owners import goes_to_owner, mesh_of
 from gradstep.backends.unusual import copy_of, is_usual, naming
 from gradstep.backends.update import (
     Update,
@@ -113,10 +114,13 @@ class _Bound(Binding):
 
 
 def waits_for_owners(program: Program, update: Update) -> bool:
-    """Whether a weight is split among processes, and functions take more than a part of it."""
-    if program.differentiable or update.gradient.is_sparse or not is_sharded(update.weight):
+    """Whether a weight's work is shared with other processes, by functions of all of it."""
+    if program.differentiable or update.gradient.is_sparse or mesh_of(update.weight) is None:
         return False
-    return program.graph.calls_opaque
+    graph = program.graph
+    if is_sharded(update.weight):
+        return graph.calls_opaque
+    return any(n.operation == "opaque" and goes_to_owner(n) for n in graph.order)
 
 
 def sparse_way(rule: Rule, graph: Graph, update: Update) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradstep.backends import global_sums, sharing
 from gradstep.backends.eligibility import alike_in_parts
-from gradstep.backends.owners import holder_of
+from gradstep.backends.owners import Replica, goes_to_owner, holder_of, mesh_of
 from gradstep.backends.unusual import naming
 from gradstep.backends.update import (
     Update,
@@ -39,8 +39,15 @@ from gradstep.rule.reductions import facts_of, reduce_tensor
 class EagerRounds:
     """What makes the step of one weight; see :mod:`gradstep.backends.global_sums`."""
 
-    def __init__(self, graph: Graph, update: Update, numbers: Mapping[str, Any]) -> None:
+    def __init__(
+        self, graph: Graph, update: Update, numbers: Mapping[str, Any], shared_out: bool = True
+    ) -> None:
         settled = contracted(graph)
+        mesh = mesh_of(update.weight) if shared_out or is_sharded(update.weight) else None
+        #: What the weight is to the other processes, where it is plain and functions are shared.
+        self._replica: Replica | None = None
+        if mesh is not None and not is_sharded(update.weight):
+            self._replica = Replica(mesh, tuple(update.weight.shape), update.weight.device)
         self._graph = settled
         self._update = update
         self._after = settled.numbers
@@ -48,7 +55,7 @@ class EagerRounds:
         self._awaited: list[Node] = []
         for each in passes(settled):
             self._awaited += [n for n in each.sums if n.operation == "global_sum"]
-            self._awaited += [n for n in each.calls if is_sharded(update.weight)]
+            self._awaited += [n for n in each.calls if mesh is not None and self._travels(n)]
         #: Whether a DTensor's part is worked with alone.
         self._in_parts = (
             is_sharded(update.weight)
@@ -115,6 +122,13 @@ class EagerRounds:
         for name, number in update.numbers.items():
             number.fill_(self._step if name == "step" else numbers[name])
 
+    def _travels(self, node: Node) -> bool:
+        """Whether a function is called by one process for all.
+
+        Of plain weights each process has the states, and not only their owner.
+        """
+        return self._replica is None or goes_to_owner(node)
+
     def _held(self) -> set[str]:
         """The states of a shape of their own, of a weight that is split among processes.
 
@@ -153,13 +167,14 @@ class EagerRounds:
         values = [self.value(a, known) for a in node.arguments]
         own = [v for a, v in zip(node.arguments, values, strict=True) if a.extent == "own"]
         first = values[0] if node.extent == "element" else None
-        like = self._update.weight if first is None else self._whole(first)
+        like = self._replica or (self._update.weight if first is None else self._whole(first))
         numbers = tuple(map(float, values[len(own) + (first is not None) :]))
-        owner = holder_of(self._update.weight) if own else None
+        owner = holder_of(self._update.weight) if own and self._replica is None else None
         part = None if first is None else local(first)
         name = self._update.name
-        made = yield sharing.Call(node.value, part, like, numbers, name, tuple(own), owner)
-        if first is not None and 0 in made and not self._in_parts:
+        (made,) = yield [sharing.Call(node.value, part, like, numbers, name, tuple(own), owner)]
+        split = first is not None and is_sharded(first)
+        if split and 0 in made and not self._in_parts:
             made = {**made, 0: like_shards_of(like, made[0], like.shape)}
         self._made[id(node)] = made
         known[id(node)] = made.get(0, first) if first is not None else None

@@ -1,7 +1,7 @@
 """Steps that wait for each other: sums over all parameters, matrices that others own.
 
 Each part of the step (one a kernel, or one a weight for the eager engine) works on its own until it
-needs something of that kind. It then hands in its share of a sum, or a function's call, and waits.
+needs something of that kind. It then hands in its share of a sum, or calls of functions, and waits.
 Calls are answered together as soon as all parts wait; sums when nobody waits for a call any more:
 all go on with the total. Shares are exact sums of float64 and are added up exactly, in the parts'
 order.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Generator, Iterable
+from itertools import islice
 from typing import Any
 
 import numpy
@@ -19,7 +20,8 @@ import torch
 
 from gradstep.backends import sharing
 
-#: Hands in a share of each sum, and is sent the total; or a call, and is sent its outcome.
+#: Hands in a share of each sum, and is sent the total; or a list of calls, and is sent what each
+#: has made, in a list.
 Rounds = Generator[Any, Any, None]
 
 
@@ -36,15 +38,16 @@ def run(runs: Iterable[Callable[[], Any]]) -> None:
                 waiting.append(rounds())
         handed_in = _go_on([(part, None) for part in waiting])
         while handed_in:
-            calls = [what for _, what in handed_in if isinstance(what, sharing.Call)]
+            calls = [call for _, what in handed_in if isinstance(what, list) for call in what]
             if not calls:
                 total = exact_sum([share for _, share in handed_in])
                 handed_in = _go_on([(part, total) for part, _ in handed_in])
                 continue
             made, before, handed_in = iter(sharing.answer(calls)), handed_in, []
             for part, what in before:
-                is_call = isinstance(what, sharing.Call)
-                handed_in += _go_on([(part, next(made))]) if is_call else [(part, what)]
+                asks = isinstance(what, list)
+                told = list(islice(made, len(what))) if asks else None
+                handed_in += _go_on([(part, told)]) if asks else [(part, what)]
 
 
 def _go_on(told: Iterable[tuple[Rounds, Any]]) -> list[tuple[Rounds, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from gradstep.program.shards import is_sharded
+from gradstep.rule.graph import Node
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,49 @@ class Layout:
         return found
 
 
-def share_out(work: Sequence[float], loads: list[float]) -> list[int]:
+@dataclass(frozen=True, eq=False)
+class Replica:
+    """What a plain tensor that every process of a mesh has whole would be as a DTensor."""
+
+    device_mesh: Any
+    shape: tuple[int, ...]
+    device: torch.device
+
+    @property
+    def placements(self) -> tuple[Any, ...]:
+        from torch.distributed.tensor import Replicate
+
+        return tuple([Replicate()] * self.device_mesh.ndim)
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+#: Plain weight -> the mesh over whose processes the functions of its rule are shared out.
+_replicated: Any = WeakIdKeyDictionary()
+
+
+def replicate(weights: Iterable[Tensor], mesh: Any) -> None:
+    """From now on share the functions of these plain weights out over a mesh's processes."""
+    _replicated.update({weight: mesh for weight in weights if not is_sharded(weight)})
+
+
+def mesh_of(weight: Any) -> Any:
+    """The mesh of the processes that share a weight's work; None where each does its own."""
+    if is_sharded(weight):
+        return weight.device_mesh
+    return _replicated.get(weight) if _replicated else None
+
+
+def goes_to_owner(node: Node) -> bool:
+    """Whether one process calls an opaque function for all, where each has the weight whole.
+
+    Not one that has to do with states of a shape of their own, which each process has, too.
+    """
+    return node.extent == "element" and all(a.extent != "own" for a in node.arguments)
+
+
+def divide(work: Sequence[float], loads: list[float]) -> list[int]:
     """An owner for each piece of work: the one that has the least so far, the largest first.
 
     Args:
@@ -91,7 +134,7 @@ def settle_holders(weights: Sequence[Any]) -> None:
     for ranks, new in meshes.items():
         work = [float(w.numel() * sum(w.shape) + sum(d**3 for d in w.shape)) for w in new]
         loads = _held.setdefault(ranks, [0.0] * len(ranks))
-        for weight, place in zip(new, share_out(work, loads), strict=True):
+        for weight, place in zip(new, divide(work, loads), strict=True):
             _holders[weight] = place
 
 

@@ -13,6 +13,7 @@ sure of (:func:`gradstep.backends.desync.check_desync` compares the weights of a
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.backends.owners import Region, group_of, layout_of, loads_of, share_out
+from gradstep.backends.owners import Region, divide, group_of, layout_of, loads_of
 from gradstep.program.shards import local
 from gradstep.rule.opaque import Opaque
 
 #: About so many bytes of all processes' parts go together.
 BUCKET_BYTES = 32 << 20
-#: Where each process holds the whole: of matrices whose shorter side is below this, sending the
-#: outcome takes longer than working it out in each process.
+#: Where each process holds the whole: of matrices whose shorter side is below this, or with less
+#: work than this an element, sending the outcome takes longer than working it out in each process.
 WORTH_SENDING = 64
 
 
@@ -38,7 +39,7 @@ class Call:
     Attributes:
         function: takes a tensor of the weight's shape, states of a shape of their own, numbers.
         part: of the tensor of the weight's shape in this process, a plain tensor; None for none.
-        like: a DTensor that is split as it is.
+        like: a DTensor that is split as it is, or what a plain tensor would be as one.
         numbers: the function's.
         name: gives the weight's name, for messages.
         own: the states of a shape of their own: whole with their owner, empty elsewhere.
@@ -71,7 +72,9 @@ class Call:
         leading = self.function.leading(self.shape)
         split = [p.dim for p in self.like.placements if not p.is_replicate()]
         if not split:
-            return min(self.shape[leading:], default=0) < WORTH_SENDING
+            shortest = min(self.shape[leading:], default=0)
+            per_element = self.work / max(1, math.prod(self.shape))
+            return min(shortest, per_element) < WORTH_SENDING
         return bool(max(split) < leading)
 
     @property
@@ -200,7 +203,7 @@ class _Exchange:
         self.layouts = [layout_of(call.like, self.group, len(self.ranks)) for call in calls]
         self.work = [call.work for call in calls]
         free = [i for i, call in enumerate(calls) if call.owner is None]
-        chosen = share_out([self.work[i] for i in free], loads_of(tuple(self.ranks)))
+        chosen = divide([self.work[i] for i in free], loads_of(tuple(self.ranks)))
         of_free = dict(zip(free, chosen, strict=True))
         self.owners = [of_free[i] if c.owner is None else c.owner for i, c in enumerate(calls)]
         self.whole: dict[int, Tensor] = {}

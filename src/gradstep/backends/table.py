@@ -93,6 +93,7 @@ class Table(Binding):
         count: how many weights there are.
         state_names, row_width: the states, numbers included, that a weight has; how many.
         counts: whether steps are counted.
+        names: gives each weight's name, for messages.
         number_count: how many states are one number, the step count among them.
         number_states: reads and writes the states that are one number, if there are any.
     """
@@ -102,7 +103,7 @@ class Table(Binding):
     def __init__(self, of: Sequence[Update] | Sequence[Row]) -> None:
         first = of[0]
         self.count = len(of)
-        self._names = [each.name for each in of]
+        self.names = [each.name for each in of]
         #: What was accepted last, or checked at the beginning, until it is prepared.
         self._accepted: Accepted | None = None
         self._rows: list[Row] = []
@@ -254,7 +255,7 @@ class Table(Binding):
             if pointer == 0 and owner not in self._empty:
                 what = "weight" if place < n else "gradient" if place < 2 * n else "state"
                 raise ValueError(
-                    f"the {what} of {self._names[owner]()} has no memory: its storage was resized "
+                    f"the {what} of {self.names[owner]()} has no memory: its storage was resized "
                     "to nothing. Bring it back before the step."
                 )
 

@@ -6,6 +6,8 @@ as :mod:`gradstep.linalg.kronecker` says.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from gradstep.linalg.bases import rounding_as_inf, singular_basis, turned
@@ -35,7 +37,7 @@ def rotate_back(x: Tensor, Q: Tensor, max_size: float, block_size: float) -> Ten
     return in_blocks(of_block, x, (Q,), max_size, block_size)[0]
 
 
-@opaque
+@opaque(cost=math.prod)
 def told_from_rounding(size: Tensor) -> Tensor:
     """Sizes in the bases, infinite where the bases have made them of nothing but rounding."""
     return rounding_as_inf(size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from gradstep.linalg.batches import each
 from gradstep.rule import opaque
 
 
-@opaque
+@opaque(cost=math.prod)
 def sinkhorn(x: Tensor, iterations: float) -> Tensor:
     """Scale rows to the norm √columns, then columns to √rows, again and again.
 

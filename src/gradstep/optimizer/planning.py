@@ -14,7 +14,7 @@ from gradstep.backends import global_sums
 from gradstep.backends.base import Run
 from gradstep.backends.desync import check_desync, mean_over
 from gradstep.backends.dispatch import Plan, takes_plain
-from gradstep.backends.owners import settle_holders
+from gradstep.backends.owners import mesh_of, settle_holders
 from gradstep.backends.update import has_shape, is_matrix
 from gradstep.optimizer.alike_groups import AlikeGroups, AlikeRun
 from gradstep.optimizer.beginning import Begun
@@ -26,7 +26,6 @@ from gradstep.optimizer.parameter_names import ParameterNames
 from gradstep.optimizer.preparing import Preparation, are_apart
 from gradstep.optimizer.schedules import Scheduled, Schedules
 from gradstep.optimizer.states import Beginnings, shared_states
-from gradstep.program.shards import is_sharded
 from gradstep.rule.graph import Graph
 
 
@@ -375,8 +374,8 @@ class Planner:
         self._waits = self._waits or any(g.sums_over_all for g in run.graphs.values())
         self.may_stop = self.may_stop or any(g.calls_opaque for g in run.graphs.values())
         if not all(g.is_elementwise for g in run.graphs.values()):
-            shards = (p for p in run.params() if is_sharded(p))
-            self._mesh = next((p.device_mesh for p in shards), self._mesh)
+            meshes = map(mesh_of, run.params())
+            self._mesh = next((mesh for mesh in meshes if mesh is not None), self._mesh)
             if self._mesh is not None and self.rule.keeps_own_shapes:
                 settle_holders(list(run.params()))
 

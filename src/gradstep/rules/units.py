@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from gradstep.rule import opaque
 
 
-@opaque
+@opaque(cost=math.prod)
 def unit_norm(x: Tensor) -> Tensor:
     """The Euclidean norm of each unit, at each of its elements.
 
@@ -20,7 +22,7 @@ def unit_norm(x: Tensor) -> Tensor:
     return length.expand_as(x)
 
 
-@opaque
+@opaque(cost=math.prod)
 def unit_mean(x: Tensor) -> Tensor:
     """The mean of each unit, at each of its elements; 0 for weights of one dimension or none.
 

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 
 from gradstep.backends.base import Backend, Binding
 from gradstep.backends.eligibility import ineligible, ineligible_as_whole, unreadable
+from gradstep.backends.owners import mesh_of
 from gradstep.backends.update import Update
 from gradstep.program.format import DType
 from gradstep.program.formats import format_of
@@ -48,7 +49,8 @@ class Cpu(Backend):
     def kind(self, update: Update, program: Program) -> Hashable:
         dtypes = tuple([number.dtype for number in update.numbers.values()])
         formats = (update.weight_format, *update.formats.items())
-        return (update.weight.dtype, dtypes, formats, is_sharded(update.weight))
+        shared_by = mesh_of(update.weight) if program.graph.calls_opaque else None
+        return (update.weight.dtype, dtypes, formats, is_sharded(update.weight), shared_by)
 
     def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
         with _importing:

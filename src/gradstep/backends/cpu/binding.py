@@ -15,6 +15,7 @@ from gradstep.backends.cpu.buckets import divided, lay_out
 from gradstep.backends.cpu.kernel import Kernel
 from gradstep.backends.cpu.run import FlatRun, PassesRun
 from gradstep.backends.eligibility import STORAGE
+from gradstep.backends.owners import goes_to_owner, mesh_of
 from gradstep.backends.table import Row, Table, taken_strides
 from gradstep.backends.update import Update
 from gradstep.program.shards import local
@@ -41,6 +42,7 @@ class Tensors(Table):
         strides: of the tensors that opaque functions get, one tuple a weight.
         facts: what a rule may ask of each weight, as numbers.
         buckets: the weights that go through the passes together.
+        mesh: of the processes that share the functions of these weights; None where each does all.
         probes: shown each bucket after its passes, with its arena and the totals of each tensor.
     """
 
@@ -72,6 +74,8 @@ class Tensors(Table):
                 by_shape[key] = tuple(facts_of(weight, eps).values())
             self.facts.append(by_shape[key])
         self.probes: list[Probe] = []
+        calls = any(goes_to_owner(node) for stage in kernel.stages for node, _ in stage.calls)
+        self.mesh = mesh_of(weights[0]) if calls else None
         known = (kernel, weights, self.strides)
         self.buckets = [lay_out(*known, tensors) for tensors in divided(*known)]
 

@@ -121,7 +121,7 @@ def gathered_eagerly(
         numbers: lr and the numeric hyperparameters, by name.
         places: of the weights to look at.
     """
-    step = EagerRounds(graph, update, numbers)
+    step = EagerRounds(graph, update, numbers, shared_out=False)
     tagged = _numbered(graph)
     settled = contracted(tagged)
     known = step.given(settled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Generator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -15,6 +15,8 @@ from torch import Tensor
 from gradstep.backends import global_sums
 from gradstep.backends.cpu import threads
 from gradstep.backends.cpu.buckets import Bucket
+from gradstep.backends.owners import Replica, goes_to_owner
+from gradstep.backends.sharing import Call
 from gradstep.program.kernel_spec import ITEM_BYTES, kept_storage
 from gradstep.program.scalars import ScalarRows
 from gradstep.rule.graph import Node
@@ -111,13 +113,17 @@ class PassesRun:
 
     @property
     def rounds(self) -> Callable[[], global_sums.Rounds] | None:
-        """What makes the step together with others, where the rule sums over all parameters."""
+        """What makes the step together with others, where it waits for weights or processes."""
         # Not an attribute: a run that held a method of its own would be a cycle.
-        return self._make if self.binding.kernel.sums_over_all else None
+        return self._make if self._waits else None
+
+    @property
+    def _waits(self) -> bool:
+        return bool(self.binding.kernel.sums_over_all) or self.binding.mesh is not None
 
     def __call__(self) -> None:
         """Make the step: weights, states and step counts."""
-        if self.binding.kernel.sums_over_all:
+        if self._waits:
             global_sums.run([self])
         else:
             self._alone()
@@ -135,9 +141,12 @@ class PassesRun:
                 over_all.append((yield 0.0))
         done: list[int] = []
         try:
-            for bucket in binding.buckets:
-                over_all = yield from self._run_bucket(bucket)
-                done += bucket.tensors
+            if binding.mesh is not None and not kernel.sums_over_all:
+                yield from self._side_by_side(done)
+            else:
+                for bucket in binding.buckets:
+                    over_all = yield from self._run_bucket(bucket)
+                    done += bucket.tensors
         except Exception:
             self._close(done)
             raise
@@ -155,6 +164,28 @@ class PassesRun:
             binding.number_states.write(at, after.buffer_info()[0], distance)
         _increment_version(self.owners)
 
+    def _side_by_side(self, done: list[int]) -> global_sums.Rounds:
+        """Make the step of all buckets, whose functions wait for other processes, at once.
+
+        One after the other each bucket's matrices would be one process's work while the others
+        wait. It takes the memory of all that is kept between passes.
+        """
+        buckets = self.binding.buckets
+        waiting = [(bucket, self._run_bucket(bucket)) for bucket in buckets]
+        told: list[Any] = [None] * len(waiting)
+        while waiting:
+            asking, calls = [], []
+            for (bucket, each), value in zip(waiting, told, strict=True):
+                try:
+                    calls.append(each.send(value))
+                    asking.append((bucket, each))
+                except StopIteration:
+                    done += bucket.tensors
+            waiting = asking
+            if waiting:
+                made = iter((yield [call for of_bucket in calls for call in of_bucket]))
+                told = [list(islice(made, len(of_bucket))) for of_bucket in calls]
+
     def _close(self, done: list[int]) -> None:
         """A function has raised: bring those to an end that had gone through all passes."""
         binding = self.binding
@@ -168,10 +199,10 @@ class PassesRun:
         if done:
             _increment_version([self.owners[i] for i in done])
 
-    def _run_bucket(self, bucket: Bucket) -> Generator[float, float, list[float]]:
+    def _run_bucket(self, bucket: Bucket) -> Generator[Any, Any, list[float]]:
         """Make the step of a bucket, and return the sums over all parameters."""
         over_all: list[float] = []
-        kernel = self.binding.kernel
+        binding, kernel = self.binding, self.binding.kernel
         arena = torch.empty(bucket.bytes + 64, dtype=torch.uint8, device="cpu")
         shift = -arena.data_ptr() % 64
         memory = arena[shift : shift + bucket.bytes]
@@ -202,7 +233,10 @@ class PassesRun:
                     for found, value in zip(totals, values, strict=True):
                         found.append(value)
             for node, work_out in stage.calls:
-                self._call(bucket, node, work_out, memory, totals, own)
+                if binding.mesh is not None and goes_to_owner(node):
+                    yield from self._ask_owners(bucket, node, work_out, memory, totals)
+                else:
+                    self._call(bucket, node, work_out, memory, totals, own)
         for _, before, after in kernel.own_states:
             if after is not before:
                 for state, made in zip(own[id(before)], own[id(after)], strict=True):
@@ -278,6 +312,28 @@ class PassesRun:
             results = self._call_batch(bucket, node, memory, alike, rows[span], taken)
             for made in parts:
                 own[id(made)] += results[made.value]
+
+    def _ask_owners(
+        self,
+        bucket: Bucket,
+        node: Node,
+        work_out: ScalarRows,
+        memory: Tensor,
+        totals: list[list[float]],
+    ) -> Generator[Any, Any, None]:
+        """Have a function called by one process for each tensor, for all."""
+        rows = work_out(self._known(bucket, totals))
+        calls: list[Call] = []
+        places: list[Tensor] = []
+        for alike in bucket.alike:
+            batch, given = self._batch(bucket, node, memory, alike)
+            for place, part, to, row in zip(alike, given, batch, rows[alike.start :], strict=False):
+                tensor = bucket.tensors[place]
+                like = Replica(self.binding.mesh, tuple(part.shape), part.device)
+                calls.append(Call(node.value, part, like, row, self.binding.names[tensor]))
+                places.append(to)
+        for to, made in zip(places, (yield calls), strict=True):
+            to.copy_(made[0])
 
     def _call_batch(
         self,

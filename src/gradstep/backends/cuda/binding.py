@@ -99,7 +99,7 @@ class DeviceTensors(Tensors):
         self.grid = min(max(1, self.tile_count), kernel.most_blocks)
         if kernel.driver.is_capturing(kernel.index):
             raise RuntimeError(
-                f"the first step of {self._names[0]()} is captured in a graph, and a first step "
+                f"the first step of {self.names[0]()} is captured in a graph, and a first step "
                 "loads code and makes states. Make a few steps before the capture, as torch's own "
                 "optimizers need them"
             )
@@ -151,12 +151,12 @@ class DeviceTensors(Tensors):
         copy = self._for_capture
         if self.number_states is not None:
             raise RuntimeError(
-                f"the step of {self._names[0]()} is captured in a graph, and its step count lies "
+                f"the step of {self.names[0]()} is captured in a graph, and its step count lies "
                 "on the CPU, where no replay counts. Make the optimizer with capturable=True"
             )
         if copy is None:
             raise RuntimeError(
-                f"the step of {self._names[0]()} is captured in a second graph without a step "
+                f"the step of {self.names[0]()} is captured in a second graph without a step "
                 "between the two. Make one"
             )
         self._for_capture = None
