@@ -141,12 +141,18 @@ def test_the_pages_name_all_of_their_tables() -> None:
     assert [chosen for chosen in COEFFICIENTS if f"\n{chosen} " not in page] == []
 
 
+#: What the README says itself, or links where it lies in the repository, as pages of the site.
+OF_THE_SITE = {
+    *("index.md", "start.md", "lesson.md", "notebook.md", "changelog.md", "contributing.md"),
+}
+
+
 def test_every_page_is_linked_from_both_readmes_and_every_link_leads_somewhere() -> None:
     for readme in ("README.md", "README.zh-CN.md"):
         text = (ROOT / readme).read_text()
         translated = re.compile(r"\.\w\w(-\w+)?\.md$")  # of a page that is linked
         pages = [p.name for p in DOCS.glob("*.md") if not translated.search(p.name)]
-        assert [p for p in pages if f"(docs/{p}" not in text and p != "index.md"] == [], readme
+        assert [p for p in pages if f"(docs/{p}" not in text and p not in OF_THE_SITE] == [], readme
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
             assert "://" in target or (page.parent / target).exists(), (name(page), target)
