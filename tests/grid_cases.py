@@ -13,8 +13,10 @@ from gradstep.backends import dispatch, register
 from gradstep.backends.cpu.kernel import Kernel
 from gradstep.backends.cuda.code import TARGET
 from gradstep.backends.update import Update
+from gradstep.program.formats import formats
 from gradstep.program.kernel_spec import KernelSpec
 from gradstep.program.program import Program
+from gradstep.program.weight_formats import WEIGHT_FORMATS
 from grid_backend import GridBackend
 from reference import REFERENCES, Reference
 
@@ -36,6 +38,23 @@ WHOLE_NAMES = [f"{r.name}-{spelled(o)}" for r, o in WHOLE]
 #: Lines of one element and of many, short last ones, several matrices; and tiles beside each other.
 MATRICES = ((70, 33), (9, 2), (5, 2, 40), (3, 5))
 TILES = ((300, 1100), (2100, 70), (9000, 3), (5, 2050), *MATRICES)
+
+#: Dtype of the weight, and how states and weights are stored.
+FORMATS: list[tuple[torch.dtype, dict[str, Any]]] = [
+    *(
+        (dtype, {"state_dtype": name})
+        for name in formats()
+        for dtype in (torch.float32, torch.bfloat16, torch.float64)
+    ),
+    *((torch.bfloat16, {"low_precision": way}) for way in WEIGHT_FORMATS),
+    *((torch.float16, {"low_precision": way}) for way in ("stochastic", "kahan", "master")),
+    (torch.bfloat16, {"low_precision": "remainder", "state_dtype": "int8"}),
+    (torch.bfloat16, {"low_precision": "stochastic 7", "state_dtype": "float8"}),
+]
+FORMAT_NAMES = [" ".join([str(d), *o.values()]) for d, o in FORMATS]
+#: Whole blocks and a short last one; fewer elements than are stored in codes; several chunks.
+IN_BLOCKS = ((4097,), (70, 100), (5,))
+IN_CHUNKS = (*IN_BLOCKS, (17_001,))
 
 
 def whole_shapes(
@@ -120,7 +139,7 @@ def bound(
     before = dict(dispatch._engines)
     register(backend)
     try:
-        weight = nn.Parameter(torch.ones(3, 2, dtype=dtype))
+        weight = nn.Parameter(torch.ones(64, 64, dtype=dtype))
         weight.grad = torch.ones_like(weight)
         optimizer = reference.ours([weight], engine="specs", **options)
         optimizer.step(lambda: torch.tensor(0.7))

@@ -245,6 +245,10 @@ def _entry(parameters: list[str], body: str) -> Entry:
         stretches.append((work, end))
         work = []
 
+    # A part that nobody reads goes into a register of its own.
+    body = re.sub(
+        r"\{\s*\.reg\s+\.\w+\s+tmp;\s*([^;]*;)\s*\}", lambda f: f[1].replace("tmp", "_"), body
+    )
     for line in re.findall(r"[^;\n]*[;\n]", re.sub(r"\{[^{}]*\}", _on_one_line, body) + "\n"):
         line = line.strip().rstrip(";").strip()
         label = re.fullmatch(r"(\$\w+):", line)

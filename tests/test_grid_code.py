@@ -15,6 +15,10 @@ from grid_cases import (
     FEW,
     FLAT,
     FLAT_NAMES,
+    FORMAT_NAMES,
+    FORMATS,
+    IN_BLOCKS,
+    IN_CHUNKS,
     LARGE,
     MATRICES,
     SMALL,
@@ -99,3 +103,27 @@ def test_sums_of_every_rule_with_every_flag(
     shapes = whole_shapes(reference, TILES if engine == "grid" else MATRICES)
     right = trained("fused", reference, options, dtype, shapes)
     assert differing(trained(engine, reference, options, dtype, shapes), right) == []
+
+
+def check_format(engine: str, name: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
+    (reference,) = (r for r in REFERENCES if r.name == name)
+    shapes = IN_CHUNKS if engine == "grid" else IN_BLOCKS
+    right = trained("fused", reference, options, dtype, shapes)
+    assert differing(trained(engine, reference, options, dtype, shapes), right) == []
+
+
+@pytest.mark.parametrize("engine", ["grid", "ptx"])
+@pytest.mark.parametrize("name", ["int8", "int4", "remainder"])
+def test_codes_have_the_cpus_bits(name: str, engine: str) -> None:
+    """Blocks with a scale, two codes in a byte, and weights of two halves."""
+    found = zip(FORMATS, FORMAT_NAMES, strict=True)
+    ((dtype, options), *_) = (f for f, spelled in found if spelled.endswith(name))
+    check_format(engine, "Lion", dtype, options)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("engine", ["grid", "ptx"])
+@pytest.mark.parametrize("name", ["AdamW", "Lion", "Adan"])
+@pytest.mark.parametrize(("dtype", "stored"), FORMATS, ids=FORMAT_NAMES)
+def test_every_format(name: str, dtype: torch.dtype, stored: dict[str, Any], engine: str) -> None:
+    check_format(engine, name, dtype, stored)

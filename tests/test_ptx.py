@@ -13,9 +13,9 @@ from gradstep.backends.cuda.code import ptx
 from gradstep.backends.llvm.grid_walk import lanes_of
 from gradstep.program.formats import format_of
 from gradstep.program.kernel_spec import KernelSpec
-from grid_cases import FEW, FLAT, FLAT_NAMES, specs
+from grid_cases import FEW, FLAT, FLAT_NAMES, FORMAT_NAMES, FORMATS, WHOLE, WHOLE_NAMES, specs
 from ptxas import assembled, assembler, operations
-from reference import Reference
+from reference import REFERENCES, Reference
 
 needs_assembler = pytest.mark.skipif(
     assembler() is None, reason="no ptxas: install nvidia-cuda-nvcc-cu12"
@@ -85,3 +85,38 @@ def test_every_rule_with_every_flag(
 ) -> None:
     (spec,) = specs(reference, options, dtype)
     check(spec, arch, tmp_path)
+
+
+@needs_assembler
+@pytest.mark.deep
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(("dtype", "stored"), FORMATS, ids=FORMAT_NAMES)
+def test_every_format(
+    dtype: torch.dtype, stored: dict[str, Any], arch: str, tmp_path: Path
+) -> None:
+    """No generic access, and hardly a spill: of 8 bytes, for AdamW's int8 on sm_90."""
+    for reference in (r for r in REFERENCES if r.name in ("AdamW", "Lion", "Adan")):
+        (spec,) = specs(reference, stored, dtype)
+        text = ptx(spec, arch)
+        found = assembled(text, arch, tmp_path)
+        assert found["spills"] <= 16 and found["registers"] <= 128
+        for name, _ in operations(text):
+            if re.search(r"\.f(16|32|64)", name):
+                assert ROUNDED.fullmatch(name) or EXACT.fullmatch(name), name
+        assert widths(text, "ld") and widths(text, "st")
+
+
+@needs_assembler
+@pytest.mark.deep
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(("reference", "options"), WHOLE, ids=WHOLE_NAMES)
+def test_passes_that_sum(
+    reference: Reference, options: dict[str, Any], arch: str, tmp_path: Path
+) -> None:
+    for spec in specs(reference, options, torch.float32):
+        text = ptx(spec, arch)
+        assert assembled(text, arch, tmp_path)["registers"] <= 255
+        for name, _ in operations(text):
+            if re.search(r"\.f(16|32|64)", name):
+                assert ROUNDED.fullmatch(name) or EXACT.fullmatch(name), name
+        assert widths(text, "ld") and widths(text, "st")

@@ -41,12 +41,17 @@ def _store(b: ir.IRBuilder, value: Any, pointer: Any, index: Any) -> None:
 
 
 class WeightCodec(Codec):
-    """Element by element, of several tensors."""
+    """Element by element, of several tensors.
+
+    Attributes:
+        kinds: what an element of each is, to LLVM.
+    """
 
     def __init__(self, format: WeightFormat) -> None:
         self.format = format
         one = format.parts("", ())  # what there is for one element
         self.items = tuple([(part.bytes(), 1) for part in one])
+        self.kinds = tuple([F32 if size == 4 else I16 for size, _ in self.items])
         self.is_random = format.is_random
         name = str(format.dtype).removeprefix("torch.")
         # In integers on every CPU: the halves of the processor's own have the same bits.
@@ -56,7 +61,9 @@ class WeightCodec(Codec):
 
     def decode(self, b: Any, parts: Sequence[Any], count: Any, numbers: Any) -> None:
         with counted(b, count) as index:
-            _store(b, self.read(b, parts, index), numbers, index)
+            pairs = zip(parts, self.kinds, strict=True)
+            stored = [_load(b, part, index, kind) for part, kind in pairs]
+            _store(b, self.read(b, stored), numbers, index)
 
     def encode(
         self, b: Any, numbers: Any, count: Any, parts: Sequence[Any], counter: Any = None
@@ -71,8 +78,8 @@ class WeightCodec(Codec):
         """What :meth:`write` is given, worked out before the loop."""
         return None
 
-    def read(self, b: ir.IRBuilder, parts: Sequence[Any], index: Any) -> Any:
-        """The number at an index."""
+    def read(self, b: ir.IRBuilder, stored: Sequence[Any]) -> Any:
+        """The number that stands in each tensor as this."""
         raise NotImplementedError
 
     def write(self, b: ir.IRBuilder, number: Any, index: Any, given: Any) -> Sequence[Any]:
@@ -81,9 +88,9 @@ class WeightCodec(Codec):
 
 
 class _Remainder(WeightCodec):
-    def read(self, b: ir.IRBuilder, parts: Sequence[Any], index: Any) -> Any:
-        upper = b.shl(b.zext(_load(b, parts[0], index, I16), I32), _i(16))
-        lower = b.sext(_load(b, parts[1], index, I16), I32)
+    def read(self, b: ir.IRBuilder, stored: Sequence[Any]) -> Any:
+        upper = b.shl(b.zext(stored[0], I32), _i(16))
+        lower = b.sext(stored[1], I32)
         return b.bitcast(b.add(upper, lower), F32)
 
     def write(self, b: ir.IRBuilder, number: Any, index: Any, given: Any) -> Sequence[Any]:
@@ -93,8 +100,8 @@ class _Remainder(WeightCodec):
 
 
 class _Kahan(WeightCodec):
-    def read(self, b: ir.IRBuilder, parts: Sequence[Any], index: Any) -> Any:
-        return b.fadd(*(self.widened(b, _load(b, part, index, I16)) for part in parts))
+    def read(self, b: ir.IRBuilder, stored: Sequence[Any]) -> Any:
+        return b.fadd(*(self.widened(b, half) for half in stored))
 
     def write(self, b: ir.IRBuilder, number: Any, index: Any, given: Any) -> Sequence[Any]:
         upper = self.narrowed(b, number)
@@ -105,8 +112,8 @@ class _Kahan(WeightCodec):
 
 
 class _Master(WeightCodec):
-    def read(self, b: ir.IRBuilder, parts: Sequence[Any], index: Any) -> Any:
-        weight, master = _load(b, parts[0], index, I16), _load(b, parts[1], index, F32)
+    def read(self, b: ir.IRBuilder, stored: Sequence[Any]) -> Any:
+        weight, master = stored
         same = b.icmp_unsigned("==", self.narrowed(b, master), weight)
         return b.select(same, master, self.widened(b, weight))
 
@@ -115,8 +122,8 @@ class _Master(WeightCodec):
 
 
 class _Stochastic(WeightCodec):
-    def read(self, b: ir.IRBuilder, parts: Sequence[Any], index: Any) -> Any:
-        return self.widened(b, _load(b, parts[0], index, I16))
+    def read(self, b: ir.IRBuilder, stored: Sequence[Any]) -> Any:
+        return self.widened(b, stored[0])
 
     def begin(self, b: ir.IRBuilder, counter: Any) -> Any:
         first, key = counter

@@ -128,7 +128,9 @@ class Grid:
         """
         array = ir.ArrayType(kind, count)
         if self.target.grid == "loops":
-            return self._first_of(self.b.alloca(array, name=name))
+            room = self.b.alloca(array, name=name)
+            room.align = 16
+            return self._first_of(room)
         made = ir.GlobalVariable(self.module, array, name, addrspace=self.target.shared_space)
         made.linkage, made.align = "internal", 16
         made.initializer = ir.Constant(array, ir.Undefined)

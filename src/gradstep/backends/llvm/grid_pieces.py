@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from gradstep.backends.llvm.element import F64, I64, ElementCode, Memory, as_type
 from gradstep.backends.llvm.grid import Grid
-from gradstep.backends.llvm.line import address, items_of
+from gradstep.backends.llvm.line import address, codec_of, items_of
 from gradstep.program.kernel_spec import Column, KernelSpec
 from gradstep.program.walks import FIELDS
 
@@ -44,7 +44,10 @@ class GridWalk:
         self.grid = Grid(module, spec.target, "run", ARGUMENTS, POINTERS)
         self.b = self.grid.b
         converts = spec.target.converts_half
-        self.memories = [Memory(column.format, converts) for column in spec.columns]
+        self.memories = [
+            Memory("float32" if codec_of(column) else column.format, converts)
+            for column in spec.columns
+        ]
 
     def write(self) -> None:
         """Take chunks or tiles, and work on each."""
@@ -60,7 +63,7 @@ class GridWalk:
             number = f.get("row", f["tensor"])
             row = b.gep(given["scalars"], [b.mul(number, given["distance"])], source_etype=F64)
             starts = [
-                self._in_table(column.table[0], f["tensor"])
+                self.in_table(column.table[0], f["tensor"])
                 if column.table
                 else self.in_arena(column.place, number)
                 for column in self.spec.columns
@@ -78,7 +81,7 @@ class GridWalk:
         """
         raise NotImplementedError
 
-    def _in_table(self, place: int, tensor: Any) -> Any:
+    def in_table(self, place: int, tensor: Any) -> Any:
         b, given = self.b, self.grid.given
         n = given["tensors"]
         if place == 0:
