@@ -19,8 +19,10 @@ from torch import Tensor
 import ptx_interpreter
 from gradstep.backends.cpu import compiler
 from gradstep.backends.cuda.driver import Arguments, DeviceFacts, Driver, DriverError, Event
+from gradstep.backends.llvm.grid_numbers import NUMBERS_ARGUMENTS, write_numbers_kernel
 from gradstep.backends.llvm.grid_walk import ARGUMENTS, write_grid_kernel
 from gradstep.program.kernel_spec import KernelSpec
+from gradstep.program.numbers_spec import NumbersSpec
 from gradstep.program.targets import target_named
 
 
@@ -49,6 +51,7 @@ class Counting(Driver):
         lags: whether the device does nothing until it is waited for; else it does all at once.
         capturing: whether the stream is being captured.
         on_stream: the present stream.
+        numbers_there: whether numbers of one element count as the device's own.
     """
 
     device_type = "cpu"
@@ -60,7 +63,7 @@ class Counting(Driver):
         self.assembled = self.written = 0
         self.loaded = 0
         self.host_pieces = 0
-        self.lags = self.capturing = False
+        self.lags = self.capturing = self.numbers_there = False
         self.on_stream = 7
         self.enqueued = self.done = 0
         self._queue: list[Callable[[], None]] = []
@@ -134,6 +137,9 @@ class Counting(Driver):
     def used_on_stream(self, index: int, tensor: Tensor) -> None:
         self.held.append(tensor)
 
+    def holds(self, tensor: Tensor) -> bool:
+        return self.numbers_there
+
     def memory(self, index: int, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8)
 
@@ -162,6 +168,10 @@ class Emulating(Counting):
         text = write_grid_kernel(replace(spec, target=target_named("loops")))
         return self.spoil(text)
 
+    def numbers_code(self, index: int, spec: NumbersSpec) -> str:
+        self.written += 1
+        return write_numbers_kernel(replace(spec, target=target_named("loops")))
+
     def assemble(self, index: int, text: str) -> bytes:
         self.assembled += 1
         return text.encode()
@@ -170,7 +180,8 @@ class Emulating(Counting):
         text = module.decode()
         if "define" not in text:
             raise DriverError("cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE (no code)")
-        kinds = {name: (len(ARGUMENTS) + 1, False)}
+        count = len(ARGUMENTS if name == "run" else NUMBERS_ARGUMENTS)
+        kinds = {name: (count + 1, False)}
         return compiler.functions(text, lambda: text, kinds)[name]
 
     def run(self, function: Any, values: list[int]) -> None:
@@ -189,6 +200,10 @@ class Interpreting(Emulating):
     def code(self, index: int, spec: KernelSpec) -> str:
         self.written += 1
         return Driver.code(self, index, spec)
+
+    def numbers_code(self, index: int, spec: NumbersSpec) -> str:
+        self.written += 1
+        return Driver.numbers_code(self, index, spec)
 
     def function(self, module: Any, name: str) -> Any:
         parsed = ptx_interpreter.parse(module.decode())

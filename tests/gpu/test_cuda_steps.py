@@ -189,6 +189,42 @@ def test_a_graph_of_a_rule_that_counts_nothing(make: Any) -> None:
     assert equal(params, others)
 
 
+def test_a_graph_that_counts_and_finds_lr_changed() -> None:
+    params, others = weights(), weights()
+    lr = torch.tensor(0.1, device=CUDA, dtype=torch.float64)
+    optimizer = gradstep.AdamW(params, lr=lr, engine="cuda", capturable=True)
+    eager = gradstep.AdamW(others, lr=0.1, engine="cuda")
+    for _ in range(3):
+        optimizer.step()
+        eager.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    for rate in (0.1, 0.3, 0.01):
+        lr.fill_(rate)
+        eager.param_groups[0]["lr"] = rate
+        graph.replay()
+        eager.step()
+    for a, b in zip(params, others, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
+    assert {float(optimizer.state[p]["step"]) for p in params} == {6.0}
+
+
+def test_scale_and_verdict_without_a_wait() -> None:
+    params = weights()
+    optimizer = gradstep.AdamW(params, lr=0.1, engine="cuda", fused=True)
+    scaler = torch.amp.GradScaler("cuda", init_scale=2.0)
+    scaler.scale(torch.zeros((), device=CUDA))
+    for _ in range(3):
+        scaler.step(optimizer)
+        scaler.update()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        scaler.step(optimizer)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_count_on_the_cpu_is_not_captured() -> None:
     params = weights()
     optimizer = gradstep.Adam(params, engine="cuda")

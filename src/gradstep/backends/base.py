@@ -40,6 +40,59 @@ class Values:
     given: Mapping[str, Any]
 
 
+class UnreadValues(Values):
+    """The numbers of a step, some of them in tensors that nobody has read yet.
+
+    Whoever asks for :attr:`numbers` or :attr:`given` reads them, and waits for their device. A
+    backend that reads them on the device takes the others from :attr:`known`.
+
+    Args:
+        names: of the numbers.
+        known: the numbers, with 0 in the place of those in tensors.
+        given: lr and every hyperparameter by name, as given.
+        tensors: name -> the tensor of one element that the number is in.
+        found_inf: a tensor of one float32: the step is to write nothing where it is not 0. None:
+            it is to write.
+
+    Attributes:
+        known, tensors, found_inf: as given.
+        as_given: lr and every hyperparameter by name, tensors as they are.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        known: Sequence[float],
+        given: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        found_inf: Tensor | None = None,
+    ) -> None:
+        own = object.__setattr__  # the class above is frozen
+        own(self, "_names", names)
+        own(self, "known", tuple(known))
+        own(self, "as_given", given)
+        own(self, "tensors", tensors)
+        own(self, "found_inf", found_inf)
+
+    _names: Sequence[str]
+    known: tuple[float, ...]
+    as_given: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    found_inf: Tensor | None
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """All of them, read."""
+        pairs = zip(self._names, self.known, strict=True)
+        tensors = self.tensors
+        return tuple([float(tensors[n]) if n in tensors else known for n, known in pairs])
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """All of them by name, read."""
+        return {**self.as_given, **{name: float(t) for name, t in self.tensors.items()}}
+
+
 class Binding(ABC):
     """Weights that one run updates: what is remembered of them from step to step.
 
@@ -89,6 +142,8 @@ class Backend(ABC):
         may_stop: whether a run may raise in the middle, when some weights are written already.
         at_once: whether it updates the weights of a step in any order, and several at once: then
             none may share memory with another.
+        may_skip: whether its runs may read ``found_inf`` of :class:`UnreadValues` themselves; they
+            then have ``skips``.
         device_types: torch's names for the kinds of devices that it is made for; none where it
             makes no difference. Why it refuses a weight on such a device is logged, whoever takes
             it then.
@@ -97,6 +152,7 @@ class Backend(ABC):
     name: str
     may_stop = True
     at_once = True
+    may_skip = False
     device_types: frozenset[str] = frozenset()
 
     @abstractmethod

@@ -9,7 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradstep.backends.base import Values
+from torch import Tensor
+
+from gradstep.backends.base import UnreadValues, Values
 from gradstep.backends.dispatch import Plan
 from gradstep.backends.eligibility import sharing
 from gradstep.backends.update import has_shape, is_matrix
@@ -164,7 +166,14 @@ class GroupRun:
                 for key in [key for key in known if key not in held]:
                     del known[key]
 
-    def read(self, reader: GroupReader, traces: Traces, loss: float, scale: Any) -> bool:
+    def read(
+        self,
+        reader: GroupReader,
+        traces: Traces,
+        loss: float,
+        scale: Any,
+        found_inf: Tensor | None = None,
+    ) -> bool:
         """Read the group's numbers and flags, check them, and trace the rule if flags are new.
 
         Args:
@@ -172,6 +181,7 @@ class GroupRun:
             traces: the graphs of all groups.
             loss: of the present step; used if the rule asks for it.
             scale: by which the present step divides the gradients; None: by none.
+            found_inf: what the step itself is to read, to write nothing where it is not 0.
 
         Returns:
             whether the graphs are others than before.
@@ -179,7 +189,7 @@ class GroupRun:
         Raises:
             TypeError, ValueError: an option that is not allowed.
         """
-        reading, rule = reader.read(self.group, loss, scale), reader.rule
+        reading, rule = reader.read(self.group, loss, scale, found_inf), reader.rule
         if self.flags != reading.flags or not all(map(reading.fits, self.graphs.values())):
             self.graphs = {}
         if self.free is not None and not self.free.unchanged():
@@ -193,7 +203,9 @@ class GroupRun:
             self.graphs, self.programs, self.free = traced.graphs, traced.programs, traced.free
             self.flags = reading.flags
             self.plans, self.rows = {}, {}
-        self.raw, self.values, self.numbers = reading.raw, reading.values, reading.values.given
+        self.raw, self.values = reading.raw, reading.values
+        values = self.values
+        self.numbers = values.as_given if isinstance(values, UnreadValues) else values.given
         return anew
 
 

@@ -228,9 +228,15 @@ class Optimizer(HooksOnce):
             planner_of(self).begin_states()
             return None
         own = self.__dict__
-        step = Step((planner_of(self),), self._observers, loss, own.get("grad_scale"))
+        planner, observers = planner_of(self), self._observers
         # torch.amp.GradScaler leaves these two here if it was told that the step knows them.
-        found_inf = own.get("found_inf")
+        scale, found_inf = own.get("grad_scale"), own.get("found_inf")
+        told = observers or planner.observers
+        if found_inf is not None and planner.leaves_verdict and not told:
+            # Read by what writes, on the device: nobody has to be told of it.
+            Step((planner,), (), loss, scale, found_inf).make()
+            return loss
+        step = Step((planner,), observers, loss, scale)
         if found_inf is not None and float(found_inf):
             step.skip()
         else:

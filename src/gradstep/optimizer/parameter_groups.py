@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradstep.backends.base import Values
+from gradstep.backends.base import UnreadValues, Values
 from gradstep.optimizer.cycled_momentum import momentum_places
 from gradstep.rule.definition import Rule
 from gradstep.rule.graph import Graph
@@ -98,18 +98,29 @@ class GroupReader:
     def _read_with_optional(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
         return (*map(group.__getitem__, self.group_keys), *map(group.get, self.optional))
 
-    def read(self, group: Mapping[str, Any], loss: float, scale: Any) -> Reading:
+    def read(
+        self, group: Mapping[str, Any], loss: float, scale: Any, found_inf: Tensor | None = None
+    ) -> Reading:
         """Read a group's numbers and flags, and check them.
 
         Args:
             group: the group.
             loss: of the present step; used if the rule asks for it.
             scale: by which the present step divides the gradients; None: by none.
+            found_inf: what the step itself is to read, to write nothing where it is not 0; None
+                for nothing of the kind. The scale is then left to it as well.
 
         Raises:
             TypeError, ValueError: an option that is not allowed.
         """
-        self.check_changed(group)
+        unread = self._unread(group)
+        if unread:
+            # Looked at when the group was added; to look again would be to wait for the device.
+            self.check_changed({**group, **{n: self._usual(n) for n in unread}})
+        else:
+            self.check_changed(group)
+        if found_inf is not None and isinstance(scale, Tensor):
+            unread["grad_scale"] = scale
         raw, numbers = self.read_options(group), self.hyperparameters(group)
         maximize, differentiable = bool(group.get("maximize")), bool(group.get("differentiable"))
         flags = [numbers[n] for n in self.flag_names]
@@ -118,21 +129,44 @@ class GroupReader:
         floats = {
             n: as_float(v)
             for n, v in (("lr", group["lr"]), *numbers.items())
-            if n in self.number_names
+            if n in self.number_names and n not in unread
         }
-        traced_with = {**numbers, **floats}
-        given = {n: _as_given(v) for n, v in numbers.items()}
-        given["lr"] = _as_given(like_default(group["lr"], self.rule.lr))
-        given["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else float(scale)
+        traced_with = {**numbers, "lr": group["lr"], **floats}
+        given = {n: v if n in unread else _as_given(v) for n, v in numbers.items()}
+        if "lr" in unread:
+            given["lr"] = unread["lr"]
+        else:
+            given["lr"] = _as_given(like_default(group["lr"], self.rule.lr))
+        if "grad_scale" in unread:
+            given["grad_scale"] = scale
+        else:
+            given["grad_scale"] = floats["grad_scale"] = 1.0 if scale is None else float(scale)
         if "loss" in self.number_names:  # what is climbed is its negative
             given["loss"] = floats["loss"] = -loss if maximize else loss
-        values = Values(tuple([floats[n] for n in self.number_names]), given)
+        known = tuple([floats.get(n, 0.0) for n in self.number_names])
+        values = Values(known, given)
+        if unread or found_inf is not None:
+            values = UnreadValues(self.number_names, known, given, unread, found_inf)
         settled = all(isinstance(v, int | float | str | bool | tuple | None) for v in raw)
         parts = [v for t in raw if isinstance(t, tuple) for v in t]
         settled = settled and all(isinstance(v, int | float | None) for v in parts)
         kept = raw if settled and scale is None else None
         scaled = scale is not None
         return Reading(values, traced_with, flags, maximize, differentiable, scaled, kept)
+
+    def _unread(self, group: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The numbers in tensors that a step need not read: a graph is to find them changed."""
+        if not group.get("capturable") or group.get("differentiable"):
+            return {}
+        found: dict[str, Tensor] = {}
+        for name in self.number_names:
+            value = group.get(name) if name not in self.places else None
+            if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
+                found[name] = value
+        return found
+
+    def _usual(self, name: str) -> Any:
+        return 0.0 if name == "lr" else self.rule.hyperparameters[name]
 
     def hyperparameter(self, group: Mapping[str, Any], name: str) -> Any:
         """A hyperparameter of the rule, from where it stands in a group."""

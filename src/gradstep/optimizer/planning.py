@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from gradstep.backends import global_sums
-from gradstep.backends.base import Run
+from gradstep.backends.base import Run, UnreadValues
 from gradstep.backends.desync import check_desync, mean_over
 from gradstep.backends.dispatch import Plan, takes_plain
 from gradstep.backends.owners import mesh_of, settle_holders
@@ -46,6 +46,9 @@ class Planner:
         may_stop: whether a step may raise when some weights are written already.
         loss: of the present step; over several processes that split weights, the mean of theirs.
         scale: by which the present step divides the gradients; None: by none.
+        found_inf: what the present step itself reads, to write nothing where it is not 0; None:
+            it writes.
+        leaves_verdict: whether the backends of the last step read that themselves.
         shared: the states that all parameters have together, in this step.
     """
 
@@ -61,6 +64,8 @@ class Planner:
         self.may_stop = False
         self.loss = 0.0
         self.scale: Any = None
+        self.found_inf: Tensor | None = None
+        self.leaves_verdict = False
         self.shared: dict[str, Tensor] = {}
         self._asks_loss = "loss" in self.rule.inputs
         self._preparation = Preparation(self.rule, self.contents, names)
@@ -96,19 +101,23 @@ class Planner:
 
     # A step.
 
-    def plan(self, loss: Any = None, scale: Any = None) -> list[Run]:
+    def plan(
+        self, loss: Any = None, scale: Any = None, found_inf: Tensor | None = None
+    ) -> list[Run]:
         """All of a step that reads: check everything, and return what will write, in order.
 
         Args:
             loss: what the closure returned.
             scale: by which the gradients are to be divided.
+            found_inf: where this is not 0, nothing is to be written. Runs that see to it themselves
+                say so by ``skips``.
 
         Raises:
             TypeError, ValueError, RuntimeError: something does not fit, named.
         """
         if self._begun:
             self._begin_again()
-        groups, self.scale = self.contents.groups, scale
+        groups, self.scale, self.found_inf = self.contents.groups, scale, found_inf
         # Looking up each parameter's states costs more than seeing that none was exchanged.
         entries, known = self.contents.state.values(), self._entries
         if self.shared:
@@ -144,7 +153,7 @@ class Planner:
         Raises:
             TypeError, ValueError: an option that is not allowed.
         """
-        self.scale = None
+        self.scale = self.found_inf = None
         self._read_groups()
 
     def _read_groups(self) -> None:
@@ -369,7 +378,7 @@ class Planner:
 
     def _read(self, run: GroupRun) -> None:
         """Read a group's numbers and flags, check them, and trace the rule if flags are new."""
-        if not run.read(self.reader, self._traces, self.loss, self.scale):
+        if not run.read(self.reader, self._traces, self.loss, self.scale, self.found_inf):
             return
         self._waits = self._waits or any(g.sums_over_all for g in run.graphs.values())
         self.may_stop = self.may_stop or any(g.calls_opaque for g in run.graphs.values())
@@ -393,7 +402,8 @@ class Planner:
             unchanged = unchanged and (run.free is None or run.free.unchanged())
         except Exception:
             unchanged = False
-        if not unchanged or self.scale is not None or self._asks_loss:
+        verdict = self.found_inf is not None or isinstance(run.values, UnreadValues)
+        if not unchanged or verdict or self.scale is not None or self._asks_loss:
             self._read(run)
 
     def _plan_params(self, run: GroupRun) -> list[Run] | None:
@@ -485,6 +495,7 @@ class Planner:
         runs = plan.anew(updates, run.values, self._said, bool(mask), bool(plain))
         # torch's own operations may run out of memory, and miss for some types.
         self.may_stop = self.may_stop or any(backend.may_stop for backend in plan.backends)
+        self.leaves_verdict = all(backend.may_skip for backend in plan.backends)
         if len(run.plans) > 16:  # masks that will hardly come back
             run.plans.clear()
 

@@ -21,6 +21,8 @@ class Step:
         observers: who is told of it.
         loss: what the closure returned; None without one.
         scale: what GradScaler has multiplied the gradients by, where the step is to divide them.
+        found_inf: what the runs themselves are to read, to write nothing where it is not 0; None:
+            they write.
         runs: once it is planned, of each planner what will write, in order.
         weight: where each weight makes its step by itself, within backward: the one whose step is
             planned. None: all that have a gradient.
@@ -28,7 +30,17 @@ class Step:
         error: once it is closed, what ended it.
     """
 
-    __slots__ = ("error", "loss", "observers", "planners", "runs", "scale", "skipped", "weight")
+    __slots__ = (
+        "error",
+        "found_inf",
+        "loss",
+        "observers",
+        "planners",
+        "runs",
+        "scale",
+        "skipped",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -36,7 +48,9 @@ class Step:
         observers: Sequence[StepObserver],
         loss: Any = None,
         scale: Any = None,
+        found_inf: Tensor | None = None,
     ) -> None:
+        self.found_inf = found_inf
         self.planners = planners
         self.observers = observers
         self.loss = loss
@@ -56,7 +70,12 @@ class Step:
         planners = self.planners
         if len(planners) == 1 and not (self.observers or planners[0].observers):
             # The short way, for nobody looks on: all the rest takes a microsecond.
-            runs = planners[0].plan(self.loss, self.scale)
+            runs = planners[0].plan(self.loss, self.scale, self.found_inf)
+            found_inf = self.found_inf
+            # Where some would write whatever it says, it is read here.
+            read = found_inf is not None and not all(getattr(run, "skips", 0) for run in runs)
+            if read and float(found_inf):  # type: ignore[arg-type]
+                return
             if not planners[0].may_stop:
                 planners[0].write(runs)
                 return

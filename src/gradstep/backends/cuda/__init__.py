@@ -27,6 +27,7 @@ class Cuda(Backend):
     """
 
     may_stop = False
+    may_skip = True
 
     def __init__(self, driver: Driver | None = None, name: str = "cuda") -> None:
         self.name = name
@@ -51,7 +52,7 @@ class Cuda(Backend):
         weight = update.weight
         dtypes = tuple([number.dtype for number in update.numbers.values()])
         formats = (update.weight_format, *update.formats.items())
-        return (weight.device, weight.dtype, dtypes, formats, is_sharded(weight))
+        return (weight.device, weight.dtype, dtypes, formats, is_sharded(weight), _places(update))
 
     def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
         from gradstep.backends.cuda.binding import DeviceTensors
@@ -91,22 +92,49 @@ class Cuda(Backend):
         weight = local(like.weight)
         index = weight.device.index or 0
         storage = STORAGE[weight.dtype][0]
-        key = (self, index, storage, like.weight_format, like.seed, *like.formats.items())
+        numbers = tuple((n, str(t.dtype)[6:]) for n, t in like.numbers.items())
+        key: Any = (self, index, storage, like.weight_format, like.seed, numbers, _places(like))
+        key = (*key, *like.formats.items())
         found: Any = program.kept.get(key)
         if found is None:
             try:
-                found = self._made(program, like, storage, index)
+                found = self._made(program, like, storage, index, numbers)
             except (Unavailable, DriverError) as error:
                 found = str(error)
             program.kept[key] = found
         return found  # type: ignore[no-any-return]
 
-    def _made(self, program: Program, like: Update, storage: str, index: int) -> DeviceKernel | str:
+    def _made(
+        self,
+        program: Program,
+        like: Update,
+        storage: str,
+        index: int,
+        numbers: tuple[tuple[str, str], ...],
+    ) -> DeviceKernel | str:
         images = self.images()
         from gradstep.backends.cuda.binding import DeviceKernel
         from gradstep.backends.cuda.self_check import difference
 
+        holds = images.driver.holds
+        there = [holds(number) for number in like.numbers.values()]
+        if any(there) and not all(there):
+            lies = dict(zip(like.numbers, there, strict=True))
+            return f"of its states of one number some lie on the device and some do not: {lies}"
         kernel = DeviceKernel(
-            program, storage, like.formats, like.weight_format, like.seed, images, index
+            program,
+            storage,
+            like.formats,
+            like.weight_format,
+            like.seed,
+            images,
+            index,
+            numbers,
+            any(there),
         )
         return difference(kernel, images, program, like) or kernel
+
+
+def _places(update: Update) -> tuple[Any, ...]:
+    """Where states of one number lie."""
+    return tuple([number.device for number in update.numbers.values()])

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradstep.backends.base import Run
+from gradstep.backends.base import Run, UnreadValues, Values
 from gradstep.backends.cpu.binding import Tensors
-from gradstep.backends.cpu.kernel import Kernel
+from gradstep.backends.cpu.kernel import STEP, Kernel
 from gradstep.backends.cuda.code import TARGET
 from gradstep.backends.cuda.device_copy import DeviceCopy, Transfer
-from gradstep.backends.cuda.driver import Arguments
+from gradstep.backends.cuda.driver import Arguments, Driver
 from gradstep.backends.cuda.images import Images
 from gradstep.backends.llvm.grid import THREADS
 from gradstep.backends.llvm.grid_walk import ARGUMENTS, chunks
@@ -27,17 +27,18 @@ from gradstep.backends.table import Row
 from gradstep.backends.update import Update
 from gradstep.program.format import Format
 from gradstep.program.kernel_spec import KernelSpec
+from gradstep.program.numbers_spec import NumbersSpec
 from gradstep.program.program import Program
 from gradstep.program.walks import FIELDS
 from gradstep.program.weight_formats import WeightFormat
 
 _increment_version = torch.autograd.graph.increment_version
 
-_DISTANCE = ARGUMENTS.index("distance")
+_SCALARS, _DISTANCE, _SKIP = map(ARGUMENTS.index, ("scalars", "distance", "skip"))
 
 #: What graphs were captured with. They may be replayed as long as the process lives, whatever
 #: becomes of the optimizer.
-_captured: list[DeviceCopy] = []
+_captured: list[tuple[Any, ...]] = []
 
 
 class DeviceKernel(Kernel):
@@ -46,11 +47,15 @@ class DeviceKernel(Kernel):
     Args:
         images: of the device's driver.
         index: the device.
+        numbers: name and storage type of a weight's states of one number, the step count last.
+        on_device: whether those lie on the device.
 
     Attributes:
         driver: the device's.
         most_blocks: as many as run at once.
         specs: of its passes.
+        names: of lr and the numeric hyperparameters, in the order of a step's numbers.
+        width: of a row of numbers, those behind the pass's own among them.
     """
 
     def __init__(
@@ -62,8 +67,11 @@ class DeviceKernel(Kernel):
         seed: int,
         images: Images,
         index: int,
+        numbers: tuple[tuple[str, str], ...] = (),
+        on_device: bool = False,
     ) -> None:
-        self.driver, self.index = images.driver, index
+        self.images, self.driver, self.index = images, images.driver, index
+        self.on_device, self.names = on_device, tuple(program.names)
         facts = self.driver.facts(index)
         self.most_blocks = facts.processors * max(1, facts.threads // THREADS)
         self.specs: list[KernelSpec] = []
@@ -73,13 +81,35 @@ class DeviceKernel(Kernel):
             return images.function(index, spec)
 
         super().__init__(program, storage, formats, weight_format, seed, TARGET, loaded)
+        self._numbers = numbers
+        after = [node for _, _, node in program.contracted.numbers]
+        self._row_nodes = (*self.specs[0].scalars, *after, STEP)
+        self.width = len(self._row_nodes)
+        self._functions: dict[tuple[str, ...], Any] = {}
+
+    def works_out(self, stored: tuple[str, ...]) -> Any:
+        """What works out the rows of numbers on the device.
+
+        Args:
+            stored: the storage type of each of ``names``, where it lies on the device.
+        """
+        found = self._functions.get(stored)
+        if found is None:
+            named = tuple(zip(self.names, stored, strict=True))
+            spec = NumbersSpec(TARGET, self._row_nodes, self.read_by_pass, self._numbers, named)
+            found = self._functions[stored] = self.images.numbers(self.index, spec)
+        return found
 
 
 class DeviceTensors(Tensors):
     """The tensors that one kernel updates on a device.
 
+    Numbers that lie on the device are not read by the host: a kernel before the pass works out the
+    rows.
+
     Attributes:
-        copy: of the numbers that the kernel reads, on the device.
+        numbers_there: whether states of one number lie on the device.
+        rows_there: on the device, the rows that were worked out there; None before there are any.
     """
 
     kernel: DeviceKernel
@@ -87,9 +117,14 @@ class DeviceTensors(Tensors):
     def __init__(
         self, kernel: DeviceKernel, of: Sequence[Update] | Sequence[Row], weights: Sequence[Tensor]
     ) -> None:
+        self.numbers_there = kernel.on_device
+        self.rows_there: Tensor | None = None
+        self._copy: DeviceCopy | None = None
         self._for_capture: DeviceCopy | None = None
-        self._arguments: Arguments | None = None
+        self._sizes: list[int] = []
+        self._arguments: dict[int, Arguments] = {}
         super().__init__(kernel, of, weights)
+        self._no_firsts = array("d", bytes(8 * self.count))
 
     def _lay_flat(self, sizes: Sequence[int]) -> None:
         kernel = self.kernel
@@ -104,31 +139,18 @@ class DeviceTensors(Tensors):
                 "optimizers need them"
             )
         self._chunks = DeviceCopy(kernel.driver, kernel.index, [len(self.tiles)])
-        self.copy = self._new_copy()
 
-    def _new_copy(self) -> DeviceCopy:
-        kernel, n = self.kernel, self.count
-        scalars = n * (kernel.read_by_pass + self.number_count + 1)
-        return DeviceCopy(kernel.driver, kernel.index, [n * (2 + self.row_width) + 1, scalars])
-
-    def arguments(self, copy: DeviceCopy, stream: int) -> Arguments:
-        """Of the kernel, in the order of :data:`gradstep.backends.llvm.grid_walk.ARGUMENTS`.
-
-        All but the distance of rows, which differs from step to step.
-        """
-        if copy is not self.copy or self._arguments is None:
-            transfer = self._chunks.stage([self.tiles])  # they are sent once
-            if transfer is not None:
-                transfer(stream)
-            table, scalars = copy.at
-            made = Arguments(
-                (table, scalars, 0, self.count, self.row_width, 0, 0, 0, self._chunks.at[0],
-                 self.tile_count, 0, self.grid)
-            )  # fmt: skip
-            if copy is not self.copy:
-                return made
-            self._arguments = made
-        return self._arguments
+    def prepare(self, values: Values) -> Run:
+        if isinstance(values, UnreadValues):
+            driver, found_inf = self.kernel.driver, values.found_inf
+            there = {n: t for n, t in values.tensors.items() if _can_be_read(driver, t)}
+            skips = found_inf is not None and found_inf.dtype == torch.float32
+            skips = skips and driver.holds(found_inf)  # type: ignore[arg-type]
+            if self.numbers_there or ((there or skips) and self.number_states is None):
+                return self._prepare_there(values, there, found_inf if skips else None)
+        if self.numbers_there:
+            return self._prepare_there(values, {}, None)
+        return super().prepare(values)
 
     def _flat_run(
         self,
@@ -138,30 +160,116 @@ class DeviceTensors(Tensors):
         scalars: array[float],
         distance: int,
     ) -> Run:
-        kernel, copy = self.kernel, self.copy
-        if kernel.driver.is_capturing(kernel.index):
-            copy = self._captured()
-        elif self._for_capture is None:
-            self._for_capture = self._new_copy()
-        transfer = copy.stage((pointers, scalars))
-        return Launch(self, owners, (flat, pointers, scalars), copy, transfer, distance)
+        copy = self._copy_for((pointers, scalars), self.count * self.kernel.width)
+        run = Launch(self, owners, (flat, pointers, scalars), copy)
+        run.distance = distance
+        return run
 
-    def _captured(self) -> DeviceCopy:
+    def _prepare_there(
+        self, values: Values, there: Mapping[str, Tensor], found_inf: Tensor | None
+    ) -> Run:
+        """A step whose rows are worked out on the device.
+
+        Args:
+            values: the numbers of the step.
+            there: those that lie on the device.
+            found_inf: there, too: nothing is written where it is not 0.
+        """
+        (owners, flat, pointers), self._accepted = self._accepted, None  # type: ignore[misc]
+        firsts, self._firsts = self._firsts, None
+        if self._relaid:
+            self.relay(flat, pointers)
+        kernel, known = self.kernel, values
+        numbers: Sequence[float] = values.numbers if not there else ()
+        if there:
+            unread = known.tensors  # type: ignore[attr-defined]
+            numbers = [
+                float(unread[n]) if n in unread and n not in there else number
+                for n, number in zip(kernel.names, known.known, strict=True)  # type: ignore[attr-defined]
+            ]
+        stored = [str(there[n].dtype)[6:] if n in there else "float64" for n in kernel.names]
+        arrays: tuple[array[Any], ...] = (
+            pointers,
+            array("q", [there[n].data_ptr() if n in there else 0 for n in kernel.names]),
+            self._no_firsts if firsts is None else array("d", map(float, firsts)),
+            array("d", numbers),
+        )
+        copy = self._copy_for(arrays, 0)
+        run = Launch(self, owners, (flat, arrays, there, found_inf), copy)
+        run.works_out = kernel.works_out(tuple(stored))
+        run.distance = kernel.width
+        if found_inf is not None:
+            run.skip, run.skips = found_inf.data_ptr(), True
+        if self.rows_there is None:
+            size = 8 * self.count * kernel.width
+            self.rows_there = kernel.driver.memory(kernel.index, max(8, size))
+        return run
+
+    def _copy_for(self, arrays: Sequence[array[Any]], more: int) -> _Staged:
+        """What a step sends, and where to: in a capture to where only the graph's replays read.
+
+        Args:
+            arrays: what the device is to have.
+            more: how long the last of them may become.
+        """
+        kernel = self.kernel
+        driver, index = kernel.driver, kernel.index
+        sizes = [len(each) for each in arrays]
+        sizes[-1] = max(sizes[-1], more)
+        if driver.is_capturing(index):
+            copy = self._captured(sizes)
+        else:
+            if self._copy is None or self._sizes != sizes:
+                self._copy, self._for_capture = DeviceCopy(driver, index, sizes), None
+                self._sizes, self._arguments = sizes, {}
+            copy = self._copy
+            if self._for_capture is None:
+                self._for_capture = DeviceCopy(driver, index, sizes)
+        return copy, copy.stage(arrays)
+
+    def _captured(self, sizes: list[int]) -> DeviceCopy:
         """The copy of numbers that a graph takes along, which is filled at each replay."""
         copy = self._for_capture
-        if self.number_states is not None:
+        if self.number_states is not None and not self.numbers_there:
             raise RuntimeError(
                 f"the step of {self.names[0]()} is captured in a graph, and its step count lies "
                 "on the CPU, where no replay counts. Make the optimizer with capturable=True"
             )
-        if copy is None:
+        if copy is None or self._sizes != sizes:
             raise RuntimeError(
-                f"the step of {self.names[0]()} is captured in a second graph without a step "
-                "between the two. Make one"
+                f"the step of {self.names[0]()} is captured in a graph, and no such step was made "
+                "since the optimizer or its last capture began. Make one before each capture"
             )
         self._for_capture = None
-        _captured.append(copy)
+        _captured.append((copy, self._chunks, self.rows_there))
         return copy
+
+    def arguments(self, copy: DeviceCopy, stream: int) -> Arguments:
+        """Of the pass, in the order of :data:`gradstep.backends.llvm.grid_walk.ARGUMENTS`.
+
+        All but those that differ from step to step.
+        """
+        known = self._arguments.get(id(copy))
+        if known is None:
+            transfer = self._chunks.stage([self.tiles])  # they are sent once
+            if transfer is not None:
+                transfer(stream)
+            known = Arguments(
+                (copy.at[0], copy.at[-1], 0, self.count, self.row_width, 0, 0, 0,
+                 self._chunks.at[0], self.tile_count, 0, self.grid)
+            )  # fmt: skip
+            if copy is self._copy:
+                self._arguments[id(copy)] = known
+        return known
+
+
+#: A copy on the device, and what brings it up to date, if anything has to.
+_Staged = tuple[DeviceCopy, "Transfer | None"]
+
+
+def _can_be_read(driver: Driver, number: Tensor) -> bool:
+    """Whether a kernel reads a number from where it lies."""
+    return number.dtype in (torch.float32, torch.float64) and driver.holds(number)
 
 
 class Launch:
@@ -169,38 +277,63 @@ class Launch:
 
     Holds on to all memory that is read until it is launched; from then on the stream's order keeps
     it, as of any operation of torch's.
+
+    Attributes:
+        distance: of the rows of numbers.
+        works_out: what works these out on the device; None where the host has.
+        skip: where a float32 lies: nothing is written where it is not 0; or 0.
+        skips: whether there is such a place.
     """
 
-    __slots__ = ("_copy", "_distance", "_kept", "_owners", "_transfer", "binding")
+    __slots__ = (
+        "_copy", "_kept", "_owners", "_transfer", "binding", "distance", "skip", "skips",
+        "works_out",
+    )  # fmt: skip
 
     def __init__(
         self,
         binding: DeviceTensors,
         owners: Sequence[Tensor],
-        kept: tuple[list[Any], array[int], array[float]],
-        copy: DeviceCopy,
-        transfer: Transfer | None,
-        distance: int,
+        kept: tuple[Any, ...],
+        staged: _Staged,
     ) -> None:
         self.binding = binding
         self._owners, self._kept = owners, kept
-        self._copy, self._transfer, self._distance = copy, transfer, distance
+        self._copy, self._transfer = staged
+        self.distance, self.works_out, self.skip, self.skips = 0, None, 0, False
 
     def __call__(self) -> None:
         """Make the step: weights, states and step counts."""
         binding, kernel = self.binding, self.binding.kernel
         driver, index = kernel.driver, kernel.index
-        _, pointers, scalars = self._kept
+        stream = driver.stream(index)
+        if self._transfer is not None:
+            self._transfer(stream)
+        if self.works_out is not None:
+            self._work_out(stream)
         if binding.tile_count:
-            stream = driver.stream(index)
-            if self._transfer is not None:
-                self._transfer(stream)
             arguments = binding.arguments(self._copy, stream)
-            arguments.values[_DISTANCE] = self._distance
+            values = arguments.values
+            values[_DISTANCE], values[_SKIP] = self.distance, self.skip
+            if self.works_out is not None:
+                values[_SCALARS] = binding.rows_there.data_ptr()
             driver.launch(index, kernel.run, binding.grid, THREADS, stream, arguments)
-        if binding.number_states is not None:
+        if self.works_out is None and binding.number_states is not None:
+            _, pointers, scalars = self._kept
             at = pointers.buffer_info()[0] + 16 * binding.count
             behind = scalars.buffer_info()[0] + 8 * kernel.read_by_pass
-            binding.number_states.write(at, behind, self._distance)
+            binding.number_states.write(at, behind, self.distance)
         # Tell autograd that the weights were written, as torch's own operations do.
         _increment_version(self._owners)
+
+    def _work_out(self, stream: int) -> None:
+        """Rows of numbers, and new states of one number."""
+        binding, kernel = self.binding, self.binding.kernel
+        table, given, firsts, numbers = self._copy.at
+        blocks = -(-binding.count // THREADS)
+        rows = binding.rows_there.data_ptr()  # type: ignore[union-attr]
+        arguments = Arguments(
+            (table, binding.count, binding.row_width, numbers, given, firsts, numbers, rows,
+             self.skip, blocks)
+        )  # fmt: skip
+        kernel.driver.launch(kernel.index, self.works_out, blocks, THREADS, stream, arguments)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from gradstep.program.kernel_spec import KernelSpec
+    from gradstep.program.numbers_spec import NumbersSpec
 
 
 class Unavailable(Exception):
@@ -139,6 +140,12 @@ class Driver(ABC):
         from gradstep.backends.cuda import code  # the compiler is loaded when it is needed
 
         return code.ptx(spec, self.processor(index))
+
+    def numbers_code(self, index: int, spec: NumbersSpec) -> str:
+        """The same of a kernel that works out rows of numbers."""
+        from gradstep.backends.cuda import code
+
+        return code.numbers_ptx(spec, self.processor(index))
 
     def processor(self, index: int) -> str:
         """The processors that a device's text is for, as ``"sm_90"``.

@@ -8,6 +8,7 @@ What has been proved is remembered on disk for the device, its driver and the dr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -43,15 +44,17 @@ def difference(kernel: DeviceKernel, images: Images, program: Program, like: Upd
     Raises:
         torch.OutOfMemoryError: the device's memory is full.
     """
-    name = images.name(kernel.index, "proved", *[each.text() for each in kernel.specs])
+    texts = [each.text() for each in kernel.specs]
+    name = images.name(kernel.index, "proved", str(kernel.on_device), *texts)
     if kernel_cache.read(name) is not None:
         return None
     facts = images.driver.facts(kernel.index)
     compared = compare(kernel, program, like)
-    if compared.different == 0:
+    off = numbers_off(kernel, program, like) if kernel.on_device else None
+    if compared.different == 0 and off is None:
         kernel_cache.write(name, b"the bits of the CPU")
         return None
-    return f"its kernel was tried on {facts.name}, and {compared}"
+    return f"its kernel was tried on {facts.name}, and {compared if compared.different else off}"
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,50 @@ def compare(kernel: DeviceKernel, program: Program, like: Update) -> Compared:
             _put_ends_of_range(update.gradient)
         theirs = [_moved(kernel, update) for update in ours]
         Tensors(of_cpu, ours, [u.weight for u in ours]).prepare(values)()
-        DeviceTensors(kernel, theirs, [u.weight for u in theirs]).prepare(values)()
+        of_host = DeviceTensors(kernel, theirs, [u.weight for u in theirs])
+        of_host.numbers_there = False  # what is one number stays here
+        of_host.prepare(values)()
         kernel.driver.wait(kernel.index)
         return _compared(ours, theirs)
+
+
+def numbers_off(kernel: DeviceKernel, program: Program, like: Update) -> str | None:
+    """In what the numbers that a device works out are off the host's, in words; None if in nothing.
+
+    Powers and logarithms are others' work on the host, and may differ in the last place.
+    """
+    random = torch.Generator().manual_seed(0)
+    values = Values(tuple([_number(program, name) for name in program.names]), {})
+    device = torch.device(kernel.driver.device_type, kernel.index)
+    with torch.no_grad():
+        ours = _trials(program, like, random)
+        for step, update in enumerate(ours):
+            if "step" in update.numbers:
+                update.numbers["step"].fill_(step * step)
+        theirs = [_moved(kernel, update) for update in ours]
+        for update in theirs:
+            there = {n: t.to(device, copy=True) for n, t in update.numbers.items()}
+            update.numbers = there
+        binding = DeviceTensors(kernel, theirs, [u.weight for u in theirs])
+        binding.prepare(values)()
+        kernel.driver.wait(kernel.index)
+    rows = binding.rows_there
+    assert rows is not None
+    found = rows[: 8 * len(ours) * kernel.width].cpu().view(torch.float64).view(len(ours), -1)
+    for update, row in zip(ours, found.tolist(), strict=True):
+        own = [float(number) for number in update.numbers.values()]
+        if "step" in update.numbers:
+            own[-1] += 1.0
+        else:
+            own.append(1.0)
+        right = kernel.row(*own, float(update.first), *values.numbers)
+        for one, other in zip(row, right, strict=True):
+            both = math.isnan(one) and math.isnan(other)
+            if not both and not math.isclose(one, other, rel_tol=1e-13, abs_tol=1e-300):
+                return (
+                    f"gives {one!r} for a number of the step that is {float(other)!r} on the host"
+                )
+    return None
 
 
 def _number(program: Program, name: str) -> float:
