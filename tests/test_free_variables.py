@@ -581,6 +581,9 @@ def test_what_cannot_be_looked_at_again_is_refused(function: Any, engine: str) -
     with pytest.raises(gradstep.RuleError) as caught:
         gradstep.Optimizer([w], gradstep.rule(function), engine=engine)
     message = str(caught.value)
+    with pytest.raises(gradstep.RuleError) as shown:  # which would have it for a constant
+        gradstep.formula(gradstep.rule(function))
+    assert str(shown.value) == message
     assert REFUSED[function] in message
     assert (", line " in message and "g * " in message) or "kept = kept + 1" in message
     assert "hyperparameter" in message or "Make it a state" in message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +18,16 @@ import page_blocks
 from gradstep.compose.wrapper import Wrapper
 from gradstep.linalg.newton_schulz import COEFFICIENTS
 from gradstep.program import formats
+from gradstep.rule import state
+from gradstep.rule.definition import INPUTS
+from gradstep.rule.operations import functions
 from page_blocks import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("README.*.md")), *sorted(DOCS.glob("*.md"))]
 
-#: Whose code is that of another page, or is run there in short.
-LONG = ["README.zh-CN.md", "docs/watch.md"]
+#: Whose code is that of another page, is run there in short, or compiles ten kernels.
+LONG = ["README.zh-CN.md", "docs/watch.md", "docs/cookbook.md"]
 
 #: Blocks that are not run here: the page, and what each of them needs.
 LEFT_OUT = {
@@ -156,3 +161,41 @@ def test_every_page_is_linked_from_both_readmes_and_every_link_leads_somewhere()
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
             assert "://" in target or (page.parent / target).exists(), (name(page), target)
+
+
+def errors_of_the_language() -> list[str]:
+    """What each error of gradstep.rule says is wrong, from its text; … for what it puts in."""
+    found: list[str] = []
+    for path in sorted((ROOT / "src" / "gradstep" / "rule").glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and call.args:
+                of = getattr(call.func, "attr", getattr(call.func, "id", ""))
+                if of in ("refuse", "RuleError"):
+                    found.append(words_of(call.args[0]))
+    return [text for text in found if text.replace("…", "").strip()]
+
+
+def words_of(text: ast.expr) -> str:
+    if isinstance(text, ast.JoinedStr):
+        return "".join(map(words_of, text.values))
+    return str(text.value) if isinstance(text, ast.Constant) else "…"
+
+
+def test_the_page_of_the_language_has_all_of_it() -> None:
+    page = (DOCS / "language.md").read_text()
+    tables = page.split("## Errors")[0]
+    rows = "\n".join(line for line in tables.splitlines() if line.startswith("|"))
+    starts = [
+        n
+        for n, f in inspect.getmembers(state, inspect.isfunction)
+        if f.__module__ == state.__name__
+    ]
+    assert len(starts) > 8 and len(functions()) > 25
+    missing = [n for n in (*functions(), *starts) if not re.search(rf"`[^`]*\b{n}\(", rows)]
+    assert missing == []
+    assert [n for n, text in INPUTS.items() if f"| `{n}` | {text} |" not in rows] == []
+    annotations = ("Decay", "Share", "NonNegative", "Positive", "Interval", "Value", "Result")
+    assert [n for n in annotations if f"gradstep.{n}" not in tables] == []
+    said = page.split("## Errors")[1].replace("\\", "")
+    wrong = [text.partition(". ")[0].rstrip(".") for text in errors_of_the_language()]
+    assert len(wrong) > 40 and [text for text in wrong if text not in said] == []

@@ -12,10 +12,11 @@ from gradstep.compose.partition import Partition
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.rule.definition import Rule
 from gradstep.rule.formula import formula as formula_of
+from gradstep.rule.free_variables import FreeVariables
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.latex import latex_name
 from gradstep.rule.notation import number_text
-from gradstep.rule.trace import trace
+from gradstep.rule.trace import refuse_what_changes, trace
 from gradstep.sight.account import class_name
 from gradstep.sight.page import Page, Row, sections
 from gradstep.sight.show import Shown
@@ -44,7 +45,7 @@ def formula(
     Raises:
         TypeError: no rule, LBFGS, or an unknown hyperparameter.
         ValueError: a hyperparameter out of range.
-        RuleError: a rule that cannot be traced.
+        RuleError: a rule that cannot be traced, or that draws, counts or reads a clock by itself.
     """
     if isinstance(rule, torch.optim.LBFGS):
         raise TypeError("LBFGS searches along a direction with its closure; it has no formula")
@@ -93,6 +94,8 @@ def _page(rule: Rule | Optimizer, greek: bool, flags: Mapping[str, Any]) -> Page
     else:
         title, own = rule.name, rule
     values = {n: _plain(v) for n, v in own(**changed).hyperparameters.items()}
+    FreeVariables(own)
+    refuse_what_changes(own, {**values, "lr": own.lr})
     graph = trace(own, {**values, "lr": own.lr}, maximize)
     said = [f"{name}={_said(value)}" for name, value in changed.items()]
     said += ["maximize=True"] if maximize else []
