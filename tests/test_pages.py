@@ -29,6 +29,11 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("README.*.md")), *sorted(DOCS.glo
 #: Whose code is that of another page, is run there in short, or compiles ten kernels.
 LONG = ["README.zh-CN.md", "docs/watch.md", "docs/cookbook.md"]
 
+#: What stands in the READMEs themselves, or beside them.
+OF_THE_SITE = (
+    "index.md", "start.md", "lesson.md", "notebook.md", "contributing.md", "changelog.md",
+)  # fmt: skip
+
 #: Blocks that are not run here: the page, and what each of them needs.
 LEFT_OUT = {
     "docs/coming-from.md": ["optax, jax", "bitsandbytes"],
