@@ -170,12 +170,14 @@ class EagerRounds:
         like = self._replica or (self._update.weight if first is None else self._whole(first))
         numbers = tuple(map(float, values[len(own) + (first is not None) :]))
         owner = holder_of(self._update.weight) if own and self._replica is None else None
-        part = None if first is None else local(first)
+        part = None if first is None else local(first).to(node.value.travels_as(first))
         name = self._update.name
         (made,) = yield [sharing.Call(node.value, part, like, numbers, name, tuple(own), owner)]
-        split = first is not None and is_sharded(first)
-        if split and 0 in made and not self._in_parts:
-            made = {**made, 0: like_shards_of(like, made[0], like.shape)}
+        if first is not None and 0 in made:
+            outcome = made[0].to(first.dtype)
+            if is_sharded(first):
+                outcome = like_shards_of(like, outcome, like.shape)
+            made = {**made, 0: outcome}
         self._made[id(node)] = made
         known[id(node)] = made.get(0, first) if first is not None else None
 

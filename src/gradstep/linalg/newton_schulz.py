@@ -92,7 +92,19 @@ def _operations(shape: Sequence[int], **choices: Any) -> float:
     return total
 
 
-@opaque(refuses=unfit, cost=_operations, stack=stacked)
+def _rounds(
+    shape: Sequence[int],
+    flatten: bool = False,
+    split: Any = None,
+    precision: str = "bfloat16",
+    **choices: Any,
+) -> torch.dtype | None:
+    """What it begins and ends with; parts have a scale in what they were given."""
+    whole = split is None and not flatten
+    return torch.bfloat16 if precision == "bfloat16" and whole else None
+
+
+@opaque(refuses=unfit, cost=_operations, stack=stacked, rounds=_rounds)
 def newton_schulz(
     x: Tensor,
     a: float,

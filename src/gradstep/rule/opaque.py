@@ -39,6 +39,8 @@ class Opaque:
         cost: takes the same; says how much work it is, in any unit.
         stack: takes the same; says how many of the first dimensions only count matrices (or
             whatever it takes), each of which it treats as if it were alone. None for none.
+        rounds: takes the same; says to which dtype it first rounds the tensor of the parameter's
+            shape, and last what takes its place, if it does: so they travel among processes.
         choices: the keyword-only arguments of the function that were chosen, by name.
     """
 
@@ -50,6 +52,7 @@ class Opaque:
     refuses: Callable[..., str | None] | None = field(default=None, repr=False)
     cost: Callable[..., float] | None = field(default=None, repr=False)
     stack: Callable[..., int] | None = field(default=None, repr=False)
+    rounds: Callable[..., torch.dtype | None] | None = field(default=None, repr=False)
     choices: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     _chosen: dict[Any, Opaque] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -97,6 +100,14 @@ class Opaque:
         if self.cost is not None:
             return float(self.cost(tuple(shape), **self.choices))
         return float(math.prod(shape)) * min(shape, default=1)
+
+    def travels_as(self, given: Tensor) -> torch.dtype:
+        """The dtype of fewest bytes in which a tensor of a parameter's shape says as much to it."""
+        wanted = self.dtype
+        if self.rounds is not None:
+            wanted = self.rounds(tuple(given.shape), **self.choices) or wanted
+        narrower = wanted is not None and wanted.itemsize < given.element_size()
+        return wanted if wanted is not None and narrower else given.dtype
 
     def leading(self, shape: Sequence[int]) -> int:
         """How many of a parameter's first dimensions only count what it takes."""
@@ -182,6 +193,7 @@ def opaque(
     refuses: Callable[..., str | None] | None = None,
     cost: Callable[..., float] | None = None,
     stack: Callable[..., int] | None = None,
+    rounds: Callable[..., torch.dtype | None] | None = None,
 ) -> Callable[[Callable[..., Any]], Opaque]: ...
 
 
@@ -195,6 +207,7 @@ def opaque(
     refuses: Callable[..., str | None] | None = None,
     cost: Callable[..., float] | None = None,
     stack: Callable[..., int] | None = None,
+    rounds: Callable[..., torch.dtype | None] | None = None,
 ) -> Any:
     """Make a function that rules may call and that is not traced.
 
@@ -230,14 +243,15 @@ def opaque(
             processes are shared out. Default: the elements times the shortest side.
         stack: takes the same; says how many of the first dimensions only count matrices, each of
             which it treats as if it were alone. Default: none.
+        rounds: takes the same; says to which dtype it first rounds its tensor, and last what takes
+            its place: among processes they travel so. Default: none, or ``dtype``.
 
     Raises:
         ValueError: ``returns`` names something else, or not in their order.
     """
     if function is None:
-        return lambda f: replace(
-            _made(f, dtype, dimensions, returns), refuses=refuses, cost=cost, stack=stack
-        )
+        told: dict[str, Any] = {"refuses": refuses, "cost": cost, "stack": stack, "rounds": rounds}
+        return lambda f: replace(_made(f, dtype, dimensions, returns), **told)
     return _made(function, dtype, dimensions, returns)
 
 

@@ -330,6 +330,7 @@ class PassesRun:
             for place, part, to, row in zip(alike, given, batch, rows[alike.start :], strict=False):
                 tensor = bucket.tensors[place]
                 like = Replica(self.binding.mesh, tuple(part.shape), part.device)
+                part = part.to(node.value.travels_as(part))
                 calls.append(Call(node.value, part, like, row, self.binding.names[tensor]))
                 places.append(to)
         for to, made in zip(places, (yield calls), strict=True):
