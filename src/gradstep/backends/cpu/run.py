@@ -215,7 +215,11 @@ class PassesRun:
             for operation, start, count, length in bucket.joins[number]:
                 parts = view[start : start + 8 * count * length].view(numpy.float64)
                 parts = parts.reshape(count, length)
-                parts[0] = parts.max(axis=0) if operation == "max" else parts.sum(axis=0)
+                if operation == "max":
+                    parts[0] = parts.max(axis=0)
+                else:  # one after the other: of single numbers NumPy's own sum goes by pairs
+                    for part in parts[1:]:
+                        parts[0] += part
             for node in stage.each.sums:
                 if node.extent == "tensor":
                     places = bucket.totals[id(node)]

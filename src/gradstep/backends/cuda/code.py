@@ -12,6 +12,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from gradstep.backends.cpu import compiler
+from gradstep.backends.llvm.grid_joins import write_joins
 from gradstep.backends.llvm.grid_numbers import write_numbers_kernel
 from gradstep.backends.llvm.grid_walk import unwritable, write_grid_kernel
 from gradstep.program.kernel_spec import KernelSpec
@@ -51,6 +52,18 @@ def numbers_ptx(spec: NumbersSpec, arch: str) -> str:
         ValueError: no such processor.
     """
     return _assembly(write_numbers_kernel(spec), arch)
+
+
+def joins_ptx(arch: str) -> str:
+    """The PTX that joins parts of sums, with the entries ``fold`` and ``totals``.
+
+    Args:
+        arch: the processor, as ``"sm_90"``.
+
+    Raises:
+        ValueError: no such processor.
+    """
+    return _assembly(write_joins(TARGET), arch)
 
 
 def _assembly(code: str, arch: str) -> str:
