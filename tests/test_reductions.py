@@ -161,7 +161,7 @@ def test_lines_summed_as_they_are_read_have_the_same_bits(
     found = []
     for together in (True, False):
         if not together:  # under another name, or the kernels were those that are there
-            monkeypatch.setattr(compiler, "_WRITERS", "one after the other")
+            monkeypatch.setattr(compiler, "WRITERS", "one after the other")
             monkeypatch.setattr(walk, "lines_at_once", lambda spec: 0)
         parameters = [nn.Parameter(w.clone()) for w, _ in drawn]
         # A rule of its own: kernels of this very one are there after the first time.
