@@ -33,6 +33,9 @@ _taken: set[str] = set()
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     source = page.file.src_uri
+    if page.file.dest_uri.startswith("zh/") and not source.endswith(".zh.md"):
+        # An English page that stands in for a Chinese one is found in its own place.
+        page.meta["search"] = {"exclude": True}
     if CLASSES in markdown:
         blocks = "\n\n".join(f"::: gradstep.{name}" for name in rule_classes())
         markdown = markdown.replace(CLASSES, blocks)
