@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from names import rule_classes  # beside this file
 
 ROOT = Path(__file__).parent.parent
+#: Pages whose tables need the room of the table of contents.
+WIDE = {"catalogue.md", "choose.md", "coming-from.md", "rules/README.md"}
 CLASSES = "<!-- a class for each rule -->"
 _FILE = re.compile(r"^# .*\n\n.*\n\n<!-- the file (\S+) -->$", re.M)
 _LINK = re.compile(r"(!?\[[^\]]*\])\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
@@ -33,6 +35,8 @@ _taken: set[str] = set()
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     source = page.file.src_uri
+    if source.replace(".zh.md", ".md") in WIDE:
+        page.meta["hide"] = ["toc"]
     if page.file.dest_uri.startswith("zh/") and not source.endswith(".zh.md"):
         # An English page that stands in for a Chinese one is found in its own place.
         page.meta["search"] = {"exclude": True}
