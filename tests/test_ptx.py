@@ -24,9 +24,9 @@ ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100"]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 #: What of arithmetic on numbers may stand there: rounded to the nearest, or exact.
-ROUNDED = re.compile(r"(fma|add|sub|mul|div|sqrt)\.rn\.(f32(\.f16|x2)?|f64)")
+ROUNDED = re.compile(r"(fma|add|sub|mul|div|rcp|sqrt)\.rn\.(f32(\.f16|x2)?|f64)")
 EXACT = re.compile(
-    r"(neg|abs|copysign|selp|mov)\.f(32|64)|setp\.\w+\.f(32|64)"
+    r"(neg|abs|copysign|selp|mov)\.f(16|32|64)|setp\.\w+\.f(16|32|64)"
     r"|cvt\.rn\.(f32\.f64|f16(x2)?\.f32|f(32|64)\.[us]\d+)|cvt\.f(64\.f32|32\.f16)"
     r"|cvt\.rzi\.[us]\d+\.f(32|64)"
 )
@@ -94,12 +94,12 @@ def test_every_rule_with_every_flag(
 def test_every_format(
     dtype: torch.dtype, stored: dict[str, Any], arch: str, tmp_path: Path
 ) -> None:
-    """No generic access, and hardly a spill: of 8 bytes, for AdamW's int8 on sm_90."""
+    """No spill, and no generic access."""
     for reference in (r for r in REFERENCES if r.name in ("AdamW", "Lion", "Adan")):
         (spec,) = specs(reference, stored, dtype)
         text = ptx(spec, arch)
         found = assembled(text, arch, tmp_path)
-        assert found["spills"] <= 16 and found["registers"] <= 128
+        assert found["spills"] == found["stack"] == 0 and found["registers"] <= 255
         for name, _ in operations(text):
             if re.search(r"\.f(16|32|64)", name):
                 assert ROUNDED.fullmatch(name) or EXACT.fullmatch(name), name

@@ -63,9 +63,11 @@ class Grid:
         if target.grid in _CONVENTION:
             self.function.calling_convention = _CONVENTION[target.grid]
         if target.grid == "nvvm":
-            # The assembler gives a thread as many registers as so many threads can have.
-            limit = [self.function, ir.MetaDataString(module, "maxntidx"), I32(THREADS)]
-            module.add_named_metadata("nvvm.annotations", limit)
+            # The assembler may give a thread as many registers as one block leaves it; by itself it
+            # would have four blocks fit, and spill for that.
+            for key, value in (("maxntidx", THREADS), ("minctasm", 1)):
+                limit = [self.function, ir.MetaDataString(module, key), I32(value)]
+                module.add_named_metadata("nvvm.annotations", limit)
         self.given = dict(zip((*arguments, "blocks"), self.function.args, strict=True))
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
 
