@@ -19,11 +19,20 @@ from torch import Tensor
 import ptx_interpreter
 from gradstep.backends.cpu import compiler
 from gradstep.backends.cuda.driver import Arguments, DeviceFacts, Driver, DriverError, Event
+from gradstep.backends.llvm.grid_joins import FOLD_ARGUMENTS, TOTALS_ARGUMENTS, write_joins
 from gradstep.backends.llvm.grid_numbers import NUMBERS_ARGUMENTS, write_numbers_kernel
 from gradstep.backends.llvm.grid_walk import ARGUMENTS, write_grid_kernel
 from gradstep.program.kernel_spec import KernelSpec
 from gradstep.program.numbers_spec import NumbersSpec
 from gradstep.program.targets import target_named
+
+#: The arguments of each kernel, but for the blocks that there are.
+ENTRIES = {
+    "run": ARGUMENTS,
+    "numbers": NUMBERS_ARGUMENTS,
+    "fold": FOLD_ARGUMENTS,
+    "totals": TOTALS_ARGUMENTS,
+}
 
 
 class Reached(Event):
@@ -172,6 +181,10 @@ class Emulating(Counting):
         self.written += 1
         return write_numbers_kernel(replace(spec, target=target_named("loops")))
 
+    def joins_code(self, index: int) -> str:
+        self.written += 1
+        return write_joins(target_named("loops"))
+
     def assemble(self, index: int, text: str) -> bytes:
         self.assembled += 1
         return text.encode()
@@ -180,8 +193,7 @@ class Emulating(Counting):
         text = module.decode()
         if "define" not in text:
             raise DriverError("cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE (no code)")
-        count = len(ARGUMENTS if name == "run" else NUMBERS_ARGUMENTS)
-        kinds = {name: (count + 1, False)}
+        kinds = {n: (len(a) + 1, False) for n, a in ENTRIES.items() if f'void @"{n}"(' in text}
         return compiler.functions(text, lambda: text, kinds)[name]
 
     def run(self, function: Any, values: list[int]) -> None:
@@ -204,6 +216,10 @@ class Interpreting(Emulating):
     def numbers_code(self, index: int, spec: NumbersSpec) -> str:
         self.written += 1
         return Driver.numbers_code(self, index, spec)
+
+    def joins_code(self, index: int) -> str:
+        self.written += 1
+        return Driver.joins_code(self, index)
 
     def function(self, module: Any, name: str) -> Any:
         parsed = ptx_interpreter.parse(module.decode())

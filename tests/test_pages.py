@@ -58,14 +58,9 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def is_long(page: Path) -> bool:
-    """A page in Chinese has the code of the English one: tests/test_site.py compares them."""
-    return name(page) in LONG or page.name.endswith(".zh.md")
-
-
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, marks=[pytest.mark.deep] * is_long(p), id=name(p)) for p in PAGES],
+    [pytest.param(p, marks=[pytest.mark.deep] * (name(p) in LONG), id=name(p)) for p in PAGES],
 )
 def test_a_reader_who_pastes_block_after_block_gets_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

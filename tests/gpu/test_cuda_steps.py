@@ -18,7 +18,7 @@ import gradstep
 from configurations import FLAG_CONFIGURATIONS, spelled
 from gradstep.backends.cuda.self_check import unlike
 from gradstep.backends.update import in_pairs
-from reference import Reference
+from reference import REFERENCES, Reference
 from torchs_table import optim_db
 
 if not torch.cuda.is_available():
@@ -74,7 +74,21 @@ def test_bits_of_the_cpu(reference: Reference, options: dict[str, Any], dtype: t
     assert equal(found, right)
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("reference", [r for r in REFERENCES if not r.elementwise], ids=str)
+def test_bits_of_rules_that_sum(reference: Reference) -> None:
+    options = {"capturable": True} if "capturable" in reference.default_group() else {}
+    try:
+        right, _ = trained(torch.device("cpu"), reference.ours, torch.float32, **options)
+    except (ValueError, RuntimeError):
+        pytest.skip("it takes matrices alone, or no numbers without dimensions")
+    found, engines = trained(CUDA, reference.ours, torch.float32, engine="cuda", **options)
+    if engines != {"cuda"}:
+        pytest.skip("left to another engine")
+    for a, b in zip(found, right, strict=True):  # powers of the device's numbers
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "float32", "int8", "int4", "float8"])
 def test_states_in_other_types(name: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         options = {"state_dtype": name}

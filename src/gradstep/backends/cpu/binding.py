@@ -77,12 +77,16 @@ class Tensors(Table):
         calls = any(goes_to_owner(node) for stage in kernel.stages for node, _ in stage.calls)
         self.mesh = mesh_of(weights[0]) if calls else None
         known = (kernel, weights, self.strides)
-        self.buckets = [lay_out(*known, tensors) for tensors in divided(*known)]
+        self.buckets = [lay_out(*known, tensors) for tensors in self._divided(weights)]
 
     def rows(self, kind: Hashable, updates: Sequence[Update]) -> Sequence[Row]:
         if self.sharded:
             return []
         return [Row(type(self), self.kernel, kind, update) for update in updates]
+
+    def _divided(self, weights: Sequence[Tensor]) -> list[list[int]]:
+        """The weights that go through the passes together."""
+        return divided(self.kernel, weights, self.strides)
 
     def _lay_flat(self, sizes: Sequence[int]) -> None:
         """Cut tensors of so many stored numbers into the pieces of work of a flat walk."""

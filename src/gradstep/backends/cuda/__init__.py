@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from gradstep.backends.base import Backend, Binding
 from gradstep.backends.cuda.driver import Driver, DriverError, Unavailable
-from gradstep.backends.eligibility import STORAGE, ineligible, unreadable
+from gradstep.backends.eligibility import STORAGE, ineligible, ineligible_as_whole, unreadable
 from gradstep.backends.update import Update
 from gradstep.program.program import Program
 from gradstep.program.shards import is_sharded, local
+from gradstep.rule.graph import REDUCTIONS, in_order
 
 if TYPE_CHECKING:
     from gradstep.backends.cuda.binding import DeviceKernel
@@ -41,7 +42,7 @@ class Cuda(Backend):
     def refusal(self, update: Update, program: Program) -> str | None:
         reason = ineligible(update, self._device_type)
         if reason is None and not program.is_flat:
-            reason = "its rule looks at more than single elements"
+            reason = _unfit_as_whole(update, program)
         reason = reason or unreadable(update, program.graph)
         if reason is None:
             found = self._kernel(program, update)
@@ -55,12 +56,12 @@ class Cuda(Backend):
         return (weight.device, weight.dtype, dtypes, formats, is_sharded(weight), _places(update))
 
     def bind(self, program: Program, updates: Sequence[Update]) -> Binding:
-        from gradstep.backends.cuda.binding import DeviceTensors
+        from gradstep.backends.cuda.self_check import bound
 
         kernel = self._kernel(program, updates[0])
         if isinstance(kernel, str):
             raise RuntimeError(f"{updates[0].name()} was not refused, but: {kernel}")
-        return DeviceTensors(kernel, updates, [u.weight for u in updates])
+        return bound(kernel, updates)
 
     def images(self) -> Images:
         """The kernels of the driver's devices.
@@ -121,6 +122,12 @@ class Cuda(Backend):
         if any(there) and not all(there):
             lies = dict(zip(like.numbers, there, strict=True))
             return f"of its states of one number some lie on the device and some do not: {lies}"
+        hanging = _hanging_on_sums(program)
+        if not any(there) and hanging:
+            return (
+                f"what becomes of its {hanging} hangs on sums, and it lies on the CPU; with "
+                "capturable=True it begins on the device"
+            )
         kernel = DeviceKernel(
             program,
             storage,
@@ -132,7 +139,27 @@ class Cuda(Backend):
             numbers,
             any(there),
         )
-        return difference(kernel, images, program, like) or kernel
+        return difference(kernel, images, program, like, hanging is None) or kernel
+
+
+def _unfit_as_whole(update: Update, program: Program) -> str | None:
+    """Why a rule that looks beyond single elements cannot update a weight; None if it can."""
+    graph = program.graph
+    if graph.calls_opaque:
+        return "its rule calls a function that is not traced"
+    if graph.sums_over_all:
+        return "its rule sums over all parameters"
+    if graph.shared:
+        return "its rule has numbers that all parameters share"
+    return ineligible_as_whole(update, graph)
+
+
+def _hanging_on_sums(program: Program) -> str | None:
+    """A state of one number that becomes what only the device knows; None if none does."""
+    for name, _, after in program.contracted.numbers:
+        if any(node.operation in REDUCTIONS for node in in_order([after])):
+            return name
+    return None
 
 
 def _places(update: Update) -> tuple[Any, ...]:

@@ -29,10 +29,13 @@ from gradstep.program.format import Format
 from gradstep.program.kernel_spec import KernelSpec
 from gradstep.program.numbers_spec import NumbersSpec
 from gradstep.program.program import Program
+from gradstep.program.scalars import TotalsAsInputs
 from gradstep.program.walks import FIELDS
 from gradstep.program.weight_formats import WeightFormat
+from gradstep.rule.graph import FACTS, Node
 
-_increment_version = torch.autograd.graph.increment_version
+#: Tells autograd that tensors were written, as torch's own operations do.
+increment_version = torch.autograd.graph.increment_version
 
 _SCALARS, _DISTANCE, _SKIP = map(ARGUMENTS.index, ("scalars", "distance", "skip"))
 
@@ -55,7 +58,8 @@ class DeviceKernel(Kernel):
         most_blocks: as many as run at once.
         specs: of its passes.
         names: of lr and the numeric hyperparameters, in the order of a step's numbers.
-        width: of a row of numbers, those behind the pass's own among them.
+        more: names of what rows are made of beside: facts of a weight, and its sums.
+        width: of the longest row of numbers.
     """
 
     def __init__(
@@ -81,14 +85,31 @@ class DeviceKernel(Kernel):
             return images.function(index, spec)
 
         super().__init__(program, storage, formats, weight_format, seed, TARGET, loaded)
-        self._numbers = numbers
-        after = [node for _, _, node in program.contracted.numbers]
-        self._row_nodes = (*self.specs[0].scalars, *after, STEP)
-        self.width = len(self._row_nodes)
-        self._functions: dict[tuple[str, ...], Any] = {}
+        self.numbers = numbers
+        after = (*(node for _, _, node in program.contracted.numbers), STEP)
+        #: Of each row that is worked out: its numbers, and how many stand before new states.
+        self.rows: list[tuple[tuple[Node, ...], int]] = []
+        self.more: tuple[str, ...] = ()
+        if program.is_flat:
+            scalars = self.specs[0].scalars
+            self.rows = [((*scalars, *after), len(scalars))]
+        else:
+            self.more = (*FACTS, *(f"total {i}" for i in range(len(self.totals))))
+            as_host = TotalsAsInputs(self.totals)
+            scalars_of = [tuple(map(as_host, each.scalars)) for each in self.specs]
+            made = [(scalars, len(scalars)) for scalars in scalars_of]
+            self.rows = [*made, (tuple(map(as_host, after)), 0)]
+            runs = iter(range(len(self.specs)))
+            #: Of each pass its row; passes that only call a function have none.
+            self.row_of = [-1 if s.run is None else next(runs) for s in self.stages]
+            folds = any(n.extent != "tensor" for s in self.stages for n in s.each.sums)
+            self.fold = images.joins(index, "fold") if folds else None
+            self.totals_kernel = images.joins(index, "totals") if self.totals else None
+        self.width = max(len(nodes) for nodes, _ in self.rows)
+        self._functions: dict[tuple[str, ...], list[Any]] = {}
 
-    def works_out(self, stored: tuple[str, ...]) -> Any:
-        """What works out the rows of numbers on the device.
+    def works_out(self, stored: tuple[str, ...]) -> list[Any]:
+        """What works out each of ``rows`` on the device; None for a row of nothing.
 
         Args:
             stored: the storage type of each of ``names``, where it lies on the device.
@@ -96,8 +117,11 @@ class DeviceKernel(Kernel):
         found = self._functions.get(stored)
         if found is None:
             named = tuple(zip(self.names, stored, strict=True))
-            spec = NumbersSpec(TARGET, self._row_nodes, self.read_by_pass, self._numbers, named)
-            found = self._functions[stored] = self.images.numbers(self.index, spec)
+            found = []
+            for nodes, behind in self.rows:
+                spec = NumbersSpec(TARGET, nodes, behind, self.numbers, named, self.more)
+                found.append(self.images.numbers(self.index, spec) if nodes else None)
+            self._functions[stored] = found
         return found
 
 
@@ -132,25 +156,52 @@ class DeviceTensors(Tensors):
         self.tiles = chunks(sizes)
         self.tile_count = len(self.tiles) // len(FIELDS["flat"])
         self.grid = min(max(1, self.tile_count), kernel.most_blocks)
+        self.refuse_first_in_capture()
+        self._fixed_there = DeviceCopy(kernel.driver, kernel.index, [len(self.tiles)])
+
+    def refuse_first_in_capture(self) -> None:
+        """Raise where the stream's work is being recorded.
+
+        Raises:
+            RuntimeError: it is.
+        """
+        kernel = self.kernel
         if kernel.driver.is_capturing(kernel.index):
             raise RuntimeError(
                 f"the first step of {self.names[0]()} is captured in a graph, and a first step "
                 "loads code and makes states. Make a few steps before the capture, as torch's own "
                 "optimizers need them"
             )
-        self._chunks = DeviceCopy(kernel.driver, kernel.index, [len(self.tiles)])
 
     def prepare(self, values: Values) -> Run:
-        if isinstance(values, UnreadValues):
-            driver, found_inf = self.kernel.driver, values.found_inf
-            there = {n: t for n, t in values.tensors.items() if _can_be_read(driver, t)}
-            skips = found_inf is not None and found_inf.dtype == torch.float32
-            skips = skips and driver.holds(found_inf)  # type: ignore[arg-type]
-            if self.numbers_there or ((there or skips) and self.number_states is None):
-                return self._prepare_there(values, there, found_inf if skips else None)
-        if self.numbers_there:
-            return self._prepare_there(values, {}, None)
+        there, found_inf = self._there(values)
+        own = self.number_states is None or self.numbers_there
+        if self.numbers_there or (own and (there or found_inf is not None)):
+            return self._prepare_there(values, there, found_inf)
         return super().prepare(values)
+
+    def _there(self, values: Values) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Which numbers of a step lie on the device; and the verdict, if it does."""
+        if not isinstance(values, UnreadValues):
+            return {}, None
+        driver, found_inf = self.kernel.driver, values.found_inf
+        there = {n: t for n, t in values.tensors.items() if _can_be_read(driver, t)}
+        if found_inf is None or found_inf.dtype != torch.float32 or not driver.holds(found_inf):
+            return there, None
+        return there, found_inf
+
+    def _known(self, values: Values, there: Mapping[str, Tensor]) -> Sequence[float]:
+        """The numbers of a step, with anything in the place of those that lie on the device."""
+        if not (there and isinstance(values, UnreadValues)):
+            return values.numbers
+        unread = {n: t for n, t in values.tensors.items() if n not in there}
+        pairs = zip(self.kernel.names, values.known, strict=True)
+        return [float(unread[n]) if n in unread else number for n, number in pairs]
+
+    def _stored(self, there: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """The storage types of a step's numbers, where they lie on the device."""
+        names = self.kernel.names
+        return tuple([str(there[n].dtype)[6:] if n in there else "float64" for n in names])
 
     def _flat_run(
         self,
@@ -160,8 +211,9 @@ class DeviceTensors(Tensors):
         scalars: array[float],
         distance: int,
     ) -> Run:
-        copy = self._copy_for((pointers, scalars), self.count * self.kernel.width)
-        run = Launch(self, owners, (flat, pointers, scalars), copy)
+        copy = self._copy_of([len(pointers), self.count * self.kernel.width])
+        staged = (copy, copy.stage((pointers, scalars)))
+        run = Launch(self, owners, (flat, pointers, scalars), staged)
         run.distance = distance
         return run
 
@@ -179,53 +231,44 @@ class DeviceTensors(Tensors):
         firsts, self._firsts = self._firsts, None
         if self._relaid:
             self.relay(flat, pointers)
-        kernel, known = self.kernel, values
-        numbers: Sequence[float] = values.numbers if not there else ()
-        if there:
-            unread = known.tensors  # type: ignore[attr-defined]
-            numbers = [
-                float(unread[n]) if n in unread and n not in there else number
-                for n, number in zip(kernel.names, known.known, strict=True)  # type: ignore[attr-defined]
-            ]
-        stored = [str(there[n].dtype)[6:] if n in there else "float64" for n in kernel.names]
+        kernel = self.kernel
         arrays: tuple[array[Any], ...] = (
             pointers,
             array("q", [there[n].data_ptr() if n in there else 0 for n in kernel.names]),
             self._no_firsts if firsts is None else array("d", map(float, firsts)),
-            array("d", numbers),
+            array("d", self._known(values, there)),
         )
-        copy = self._copy_for(arrays, 0)
-        run = Launch(self, owners, (flat, arrays, there, found_inf), copy)
-        run.works_out = kernel.works_out(tuple(stored))
+        copy = self._copy_of(list(map(len, arrays)))
+        kept = (flat, arrays, there, found_inf)
+        run = Launch(self, owners, kept, (copy, copy.stage(arrays)))
+        (run.works_out,) = kernel.works_out(self._stored(there))
         run.distance = kernel.width
         if found_inf is not None:
             run.skip, run.skips = found_inf.data_ptr(), True
-        if self.rows_there is None:
-            size = 8 * self.count * kernel.width
-            self.rows_there = kernel.driver.memory(kernel.index, max(8, size))
+        self._make_rows()
         return run
 
-    def _copy_for(self, arrays: Sequence[array[Any]], more: int) -> _Staged:
-        """What a step sends, and where to: in a capture to where only the graph's replays read.
+    def _make_rows(self) -> None:
+        if self.rows_there is None:
+            kernel = self.kernel
+            size = 8 * self.count * kernel.width
+            self.rows_there = kernel.driver.memory(kernel.index, max(8, size))
+
+    def _copy_of(self, sizes: list[int]) -> DeviceCopy:
+        """Where a step sends arrays to: in a capture to where only the graph's replays read.
 
         Args:
-            arrays: what the device is to have.
-            more: how long the last of them may become.
+            sizes: of the arrays, or how long they may become.
         """
-        kernel = self.kernel
-        driver, index = kernel.driver, kernel.index
-        sizes = [len(each) for each in arrays]
-        sizes[-1] = max(sizes[-1], more)
+        driver, index = self.kernel.driver, self.kernel.index
         if driver.is_capturing(index):
-            copy = self._captured(sizes)
-        else:
-            if self._copy is None or self._sizes != sizes:
-                self._copy, self._for_capture = DeviceCopy(driver, index, sizes), None
-                self._sizes, self._arguments = sizes, {}
-            copy = self._copy
-            if self._for_capture is None:
-                self._for_capture = DeviceCopy(driver, index, sizes)
-        return copy, copy.stage(arrays)
+            return self._captured(sizes)
+        if self._copy is None or self._sizes != sizes:
+            self._copy, self._for_capture = DeviceCopy(driver, index, sizes), None
+            self._sizes, self._arguments = sizes, {}
+        if self._for_capture is None:
+            self._for_capture = DeviceCopy(driver, index, sizes)
+        return self._copy
 
     def _captured(self, sizes: list[int]) -> DeviceCopy:
         """The copy of numbers that a graph takes along, which is filled at each replay."""
@@ -241,7 +284,7 @@ class DeviceTensors(Tensors):
                 "since the optimizer or its last capture began. Make one before each capture"
             )
         self._for_capture = None
-        _captured.append((copy, self._chunks, self.rows_there))
+        _captured.append((copy, self._fixed_there, self.rows_there))
         return copy
 
     def arguments(self, copy: DeviceCopy, stream: int) -> Arguments:
@@ -251,12 +294,12 @@ class DeviceTensors(Tensors):
         """
         known = self._arguments.get(id(copy))
         if known is None:
-            transfer = self._chunks.stage([self.tiles])  # they are sent once
+            transfer = self._fixed_there.stage([self.tiles])  # they are sent once
             if transfer is not None:
                 transfer(stream)
             known = Arguments(
                 (copy.at[0], copy.at[-1], 0, self.count, self.row_width, 0, 0, 0,
-                 self._chunks.at[0], self.tile_count, 0, self.grid)
+                 self._fixed_there.at[0], self.tile_count, 0, self.grid)
             )  # fmt: skip
             if copy is self._copy:
                 self._arguments[id(copy)] = known
@@ -324,7 +367,7 @@ class Launch:
             behind = scalars.buffer_info()[0] + 8 * kernel.read_by_pass
             binding.number_states.write(at, behind, self.distance)
         # Tell autograd that the weights were written, as torch's own operations do.
-        _increment_version(self._owners)
+        increment_version(self._owners)
 
     def _work_out(self, stream: int) -> None:
         """Rows of numbers, and new states of one number."""

@@ -147,6 +147,12 @@ class Driver(ABC):
 
         return code.numbers_ptx(spec, self.processor(index))
 
+    def joins_code(self, index: int) -> str:
+        """The same of the kernels that join the parts of sums."""
+        from gradstep.backends.cuda import code
+
+        return code.joins_ptx(self.processor(index))
+
     def processor(self, index: int) -> str:
         """The processors that a device's text is for, as ``"sm_90"``.
 

@@ -29,7 +29,7 @@ class Images:
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
-        self._functions: dict[str, Any] = {}
+        self._functions: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
     def function(self, index: int, spec: KernelSpec) -> Any:
@@ -51,6 +51,10 @@ class Images:
         write = lambda: self.driver.numbers_code(index, spec)  # noqa: E731
         return self._get(index, spec.text(), "numbers", True, write)
 
+    def joins(self, index: int, entry: str) -> Any:
+        """``"fold"`` or ``"totals"``, which join parts of sums; raises as :meth:`function`."""
+        return self._get(index, "joins", entry, True, lambda: self.driver.joins_code(index))
+
     def _get(self, index: int, title: str, entry: str, ours: bool, write: Callable[[], str]) -> Any:
         """A kernel by what shapes its text: from here, from the disk, or made.
 
@@ -66,9 +70,10 @@ class Images:
             text = title = write()
         name = self.name(index, title)
         with self._lock:
-            if name not in self._functions:
-                self._functions[name] = self._load(index, name, entry, title, text, write)
-            return self._functions[name]
+            if (name, entry) not in self._functions:
+                found = self._load(index, name, entry, title, text, write)
+                self._functions[name, entry] = found
+            return self._functions[name, entry]
 
     def name(self, index: int, *about: str) -> str:
         """The name of what hangs on a device, its driver and the code, as on disk."""
