@@ -3,7 +3,9 @@
 A comment directly above a fence says what is particular about a block:
 
 - ``<!-- needs optax -->``: it is run where the package is installed (or where there is ``cuda``);
-- ``<!-- raises -->``: it raises, and what a traceback would end with counts as printed;
+- ``<!-- raises -->``: it raises, and what a traceback would end with counts as printed; where
+  nothing is shown below, the heading is in the error's message;
+- ``<!-- logs -->``: the heading is in what it warns of, or hands to the logger ``gradstep``;
 - ``<!-- not run: why -->``: it is not run;
 - ``<!-- last digits vary -->``, above what is shown: its numbers hold to a hundredth, since
   torch's own operations round otherwise on other CPUs.
@@ -17,9 +19,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import math
 import re
 import shlex
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
+_MARK = re.compile(r"raises|logs|needs [\w, ]+|not run: .+|last digits vary")
 _HEADING = re.compile(r"^#+ (.*)$", re.M)
 #: What stands before the command in a line of a shell.
 _BEFORE = re.compile(r"^(?:\.venv/bin/|torchrun .*?-m |python -m )?gradstep(?= |$)")
@@ -89,9 +94,9 @@ def blocks(page: Path) -> list[Block]:
     found: list[Block] = []
     end = 0
     for match in _BLOCK.finditer(text):
-        headings = _HEADING.findall(_without_blocks(text[: match.start()]))
+        headings = _HEADING.findall(without_blocks(text[: match.start()]))
         mark = match["mark"] or ""
-        if mark and not re.fullmatch(r"raises|needs [\w, ]+|not run: .+|last digits vary", mark):
+        if mark and not _MARK.fullmatch(mark):
             raise ValueError(f"{page.name}: unknown mark <!-- {mark} --> above a block")
         line = text.count("\n", 0, match.start("text")) + 1
         below = bool(found) and not text[end : match.start()].strip()
@@ -102,7 +107,8 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-def _without_blocks(text: str) -> str:
+def without_blocks(text: str) -> str:
+    """The text of a page around its blocks."""
     return _BLOCK.sub("", text)
 
 
@@ -116,7 +122,7 @@ def read(page: Path) -> Reading:
             reading.left_out.append(block)
             continue
         if block.language == "python":
-            printed: str | None = _run_python(block, reading.names)
+            printed: str | None = _run_python(block, shown is not None, reading.names)
         else:
             printed = _run_commands(block, shown is not None, reading.commands)
         if printed is not None:
@@ -132,12 +138,12 @@ def _with_what_is_shown(found: list[Block]) -> Iterator[tuple[Block, Block | Non
         yield block, behind if shown else None
 
 
-def _run_python(block: Block, names: dict[str, Any]) -> str:
+def _run_python(block: Block, shown: bool, names: dict[str, Any]) -> str:
     # As many empty lines as stand before it: messages that quote a line then quote the page's.
     code = "\n" * (block.line - 1) + block.text
     out = io.StringIO()
     error: BaseException | None = None
-    with contextlib.redirect_stdout(out):
+    with contextlib.redirect_stdout(out), _logged(block) as logged:
         try:
             exec(compile(code, str(block.page), "exec"), names)
         except Exception as raised:
@@ -146,10 +152,41 @@ def _run_python(block: Block, names: dict[str, Any]) -> str:
         if error is not None:
             error.add_note(f"in the block at {block.place}")
             raise error
+        if block.mark == "logs":
+            _has_heading(block, "\n".join(logged))
         return out.getvalue()
     if error is None:
         raise AssertionError(f"{block.place}: is marked as raising, and does not")
+    if not shown:
+        _has_heading(block, str(error))
+        return out.getvalue()
     return f"{out.getvalue()}{type(error).__name__}: {error}\n"
+
+
+@contextlib.contextmanager
+def _logged(block: Block) -> Iterator[list[str]]:
+    """What is logged and warned of, where the block is marked so."""
+    said: list[str] = []
+    if block.mark != "logs":
+        yield said
+        return
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("gradstep")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield said
+        said += [str(warning.message) for warning in caught]
+    finally:
+        logger.removeHandler(handler)
+
+
+def _has_heading(block: Block, said: str) -> None:
+    heading = block.heading.strip("`")
+    if not re.search(re.escape(heading).replace("…", ".*?"), said, re.S):
+        raise AssertionError(f"{block.place}: the heading is\n{heading}\nand it says\n{said}")
 
 
 def _run_commands(block: Block, shown: bool, seen: list[list[str]]) -> str | None:
@@ -178,7 +215,7 @@ def command(line: str) -> list[str]:
 
 def commands_in_prose(page: Path) -> Iterator[list[str]]:
     """Those between backticks, and those in indented lines."""
-    text = _without_blocks(page.read_text(encoding="utf-8"))
+    text = without_blocks(page.read_text(encoding="utf-8"))
     for span in re.findall(r"`((?:python -m )?gradstep [^`]+)`", text):
         yield command(" ".join(span.split()))
     for line in re.findall(r"^    (gradstep .*)$", re.sub(r"\\\n +", "", text), re.M):

@@ -693,3 +693,10 @@ def test_what_is_the_whole_optimizers_is_refused_in_a_group(option: dict[str, An
     with pytest.raises(ValueError, match=name):
         optimizer.add_param_group(second | option)
     assert len(optimizer.param_groups) == 1
+
+
+def test_a_model_in_the_place_of_its_parameters_is_told_what_to_write() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    for make in (gradstep.AdamW, gradstep.Lion, gradstep.SparseAdam):
+        with pytest.raises(TypeError, match=r"got a Sequential\. Give it model\.named"):
+            make(model)

@@ -18,7 +18,15 @@ from torch.nn.utils import clip_grad
 import gradstep
 from gradstep.lab.bench_diagnose import CONTENDERS, lines, measure_cost
 from gradstep.lab.lenet import LeNet
-from gradstep.sight.mistakes import Diagnosis, Finding, MistakeError, MistakeWarning
+from gradstep.sight.mistakes import (
+    Diagnosis,
+    Family,
+    Finding,
+    Mistake,
+    MistakeError,
+    MistakeWarning,
+    Watched,
+)
 
 SGDS = [torch.optim.SGD, gradstep.SGD]
 
@@ -327,3 +335,24 @@ def test_forgotten_in_the_middle_of_a_training(in_place: bool) -> None:
     [finding] = [f for f in diagnosis.findings if f.severity == "mistake"]
     assert finding.name == "forgotten-zero-grad"
     assert finding.step <= (20 + 55 if in_place else 22)
+
+
+ROUND_RATE = Mistake("round-rate", when="lr is 1", why="nobody tried it", write="another")
+
+
+class Rates(Family):
+    """Somebody's own."""
+
+    def after_step(self, watched: Watched) -> None:
+        if watched.optimizer.param_groups[0]["lr"] == 1:
+            self.diagnosis.report(ROUND_RATE, "lr is 1", watched=watched)
+
+
+def test_mistakes_of_ones_own_are_found_beside_the_known_ones() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with gradstep.diagnose(model, optimizer, on_mistake="list", also=[Rates]) as diagnosis:
+        forget(model, optimizer)
+    assert {"round-rate", "forgotten-zero-grad"} <= {f.name for f in diagnosis.findings}
+    with pytest.raises(TypeError, match=r"also= takes classes derived from .*Family; got 3"):
+        gradstep.diagnose(model, optimizer, also=[3])  # type: ignore[list-item]

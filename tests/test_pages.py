@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from torch import nn
 
 import gradstep
 import page_blocks
+from gradstep.backends import dispatch
 from gradstep.compose.wrapper import Wrapper
 from gradstep.linalg.newton_schulz import COEFFICIENTS
 from gradstep.program import formats
-from gradstep.rule import state
+from gradstep.rule import language, state
 from gradstep.rule.definition import INPUTS
-from gradstep.rule.operations import functions
+from gradstep.rule.operations import OPERATIONS, functions
 from page_blocks import ROOT
 
 DOCS = ROOT / "docs"
@@ -58,19 +59,46 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def is_long(page: Path) -> bool:
+    """A page in Chinese has the code of the English one: tests/test_site.py compares them."""
+    return name(page) in LONG or page.name.endswith(".zh.md")
+
+
+@pytest.fixture
+def _added_to_the_package(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a page adds to formats, engines and operations is taken out again."""
+    for module, known in ((formats, "_COLUMNS"), (formats, "_STATES"), (dispatch, "_engines")):
+        monkeypatch.setattr(module, known, dict(getattr(module, known)))
+    operations = set(OPERATIONS)
+    yield
+    for new in set(OPERATIONS) - operations:
+        del OPERATIONS[new]
+        vars(language).pop(new, None)
+
+
+@pytest.mark.usefixtures("_added_to_the_package")
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, marks=[pytest.mark.deep] * (name(p) in LONG), id=name(p)) for p in PAGES],
+    [pytest.param(p, marks=[pytest.mark.deep] * is_long(p), id=name(p)) for p in PAGES],
 )
 def test_a_reader_who_pastes_block_after_block_gets_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for known in ("_COLUMNS", "_STATES"):  # a page may register a format of its own
-        monkeypatch.setattr(formats, known, dict(getattr(formats, known)))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(987654321)  # a page whose numbers hang on a seed sets it
     reading = page_blocks.read(page)
     assert AFTERWARDS.get(name(page), lambda _: True)(reading.names)
+
+
+def test_each_heading_of_the_faq_is_a_message_that_a_block_provokes() -> None:
+    page = (DOCS / "faq.md").read_text()
+    headings = re.findall(r"^### `(.*)`$", page, re.M)
+    provoked = {
+        block.heading.strip("`")
+        for block in page_blocks.blocks(DOCS / "faq.md")
+        if block.mark in ("raises", "logs")  # whose message the reader of pages compares with it
+    }
+    assert len(headings) > 15 and set(headings) == provoked
 
 
 def test_what_is_not_run_is_known_and_counted() -> None:
@@ -164,7 +192,8 @@ def test_every_page_is_linked_from_both_readmes_and_every_link_leads_somewhere()
         pages = [p.name for p in DOCS.glob("*.md") if not translated.search(p.name)]
         assert [p for p in pages if f"(docs/{p}" not in text and p not in OF_THE_SITE] == [], readme
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        prose = page_blocks.without_blocks(page.read_text())
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose):
             assert "://" in target or (page.parent / target).exists(), (name(page), target)
 
 

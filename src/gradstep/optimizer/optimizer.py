@@ -137,6 +137,12 @@ class Optimizer(HooksOnce):
 
     def _begin(self, params: Any, rule: Rule, defaults: dict[str, Any], engine: str) -> None:
         """Set up; for subclasses with an argument list of their own."""
+        if isinstance(params, torch.nn.Module):
+            kind, got = type(self).__name__, type(params).__name__
+            raise TypeError(
+                f"{kind} takes the parameters of a model; got a {got}. Give it "
+                "model.named_parameters()"
+            )
         check_engine(engine)
         numbers = {n: at_start(v) for n, v in rule.hyperparameters.items()}
         scheduled = any(numbers[n] is not v for n, v in rule.hyperparameters.items())

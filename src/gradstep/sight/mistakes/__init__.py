@@ -4,7 +4,18 @@
 """
 
 from gradstep.sight.mistakes.diagnosis import Diagnosis, diagnose
-from gradstep.sight.mistakes.finding import Finding, MistakeError, MistakeWarning
+from gradstep.sight.mistakes.finding import Finding, Mistake, MistakeError, MistakeWarning
 from gradstep.sight.mistakes.place import Place
+from gradstep.sight.mistakes.watched import Family, Watched
 
-__all__ = ["Diagnosis", "Finding", "MistakeError", "MistakeWarning", "Place", "diagnose"]
+__all__ = [
+    "Diagnosis",
+    "Family",
+    "Finding",
+    "Mistake",
+    "MistakeError",
+    "MistakeWarning",
+    "Place",
+    "Watched",
+    "diagnose",
+]

@@ -53,6 +53,7 @@ class Diagnosis:
         on_mistake: OnMistake = "list",
         every: int = 50,
         families: Sequence[type[Family]] | None = None,
+        also: Sequence[type[Family]] = (),
     ) -> None:
         self.findings: list[Finding] = []
         self.watched: list[Watched] = []
@@ -71,9 +72,8 @@ class Diagnosis:
         self._running: list[Watched] = []
         self._closed = False
         self.interrupted = False
-        self._families = [
-            family(self) for family in load()[0] if families is None or family in families
-        ]
+        known = [f for f in load()[0] if families is None or f in families]
+        self._families = [f(self) for f in sorted([*known, *also], key=lambda f: f.order)]
         self._by_kind: dict[type[Any], Any] = {type(family): family for family in self._families}
         self._before = self._those_with("before_step")
         self._before_look = [*self._before, *self._those_with("before_look")]
@@ -357,6 +357,7 @@ def diagnose(
     scheduler: Any = None,
     scaler: Any = None,
     every: int = 50,
+    also: Sequence[type[Family]] = (),
 ) -> Diagnosis:
     """Watch a training loop for mistakes: a forgotten ``zero_grad()`` and some forty others.
 
@@ -374,6 +375,8 @@ def diagnose(
         scaler: the ``torch.amp.GradScaler``, likewise.
         every: at which steps values are looked at, for what needs more than counting: the first
             three, each fifth up to the hundredth, then each of this number. Default: 50.
+        also: classes of your own that find mistakes, beside those that are known; see
+            docs/extending.md.
 
     Returns:
         a :class:`Diagnosis`: ``.findings``, ``.close()``, and a context manager.
@@ -410,6 +413,11 @@ def diagnose(
         raise ValueError(f"on_mistake is {on_mistake!r}; choose 'warn', 'list' or 'raise'")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every is {every!r}; it is a number of steps, 1 or more")
+    for family in also:
+        if not (isinstance(family, type) and issubclass(family, Family)):
+            raise TypeError(
+                f"also= takes classes derived from gradstep.sight.mistakes.Family; got {family!r}"
+            )
     schedulers = scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]
     schedulers = [s for s in schedulers if s is not None]
     for s in schedulers:
@@ -418,7 +426,7 @@ def diagnose(
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
         raise TypeError(f"scaler= takes a torch.amp.GradScaler; got {type(scaler).__name__}")
     place = here()
-    diagnosis = Diagnosis(on_mistake, every)
+    diagnosis = Diagnosis(on_mistake, every, also=also)
     try:
         for optimizer in optimizers:
             diagnosis.add_optimizer(optimizer, place)
