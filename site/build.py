@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -80,16 +81,12 @@ def build(site: Path) -> None:
     """Build the site into a folder.
 
     Raises:
-        mkdocs.exceptions.Abort: a warning.
+        subprocess.CalledProcessError: a warning, which it has printed.
     """
-    os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")
-    from mkdocs.commands.build import build as build_site
-    from mkdocs.config import load_config
-
-    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(site.resolve()), strict=True)
-    config.plugins.on_startup(command="build", dirty=False)
-    build_site(config)
-    config.plugins.on_shutdown()
+    # Not --quiet: with it warnings would neither be shown nor counted.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    command += ["--config-file", str(ROOT / "mkdocs.yml"), "--site-dir", str(site.resolve())]
+    subprocess.run(command, check=True, env={"NO_MKDOCS_2_WARNING": "1", **os.environ})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,7 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check-only", action="store_true", help="only look at what is there")
     chosen = parser.parse_args(arguments)
     if not chosen.check_only:
-        build(chosen.site)
+        try:
+            build(chosen.site)
+        except subprocess.CalledProcessError as error:
+            return error.returncode
     found = list(faults(chosen.site))
     print(*found, sep="\n", file=sys.stderr, end="\n" if found else "")
     pages = len(list(chosen.site.rglob("*.html")))

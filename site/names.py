@@ -29,10 +29,17 @@ _KINDS = {
 def public() -> frozenset[str]:
     """The names that ``gradstep.`` has for users: each has its place in the reference or a page."""
     import gradstep
-    from gradstep import rules
     from gradstep.rule.operations import functions
 
-    return frozenset([*gradstep.__all__, *functions(), *rule_classes(), *rules.load()])
+    return frozenset([*gradstep.__all__, *functions(), *rule_classes(), *rules()])
+
+
+@functools.cache
+def rules() -> frozenset[str]:
+    """The names of the rules and stages."""
+    from gradstep.rules import load
+
+    return frozenset(load())
 
 
 @functools.cache
@@ -50,9 +57,11 @@ def linked(text: str) -> str:
         name = found[1].removesuffix("()")
         first = name.removeprefix("gradstep.").partition(".")[0]
         # What is deeper than a name of the package has no place of its own.
-        if name.startswith("gradstep.") and first in public() and name.count(".") == 1:
-            return f"[`{name}`][{name}]"
-        return f"`{name}`"
+        if name != f"gradstep.{first}" or first not in public():
+            return f"`{name}`"
+        if first in rules():  # a rule's own page, as from those of the reference
+            return f"[`{name}`](../rules/{first}.md)"
+        return f"[`{name}`][{name}]"
 
     return _ROLE.sub(link, text)
 
@@ -68,7 +77,7 @@ class ImportedNames(griffe.Extension):
         if pkg.name != "gradstep":
             return
         import gradstep
-        from gradstep import rules, torch_optim
+        from gradstep import torch_optim
         from gradstep.rule.operations import functions
 
         for name in rule_classes():
@@ -80,7 +89,7 @@ class ImportedNames(griffe.Extension):
         for name in functions():
             if name not in pkg.members:  # an expansion, which is a row of a table
                 pkg.set_member(name, _function(pkg, name, getattr(gradstep, name)))
-        for name in rules.load():
+        for name in rules():
             # A rule's own page is its reference.
             pkg.members.pop(name, None)
 

@@ -14,9 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from names import rule_classes  # beside this file
 
 ROOT = Path(__file__).parent.parent
+#: Pages whose tables need the room of the table of contents.
+WIDE = {"catalogue.md", "choose.md", "coming-from.md", "rules/README.md"}
 CLASSES = "<!-- a class for each rule -->"
 _FILE = re.compile(r"^# .*\n\n.*\n\n<!-- the file (\S+) -->$", re.M)
 _LINK = re.compile(r"(!?\[[^\]]*\])\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
+_LETTER = "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
+_BETWEEN = re.compile(f"(?<={_LETTER})\n(?={_LETTER})")
 #: Files of the repository that are pages of the site under another name.
 PAGES = {
     "README.md": "index.md",
@@ -31,15 +35,27 @@ _taken: set[str] = set()
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     source = page.file.src_uri
-    if source.startswith("rules/") and source != "rules/README.md":
-        # `gradstep.lion` in a docstring leads to this page.
-        name = Path(source).stem
-        markdown = markdown.replace(f"# {name}\n", f"# {name} {{ #gradstep.{name} }}\n", 1)
+    if source.replace(".zh.md", ".md") in WIDE:
+        page.meta["hide"] = ["toc"]
+    if page.file.dest_uri.startswith("zh/") and not source.endswith(".zh.md"):
+        # An English page that stands in for a Chinese one is found in its own place.
+        page.meta["search"] = {"exclude": True}
     if CLASSES in markdown:
         blocks = "\n\n".join(f"::: gradstep.{name}" for name in rule_classes())
         markdown = markdown.replace(CLASSES, blocks)
+    if source.startswith("api/") and "\n## " in markdown:  # names stand below headings
+        markdown = re.sub(r"(?m)^(::: .*)$", r"\1\n    options:\n      heading_level: 3", markdown)
     markdown = _FILE.sub(lambda found: _file(found[1]), markdown)
     return _LINK.sub(lambda found: _link(found, page), markdown)
+
+
+def on_page_content(html: str, *, page: Any, **_: Any) -> str:
+    """Without the spaces that line ends would leave between Chinese letters."""
+    if page.file.dest_uri.startswith("zh/"):
+        parts = re.split(r"(<pre.*?</pre>)", html, flags=re.S)
+        parts[::2] = [_BETWEEN.sub("", part) for part in parts[::2]]
+        html = "".join(parts)
+    return html
 
 
 def _file(name: str) -> str:

@@ -383,19 +383,38 @@ def refusing(x: Tensor, most: float) -> Tensor:
     return x
 
 
-def fails(rank: int) -> tuple[str, bool]:
-    """The function fails for one weight, with its owner."""
+@gradstep.opaque(stack=lambda shape: 1)
+def refusing_experts(x: Tensor, most: float) -> Tensor:
+    """The same of the first dimension's matrices, each as if it were alone."""
+    if float(x.abs().max()) > most:
+        raise ArithmeticError(f"more than {most:g}")
+    return x
+
+
+def fails(rank: int, experts: bool) -> tuple[str, bool]:
+    """The function fails for one weight, with its owner, or with who has that expert."""
     model = Matrices({"first": (4, 4), "second": (4, 4), "third": (4, 4)})
-    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    if experts:
+        mesh = init_device_mesh("cpu", (2,))
+        for name, weight in list(
+            Matrices({"first": (4, 3, 3), "second": (4, 3, 3)}).named_parameters()
+        ):
+            setattr(model, name, nn.Parameter(distribute_tensor(weight.detach(), mesh, [Shard(0)])))
+        del model.third
+    else:
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    function = refusing_experts if experts else refusing
 
     def direction(g: Any, momentum_buffer: Any, *, most: float = 2.0) -> Any:
         momentum_buffer = momentum_buffer + g
-        return refusing(momentum_buffer, most), momentum_buffer
+        return function(momentum_buffer, most), momentum_buffer
 
     optimizer = gradstep.Optimizer(model.named_parameters(), gradstep.rule(direction), lr=0.1)
     before = whole(model)
     for name, weight in model.named_parameters():
-        weight.grad = torch.ones_like(weight) * (3 if name == "second" else 1)
+        high = name == "second" and (not experts or rank == 1)
+        weight.grad = torch.ones_like(weight)
+        weight.grad.to_local().fill_(3.0 if high else 1.0)
     message = ""
     try:
         optimizer.step()
@@ -406,13 +425,16 @@ def fails(rank: int) -> tuple[str, bool]:
     return message, same and all(bool((s.to_local() == 0).all()) for s in states)
 
 
-def test_a_function_that_fails_stops_all_and_nothing_is_changed() -> None:
-    answers = run_ranks(fails, 2)
+@pytest.mark.parametrize("experts", [False, True], ids=["with an owner", "with its expert"])
+def test_a_function_that_fails_stops_all_and_nothing_is_changed(experts: bool) -> None:
+    answers = run_ranks(fails, 2, experts)
     assert all(untouched for _, untouched in answers)
     (first,) = [m for m, _ in answers if not m.startswith("RuntimeError: process")]
     (other,) = [m for m, _ in answers if m.startswith("RuntimeError: process")]
     assert "more than 2" in first
-    assert "could not make its part of the step: refusing of second: more than 2" in other
+    # Two experts of one shape are called together.
+    name = "refusing_experts of first, second" if experts else "refusing of second"
+    assert f"could not make its part of the step: {name}: more than 2" in other
 
 
 def dies(rank: int, folder: str) -> str:

@@ -88,6 +88,11 @@ class Call:
         return self.part is not None and self.function.returns[0] == 0
 
 
+#: What functions raised, by the places of the calls that were made together.
+Failures = dict[tuple[int, ...], Exception]
+#: So many of them a message names.
+NAMED = 3
+
 #: What a call makes: a tensor for each argument that the function returns anew, by its place.
 Made = dict[int, Tensor]
 
@@ -142,21 +147,49 @@ def answer(calls: Sequence[Call]) -> list[Made]:
     """
     found: dict[int, Made] = {}
     there = [i for i, call in enumerate(calls) if call.stays]
-    failures: dict[int, Exception] = {}
+    failures: Failures = {}
     for alike in _alike(there, lambda i: (_shape_of(calls[i].part), calls[i].kind)):
         parts = [calls[i].part for i in alike]
         made = _attempt([calls[i] for i in alike], parts, failures, alike)
         found.update(zip(alike, made, strict=True))
-    meshes: dict[Any, list[int]] = {}
+    together: dict[Any, list[int]] = {}
     for i, call in enumerate(calls):
         if i not in found:
             dtype = None if call.part is None else call.part.dtype
-            meshes.setdefault((call.like.device_mesh, dtype), []).append(i)
-    for (mesh, _), own in meshes.items():
-        found.update(zip(own, _Exchange(mesh, [calls[i] for i in own]).run(), strict=True))
+            together.setdefault((call.like.device_mesh, dtype), []).append(i)
+    for (mesh, _), own in together.items():
+        exchange = _Exchange(mesh, [calls[i] for i in own])
+        found.update(zip(own, exchange.run(), strict=True))
+        for places, error in exchange.failures.items():
+            failures[tuple([own[place] for place in places])] = error
+    _compare_failures(calls, failures)
+    return [found[i] for i in range(len(calls))]
+
+
+def _compare_failures(calls: Sequence[Call], failures: Failures) -> None:
+    """Raise in every process of the calls' meshes where one has failed.
+
+    Who has heard of a failure in one mesh tells those of the next.
+    """
+    words = []
+    for places, error in failures.items():
+        names = ", ".join([calls[i].name() for i in places[:NAMED]])
+        more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
+        words.append(f"{calls[places[0]].function.name} of {names}{more}: {error}")
+    here = torch.distributed.get_rank()
+    first = (here, words[0]) if words else None
+    for mesh, device in {call.like.device_mesh: call.like.device for call in calls}.items():
+        group = group_of(mesh)
+        flag = torch.tensor([float(first is not None)], device=device)
+        torch.distributed.all_reduce(flag, group=group)
+        if flag.item():
+            said: list[Any] = [None] * mesh.size()
+            torch.distributed.all_gather_object(said, first, group=group)
+            first = next(each for each in said if each is not None)
     if failures:
         raise next(iter(failures.values()))
-    return [found[i] for i in range(len(calls))]
+    if first is not None:
+        raise RuntimeError(f"process {first[0]} could not make its part of the step: {first[1]}")
 
 
 def _shape_of(part: Tensor | None) -> Any:
@@ -174,7 +207,7 @@ def _alike(places: Sequence[int], kind: Callable[[int], Any]) -> list[list[int]]
 def _attempt(
     calls: Sequence[Call],
     wholes: Sequence[Tensor | None],
-    failures: dict[int, Exception],
+    failures: Failures,
     places: Sequence[int],
 ) -> list[Made]:
     """Call a function; an exception waits until the others have what they wait for."""
@@ -184,7 +217,7 @@ def _attempt(
     try:
         return made_together(calls, wholes)
     except Exception as error:
-        failures[places[0]] = error
+        failures[tuple(places)] = error
         made = []
         for call, whole in zip(calls, wholes, strict=True):
             given = call.own if whole is None else (whole, *call.own)
@@ -211,7 +244,7 @@ class _Exchange:
             i: dict(enumerate(call.own, start=int(call.part is not None)))
             for i, call in enumerate(calls)
         }
-        self.failures: dict[int, Exception] = {}
+        self.failures: Failures = {}
 
     def run(self) -> list[Made]:
         """What all calls make, the parts of it here."""
@@ -232,7 +265,6 @@ class _Exchange:
             returning.append(self._return(bucket))
         for arrived in returning:
             arrived()
-        self._compare_failures()
         return [self.made[i] for i in range(len(self.calls))]
 
     def _buckets(self) -> list[list[int]]:
@@ -346,23 +378,6 @@ class _Exchange:
 
         on_their_way = [sent]  # to be kept until they have arrived
         return arrived
-
-    def _compare_failures(self) -> None:
-        """Raise in every process where one has failed."""
-        flag = torch.tensor([float(bool(self.failures))], device=self.calls[0].like.device)
-        torch.distributed.all_reduce(flag, group=self.group)
-        if not flag.item():
-            return
-        words = [
-            f"{self.calls[i].function.name} of {self.calls[i].name()}: {error}"
-            for i, error in self.failures.items()
-        ]
-        said: list[Any] = [None] * len(self.ranks)
-        torch.distributed.all_gather_object(said, words, group=self.group)
-        if self.failures:
-            raise next(iter(self.failures.values()))
-        rank, first = next((r, w[0]) for r, w in zip(self.ranks, said, strict=True) if w)
-        raise RuntimeError(f"process {rank} could not make its part of the step: {first}")
 
 
 def spread(weight: Any, held: Any) -> Any:
