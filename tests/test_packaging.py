@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import gradstep
 import packages
@@ -130,3 +132,21 @@ def test_the_wheel_is_built_installed_and_trains(tmp_path: Path) -> None:
     said(command, "train", "--epochs", "1", "--train-limit", "128", "--out", out, folder=tmp_path)
     assert (out / "curves.png").is_file()
     assert "zero_grad()" in said(command, "update", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-docs.txt"])
+def test_what_needs_a_newer_python_is_pinned_for_that_alone(name: str) -> None:
+    """A pin that the lowest Python has no release for would leave it without an installation."""
+    rows = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    pins = [row.partition("==")[0] for row in rows if "==" in row and ";" not in row]
+    asked = {}
+    for pin in pins:
+        with contextlib.suppress(PackageNotFoundError):
+            asked[pin] = str(metadata(pin)["Requires-Python"])
+    lowest = packages.PYTHONS[0]
+    assert {pin: asked[pin] for pin in asked if lowest not in SpecifierSet(_asks(asked[pin]))} == {}
+    assert len(asked) > 10 or name != "constraints.txt"
+
+
+def _asks(requires: str) -> str:
+    return "" if requires == "None" else requires
