@@ -34,6 +34,7 @@ BEYOND = (
     Case("came", gradstep.CAME, None),
     Case("prodigy", gradstep.Prodigy, None),
     Case("soap", gradstep.SOAP, None),
+    Case("shampoo", gradstep.Shampoo, None, {"lr": 1e-3, "eps": 1e-6}),
 )
 
 _ADAM_DECAY = gradstep.chain(gradstep.adam(), gradstep.decay_weights(0.01))

@@ -81,6 +81,7 @@ def pytorch_optimizer_table(library: Any) -> dict[str, dict[str, Make]]:
         "prodigy": _loop_and_foreach(library.Prodigy, lr=1.0),
         "adamp": _loop_and_foreach(library.AdamP, lr=1e-3),
         "soap": {"loop": lambda w, g: TorchStepper(lambda p: library.SOAP(p, lr=3e-3), w, g)},
+        "shampoo": {"loop": lambda w, g: TorchStepper(lambda p: library.Shampoo(p, lr=1e-3), w, g)},
     }
 
 
