@@ -289,6 +289,15 @@ def test_a_driver_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
         Nvidia()
 
 
+def test_gpus_of_another_maker(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradstep.backends.cuda.driver import Unavailable
+    from gradstep.backends.cuda.nvidia import Nvidia
+
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    with pytest.raises(Unavailable, match="built for ROCm"):
+        Nvidia()
+
+
 def test_memory_that_is_full_in_the_first_step(driver: Emulating) -> None:
     params = weights((5,), (7, 3))
     before = bits(params)

@@ -308,7 +308,7 @@ def _check_writable(update: Update, what: str, tensor: Tensor, writable: bool) -
 
 def _check_memory(update: Update, what: str, tensor: Tensor) -> None:
     """Raise for a tensor whose storage was made smaller than it: torch itself would crash."""
-    if type(tensor) not in _PLAIN or not tensor.is_cpu:
+    if type(tensor) not in _PLAIN or not (tensor.is_cpu or tensor.is_cuda):
         return
     if tensor.layout is not torch.strided or not tensor.numel():
         return

@@ -144,8 +144,10 @@ class DeviceTensors(Tensors):
         self.numbers_there = kernel.on_device
         self.rows_there: Tensor | None = None
         self._copy: DeviceCopy | None = None
+        self._by_host: DeviceCopy | None = None  # the same, where it has rows of the host's
         self._for_capture: DeviceCopy | None = None
         self._sizes: list[int] = []
+        self._streams: set[int] = set()
         self._arguments: dict[int, Arguments] = {}
         super().__init__(kernel, of, weights)
         self._no_firsts = array("d", bytes(8 * self.count))
@@ -174,11 +176,32 @@ class DeviceTensors(Tensors):
             )
 
     def prepare(self, values: Values) -> Run:
+        if type(values) is Values and not self.numbers_there:  # as nearly always
+            return super().prepare(values)
         there, found_inf = self._there(values)
         own = self.number_states is None or self.numbers_there
         if self.numbers_there or (own and (there or found_inf is not None)):
             return self._prepare_there(values, there, found_inf)
         return super().prepare(values)
+
+    def runs_on(self, stream: int) -> None:
+        """Keep the device's memory for what is launched on a stream, whichever that is.
+
+        What a graph was captured with is never freed.
+        """
+        if stream in self._streams:
+            return
+        driver, index = self.kernel.driver, self.kernel.index
+        if not driver.is_capturing(index):
+            self._streams.add(stream)
+            for memory in self.memories():
+                driver.used_on_stream(index, memory)
+
+    def memories(self) -> list[Tensor]:
+        """Of the device, what launches read and write beside the tensors."""
+        copies = [each for each in (self._fixed_there, self._copy) if each is not None]
+        own = [] if self.rows_there is None else [self.rows_there]
+        return [*[each.memory for each in copies], *own]
 
     def _there(self, values: Values) -> tuple[dict[str, Tensor], Tensor | None]:
         """Which numbers of a step lie on the device; and the verdict, if it does."""
@@ -211,7 +234,10 @@ class DeviceTensors(Tensors):
         scalars: array[float],
         distance: int,
     ) -> Run:
-        copy = self._copy_of([len(pointers), self.count * self.kernel.width])
+        kernel, copy = self.kernel, self._copy
+        if copy is None or self._by_host is None or kernel.driver.is_capturing(kernel.index):
+            copy = self._copy_of([len(pointers), self.count * kernel.width])
+            self._by_host = None if copy is not self._copy else copy
         staged = (copy, copy.stage((pointers, scalars)))
         run = Launch(self, owners, (flat, pointers, scalars), staged)
         run.distance = distance
@@ -253,6 +279,7 @@ class DeviceTensors(Tensors):
             kernel = self.kernel
             size = 8 * self.count * kernel.width
             self.rows_there = kernel.driver.memory(kernel.index, max(8, size))
+            self._streams.clear()
 
     def _copy_of(self, sizes: list[int]) -> DeviceCopy:
         """Where a step sends arrays to: in a capture to where only the graph's replays read.
@@ -263,9 +290,11 @@ class DeviceTensors(Tensors):
         driver, index = self.kernel.driver, self.kernel.index
         if driver.is_capturing(index):
             return self._captured(sizes)
+        self._by_host = None
         if self._copy is None or self._sizes != sizes:
             self._copy, self._for_capture = DeviceCopy(driver, index, sizes), None
             self._sizes, self._arguments = sizes, {}
+            self._streams.clear()
         if self._for_capture is None:
             self._for_capture = DeviceCopy(driver, index, sizes)
         return self._copy
@@ -284,7 +313,7 @@ class DeviceTensors(Tensors):
                 "since the optimizer or its last capture began. Make one before each capture"
             )
         self._for_capture = None
-        _captured.append((copy, self._fixed_there, self.rows_there))
+        _captured.append((copy, *self.memories()))
         return copy
 
     def arguments(self, copy: DeviceCopy, stream: int) -> Arguments:
@@ -350,6 +379,7 @@ class Launch:
         binding, kernel = self.binding, self.binding.kernel
         driver, index = kernel.driver, kernel.index
         stream = driver.stream(index)
+        binding.runs_on(stream)
         if self._transfer is not None:
             self._transfer(stream)
         if self.works_out is not None:

@@ -48,6 +48,7 @@ class DeviceCopy:
 
     Attributes:
         at: the addresses of the arrays on the device.
+        memory: the copy.
 
     Raises:
         torch.OutOfMemoryError: the device's memory is full.
@@ -60,11 +61,9 @@ class DeviceCopy:
             starts.append(size)
             size += -(-8 * each // 16) * 16
         self._starts, self._size = starts, max(size, 16)
-        self._memory = driver.memory(index, self._size)
-        start = self._memory.data_ptr()
+        self.memory = driver.memory(index, self._size)
+        start = self.memory.data_ptr()
         self.at = [start + each for each in starts]
-        self._made_on = driver.stream(index)
-        self._streams = {self._made_on}
         self._sent: list[array[Any] | None] = [None for _ in sizes]
         self._slots: list[_Slot] = [_Slot(driver, self._size)]
 
@@ -73,19 +72,19 @@ class DeviceCopy:
 
         All that may fail is done here, and nothing is sent.
         """
-        sent = self._sent
-        for first, each in enumerate(arrays):
-            known = sent[first]
+        first = 0
+        for each, known in zip(arrays, self._sent, strict=True):
             if known is not each and known != each:
                 break
+            first += 1
         else:
             return None
-        slot = self._free()
-        view, starts = slot.view, self._starts
-        end = starts[first]
-        for each, start in zip(arrays[first:], starts[first:], strict=True):
-            end = start + 8 * len(each)
-            view[start:end] = memoryview(each).cast("B")
+        slot, starts = self._free(), self._starts
+        view, end = slot.view, starts[first]
+        for number in range(first, len(arrays)):
+            content, start = arrays[number].tobytes(), starts[number]
+            end = start + len(content)
+            view[start:end] = content
         return Transfer(self, slot, starts[first], end, arrays)
 
     def _free(self) -> _Slot:
@@ -103,9 +102,6 @@ class DeviceCopy:
     def send(self, transfer: Transfer, stream: int) -> None:
         """Have it sent, behind the other work of a stream."""
         driver, slot = self._driver, transfer.slot
-        if stream not in self._streams:
-            self._streams.add(stream)
-            driver.used_on_stream(self._index, self._memory)
         start = transfer.start
         at = self.at[0] + start
         driver.copy_up(self._index, at, slot.at + start, transfer.end - start, stream)

@@ -44,6 +44,8 @@ class Nvidia(Driver):
     name = "NVIDIA's driver"
 
     def __init__(self) -> None:
+        if torch.version.hip is not None:
+            raise Unavailable("torch is built for ROCm, and kernels are written for NVIDIA's GPUs")
         try:
             from cuda.bindings import driver
         except ImportError:

@@ -47,6 +47,9 @@ class DevicePasses(DeviceTensors):
         self._arena = driver.memory(index, bucket.bytes + 64)
         self._is_narrow = [kind == "float32" for _, kind in kernel.numbers]
 
+    def memories(self) -> list[Tensor]:
+        return [*super().memories(), self._arena]
+
     def _divided(self, weights: Sequence[Tensor]) -> list[list[int]]:
         return [list(range(len(weights)))]
 
@@ -189,6 +192,7 @@ class PassesLaunch:
         binding, kernel = self.binding, self.binding.kernel
         driver, index = kernel.driver, kernel.index
         stream = driver.stream(index)
+        binding.runs_on(stream)
         if self._transfer is not None:
             self._transfer(stream)
         places, *fixed, more = binding.tables_at(stream)
