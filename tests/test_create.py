@@ -299,3 +299,18 @@ def test_each_name_trains(name: str) -> None:
         optimizer.step(closure)
     assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True)), name
     assert all(torch.isfinite(p).all() for p in itertools.chain(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("AdamW8bit", r'gradstep\.AdamW\(…, state_dtype="dynamic8"\)'),
+        ("PagedLion8bit", r'gradstep\.Offload\(Lion\(…, state_dtype="dynamic8"\)\)'),
+        ("PagedAdamW", r"gradstep\.Offload\(AdamW\(…\)\)"),
+    ],
+)
+def test_a_class_of_bitsandbytes_is_answered_by_ours(name: str, way: str) -> None:
+    with pytest.raises(ValueError, match=way):
+        gradstep.create(name, nn.Linear(2, 2))
+    with pytest.raises(AttributeError, match=way):
+        getattr(gradstep, name)

@@ -315,7 +315,10 @@ def __getattr__(name: str) -> Any:
                 return found[name]
     if name == "__version__":
         return _version()
-    raise AttributeError(f"module gradstep has no {name}")
+    way = ""
+    if name.startswith("Paged") or name.endswith("8bit"):
+        way = import_module("gradstep.compose.create").of_bitsandbytes(name)
+    raise AttributeError(f"module gradstep has no {name}" + (way and f": {way}"))
 
 
 def _version() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -310,7 +311,19 @@ def _found(name: str) -> Kind:
         return Kind(*known[plain])
     if plain.startswith("c") and plain[1:] in known:
         return Kind(*known[plain[1:]], cautious=True)
-    raise ValueError(f"unknown optimizer {name!r}: {nearest(name, names())}")
+    way = of_bitsandbytes(name) or nearest(name, names())
+    raise ValueError(f"unknown optimizer {name!r}: {way}")
+
+
+def of_bitsandbytes(name: str) -> str:
+    """What a class of bitsandbytes is here; nothing for another name, or for one without 8 bits."""
+    found = re.fullmatch(r"(paged)?(.+?)(?:bnb)?(8bit)?", _plain(name))
+    if found is None or found[2] not in _plainly() or not (found[1] or found[3]):
+        return ""
+    options = 'state_dtype="dynamic8"' if found[3] else ""
+    made = f"{_plainly()[found[2]][0]}(…{', ' * bool(options)}{options})"
+    made = f"Offload({made})" if found[1] else made
+    return f"here it is gradstep.{made}, see docs/coming-from.md"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
