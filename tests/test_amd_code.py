@@ -47,15 +47,14 @@ def check(code: str, machine: Any) -> str:
     return found
 
 
-@pytest.mark.parametrize("machine", ["gfx942", "gfx1100"], indirect=True)
+@pytest.mark.parametrize("machine", ["gfx942"], indirect=True)
 def test_machine_code_is_made_of_the_same_text(machine: Any) -> None:
     rules = {r.name: r for r in REFERENCES}
     (adam,) = specs(rules["AdamW"], {}, torch.float32)
     found = check(write_grid_kernel(replace(adam, target=TARGET)), machine)
     assert len(re.findall(r"global_store_(dwordx4|b128)", found)) == 3
-    for spec in specs(rules["Adafactor"], {}, torch.float32):
+    for spec in specs(rules["LAMB"], {}, torch.float32):
         check(write_grid_kernel(replace(spec, target=TARGET)), machine)
-    check(write_joins(TARGET), machine)
 
 
 @pytest.mark.deep
@@ -65,6 +64,7 @@ def test_every_rule_and_format(machine: Any) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             for spec in specs(reference, {}, dtype):
                 check(write_grid_kernel(replace(spec, target=TARGET)), machine)
+    check(write_joins(TARGET), machine)
     lion = next(r for r in REFERENCES if r.name == "Lion")
     for dtype, stored in FORMATS:
         for spec in specs(lion, stored, dtype):

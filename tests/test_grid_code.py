@@ -127,3 +127,14 @@ def test_codes_have_the_cpus_bits(name: str, engine: str) -> None:
 @pytest.mark.parametrize(("dtype", "stored"), FORMATS, ids=FORMAT_NAMES)
 def test_every_format(name: str, dtype: torch.dtype, stored: dict[str, Any], engine: str) -> None:
     check_format(engine, name, dtype, stored)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("engine", ["grid", "ptx"])
+@pytest.mark.parametrize("way", ["remainder", "kahan", "stochastic", "master"])
+def test_weights_of_two_halves_in_sums(way: str, engine: str) -> None:
+    for name in ("LAMB", "Adafactor"):
+        (reference,) = (r for r in REFERENCES if r.name == name)
+        shapes = (*(TILES[1:3] if engine == "grid" else ()), *MATRICES, *SMALL)
+        given = (reference, {"low_precision": way}, torch.bfloat16, shapes)
+        assert differing(trained(engine, *given), trained("fused", *given)) == []

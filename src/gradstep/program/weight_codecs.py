@@ -30,12 +30,14 @@ def _f(value: float) -> Any:
     return ir.Constant(F32, value)
 
 
-def _load(b: ir.IRBuilder, pointer: Any, index: Any, kind: Any) -> Any:
+def load_part(b: ir.IRBuilder, pointer: Any, index: Any, kind: Any) -> Any:
+    """An element of one of a weight's tensors."""
     size = 4 if kind in (I32, F32) else 2
     return b.load(b.gep(pointer, [index], source_etype=kind), align=size, typ=kind)
 
 
-def _store(b: ir.IRBuilder, value: Any, pointer: Any, index: Any) -> None:
+def store_part(b: ir.IRBuilder, value: Any, pointer: Any, index: Any) -> None:
+    """Put an element into one of a weight's tensors."""
     size = 4 if value.type in (I32, F32) else 2
     b.store(value, b.gep(pointer, [index], source_etype=value.type), align=size)
 
@@ -62,17 +64,17 @@ class WeightCodec(Codec):
     def decode(self, b: Any, parts: Sequence[Any], count: Any, numbers: Any) -> None:
         with counted(b, count) as index:
             pairs = zip(parts, self.kinds, strict=True)
-            stored = [_load(b, part, index, kind) for part, kind in pairs]
-            _store(b, self.read(b, stored), numbers, index)
+            stored = [load_part(b, part, index, kind) for part, kind in pairs]
+            store_part(b, self.read(b, stored), numbers, index)
 
     def encode(
         self, b: Any, numbers: Any, count: Any, parts: Sequence[Any], counter: Any = None
     ) -> None:
         given = self.begin(b, counter)
         with counted(b, count) as index:
-            made = self.write(b, _load(b, numbers, index, F32), index, given)
+            made = self.write(b, load_part(b, numbers, index, F32), index, given)
             for value, part in zip(made, parts, strict=True):
-                _store(b, value, part, index)
+                store_part(b, value, part, index)
 
     def begin(self, b: ir.IRBuilder, counter: Any) -> Any:
         """What :meth:`write` is given, worked out before the loop."""

@@ -14,8 +14,8 @@ from llvmlite import ir
 
 from gradstep.backends.llvm.element import F32, F64, I32, I64, ElementCode, as_type
 from gradstep.backends.llvm.grid import THREADS
-from gradstep.backends.llvm.grid_pieces import I8, GridWalk
-from gradstep.backends.llvm.line import address, codec_of, given, items_of, real_type
+from gradstep.backends.llvm.grid_pieces import I8, Columns, GridWalk
+from gradstep.backends.llvm.line import given, items_of, real_type
 from gradstep.program.block_codecs import BlockCodec
 from gradstep.program.code_maps import entries_below
 from gradstep.program.format import Codec
@@ -41,7 +41,6 @@ class CodedGrid(GridWalk):
 
     def __init__(self, module: ir.Module, spec: KernelSpec) -> None:
         super().__init__(module, spec)
-        self.codecs = [codec_of(column) for column in spec.columns]
         written = {column for _, column in spec.stores}
         #: Column -> numbers that wait, the largest of each thread's, and of each block.
         self.waiting: dict[int, tuple[Any, Any, Any]] = {}
@@ -55,26 +54,17 @@ class CodedGrid(GridWalk):
                     self.grid.shared(f"largest_{column}", I32, blocks),
                 )
 
-    def walk(self, f: dict[str, Any], row: Any, starts: list[Any]) -> None:
+    def walk(self, f: dict[str, Any], row: Any, starts: Columns) -> None:
         b = self.b
-        tensors = [
-            [starts[number], *(self.in_table(place, f["tensor"]) for place in column.table[1:])]
-            for number, column in enumerate(self.spec.columns)
-        ]
-        parts = [
-            [
-                address(b, start, f["start"], item)
-                for start, item in zip(own, items_of(column), strict=True)
-            ]
-            for own, column in zip(tensors, self.spec.columns, strict=True)
-        ]
+        pairs = zip(starts, self.spec.columns, strict=True)
+        parts = [self.behind(own, column, f["start"]) for own, column in pairs]
         bits = [b.ptrtoint(part, I64) for own in parts for part in own]
         apart = bits[0]
         for each in bits[1:]:
             apart = b.or_(apart, each)
         apart = b.and_(apart, I64(self.spec.target.vector_bytes - 1))
         aligned = b.icmp_unsigned("==", apart, I64(0))
-        begun = self._begun(f, row)
+        begun = self.begin(row, f["start"])
         count, most = f["count"], I64(STRETCH)
         with counted(b, count, STRETCH) as stretch:
             rest = b.sub(count, stretch)
@@ -112,25 +102,11 @@ class CodedGrid(GridWalk):
             with otherwise, counted(b, left) as k:
                 each(k)
 
-    def _begun(self, f: dict[str, Any], row: Any) -> dict[int, Any]:
-        """What the codecs of weights have worked out beforehand, by column."""
-        b = self.b
-        found: dict[int, Any] = {}
-        for number, codec in enumerate(self.codecs):
-            if isinstance(codec, WeightCodec):
-                counter = None
-                if codec.is_random:
-                    last = I64(max(0, len(self.spec.scalars) - 1))
-                    key = b.load(b.gep(row, [last], source_etype=F64), typ=F64, align=8)
-                    counter = (f["start"], key)
-                found[number] = codec.begin(b, counter)
-        return found
-
     # A thread's elements.
 
     def _work(
         self,
-        parts: list[list[Any]],
+        parts: Columns,
         row: Any,
         begun: dict[int, Any],
         stretch: Any,
@@ -153,7 +129,7 @@ class CodedGrid(GridWalk):
             value = as_type(b, element.values[id(node)], kind)
             self._write(parts, begun, number, index, place, value, lanes)
 
-    def _read(self, parts: list[list[Any]], number: int, index: Any, lanes: int) -> Any:
+    def _read(self, parts: Columns, number: int, index: Any, lanes: int) -> Any:
         b, codec = self.b, self.codecs[number]
         if codec is None:
             align = self._align(number) if lanes else 0
@@ -177,7 +153,7 @@ class CodedGrid(GridWalk):
 
     def _write(
         self,
-        parts: list[list[Any]],
+        parts: Columns,
         begun: dict[int, Any],
         number: int,
         index: Any,
@@ -268,7 +244,7 @@ class CodedGrid(GridWalk):
             largest = b.select(more, bits, largest)
         b.store(largest, b.gep(sizes, [thread], source_etype=I32), align=4)
 
-    def _encode(self, parts: list[list[Any]], aligned: Any, stretch: Any, size: Any) -> None:
+    def _encode(self, parts: Columns, aligned: Any, stretch: Any, size: Any) -> None:
         b, grid = self.b, self.grid
         with grid.threads(wait=True) as thread:
             for column in self.waiting:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradstep.backends.llvm.element import I64, ElementCode
 from gradstep.backends.llvm.grid import THREADS
-from gradstep.backends.llvm.grid_pieces import GridWalk
+from gradstep.backends.llvm.grid_pieces import Columns, GridWalk
 from gradstep.backends.llvm.line import given, real_type
 from gradstep.program.formats import format_of
 from gradstep.program.kernel_spec import KernelSpec
@@ -40,12 +40,12 @@ def lanes_of(spec: KernelSpec) -> int:
 class FlatGrid(GridWalk):
     """Over elements as they lie in memory."""
 
-    def walk(self, f: dict[str, Any], row: Any, starts: list[Any]) -> None:
+    def walk(self, f: dict[str, Any], row: Any, starts: Columns) -> None:
         pairs = zip(starts, self.spec.columns, strict=True)
         columns = [self.behind(start, column, f["start"]) for start, column in pairs]
         b, lanes, count = self.b, lanes_of(self.spec), f["count"]
-        bits = b.ptrtoint(columns[0], I64)
-        for column in columns[1:]:
+        bits = b.ptrtoint(columns[0][0], I64)
+        for (column,) in columns[1:]:
             bits = b.or_(bits, b.ptrtoint(column, I64))
         apart = b.and_(bits, I64(self.spec.target.vector_bytes - 1))
         aligned = b.icmp_unsigned("==", apart, I64(0))
@@ -54,7 +54,7 @@ class FlatGrid(GridWalk):
             self._loop(columns, b.mul(thread, I64(lanes)), whole, row, lanes)
             self._loop(columns, b.add(whole, thread), count, row, 0)
 
-    def _loop(self, columns: list[Any], first: Any, count: Any, row: Any, lanes: int) -> None:
+    def _loop(self, columns: Columns, first: Any, count: Any, row: Any, lanes: int) -> None:
         element = ElementCode(self.b, real_type(self.spec), lanes)
         given(element, self.spec, row)
         with strided(self.b, first, count, I64(THREADS * max(1, lanes))) as index:

@@ -11,7 +11,7 @@ from llvmlite import ir
 
 from gradstep.backends.llvm.element import F64, I64, ElementCode, as_type
 from gradstep.backends.llvm.grid import THREADS
-from gradstep.backends.llvm.grid_pieces import GridWalk
+from gradstep.backends.llvm.grid_pieces import Columns, GridWalk
 from gradstep.backends.llvm.line import given, lies_along, real_type
 from gradstep.backends.llvm.sums import LANES, combined, joined_lanes, neutral
 from gradstep.program.kernel_spec import KernelSpec
@@ -42,7 +42,7 @@ class LineGrid(GridWalk):
             self.lines = self.grid.shared("lines", F64, WARPS * size)
             self.totals = self.grid.shared("totals", F64, size)
 
-    def walk(self, f: dict[str, Any], row: Any, starts: list[Any]) -> None:
+    def walk(self, f: dict[str, Any], row: Any, starts: Columns) -> None:
         if self.across:  # before anything is written
             with self.grid.threads(wait=True) as thread:
                 self._sum_across(f, row, starts, thread)
@@ -54,7 +54,7 @@ class LineGrid(GridWalk):
         given(element, self.spec, row)
         return element
 
-    def _columns_of_line(self, f: dict[str, Any], starts: list[Any], o: Any, m: Any) -> list[Any]:
+    def _columns_of_line(self, f: dict[str, Any], starts: Columns, o: Any, m: Any) -> Columns:
         """Where each column's share of line m of matrix o begins."""
         b, domain = self.b, self.spec.domain
         line = b.add(b.mul(o, f["middle_size"]), m)
@@ -67,12 +67,12 @@ class LineGrid(GridWalk):
         pairs = zip(starts, self.spec.columns, strict=True)
         return [self.behind(start, column, index_of[column.extent]) for start, column in pairs]
 
-    def _load(self, element: ElementCode, columns: list[Any], index: Any, along: bool) -> None:
+    def _load(self, element: ElementCode, columns: Columns, index: Any, along: bool) -> None:
         for pair in self.spec.loads:
             if lies_along(self.spec, self.spec.columns[pair[1]]) == along:
                 self.load(element, columns, pair, index)
 
-    def _sum_across(self, f: dict[str, Any], row: Any, starts: list[Any], thread: Any) -> None:
+    def _sum_across(self, f: dict[str, Any], row: Any, starts: Columns, thread: Any) -> None:
         b = self.b
         with strided(b, thread, f["inners"], I64(THREADS)) as place, counted(b, f["outers"]) as k:
             o = b.add(f["outer"], k)
@@ -94,7 +94,7 @@ class LineGrid(GridWalk):
                 partial = self.in_arena(number, f["row"])
                 b.store(end, b.gep(partial, [at], source_etype=F64), align=8)
 
-    def _lines(self, f: dict[str, Any], row: Any, starts: list[Any]) -> None:
+    def _lines(self, f: dict[str, Any], row: Any, starts: Columns) -> None:
         b, grid = self.b, self.grid
         count = b.mul(f["outers"], f["middles"])
         whole = [(k, node) for k, (node, _) in enumerate(self.along) if node.extent == "tensor"]
@@ -133,7 +133,13 @@ class LineGrid(GridWalk):
         return b.add(f["outer"], matrix), b.add(f["middle"], line)
 
     def _line(
-        self, f: dict[str, Any], row: Any, starts: list[Any], own: Any, count: Any, thread: Any
+        self,
+        f: dict[str, Any],
+        row: Any,
+        starts: Columns,
+        own: Any,
+        count: Any,
+        thread: Any,
     ) -> None:
         """A thread's share of a line: what is written, and the sums of its lane."""
         b = self.b
@@ -146,6 +152,8 @@ class LineGrid(GridWalk):
         columns = self._columns_of_line(f, starts, o, m)
         element = self._element(row)
         self._load(element, columns, I64(0), along=False)
+        place = b.mul(b.add(b.mul(o, f["middle_size"]), m), f["inner_size"])
+        begun = self.begin(row, b.add(place, f["inner"]))
         lane, before = b.and_(thread, I64(LANES - 1)), b.block
         with strided(b, lane, size, I64(LANES)) as index:
             totals = [_Total(b, node, before) for node, _ in self.along]
@@ -153,7 +161,7 @@ class LineGrid(GridWalk):
             for node in self.spec.work:
                 element.write(node)
             for pair in self.spec.stores:
-                self.store(element, columns, pair, index)
+                self.store(element, columns, pair, index, begun)
             for total in totals:
                 total.add(element.values[id(total.node.arguments[0])])
         ends = [total.end() for total in totals]

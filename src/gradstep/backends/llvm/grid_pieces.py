@@ -7,6 +7,8 @@ every processor.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from llvmlite import ir
@@ -16,8 +18,12 @@ from gradstep.backends.llvm.grid import Grid
 from gradstep.backends.llvm.line import address, codec_of, items_of
 from gradstep.program.kernel_spec import Column, KernelSpec
 from gradstep.program.walks import FIELDS
+from gradstep.program.weight_codecs import WeightCodec, load_part, store_part
 
 I8 = ir.IntType(8)
+
+#: For each column where each of its tensors lies.
+Columns = list[list[Any]]
 
 #: The arguments of ``run``: addresses and integers, 64 bits each.
 ARGUMENTS = (
@@ -44,6 +50,7 @@ class GridWalk:
         self.grid = Grid(module, spec.target, "run", ARGUMENTS, POINTERS)
         self.b = self.grid.b
         converts = spec.target.converts_half
+        self.codecs = [codec_of(column) for column in spec.columns]
         self.memories = [
             Memory("float32" if codec_of(column) else column.format, converts)
             for column in spec.columns
@@ -63,21 +70,20 @@ class GridWalk:
             number = f.get("row", f["tensor"])
             row = b.gep(given["scalars"], [b.mul(number, given["distance"])], source_etype=F64)
             starts = [
-                self.in_table(column.table[0], f["tensor"])
-                if column.table
-                else self.in_arena(column.place, number)
+                [self.in_table(place, f["tensor"]) for place in column.table]
+                or [self.in_arena(column.place, number)]
                 for column in self.spec.columns
             ]
             self.walk(f, row, starts)
         b.ret_void()
 
-    def walk(self, f: dict[str, Any], row: Any, starts: list[Any]) -> None:
+    def walk(self, f: dict[str, Any], row: Any, starts: Columns) -> None:
         """The work on a piece.
 
         Args:
             f: its numbers, by name.
             row: where its tensor's scalars lie.
-            starts: where the tensor of each column begins.
+            starts: where each tensor of each column begins.
         """
         raise NotImplementedError
 
@@ -99,24 +105,60 @@ class GridWalk:
         offset = self.grid.integer(given["places"], own)
         return b.gep(given["arena"], [offset], source_etype=I8)
 
-    def behind(self, start: Any, column: Column, index: Any) -> Any:
-        """Where the element at an index of a column lies."""
-        return address(self.b, start, index, items_of(column)[0])
+    def behind(self, starts: list[Any], column: Column, index: Any) -> list[Any]:
+        """Where the element at an index lies in each tensor of a column."""
+        pairs = zip(starts, items_of(column), strict=True)
+        return [address(self.b, start, index, item) for start, item in pairs]
 
-    def load(self, element: ElementCode, columns: list[Any], pair: Any, index: Any) -> None:
+    def load(self, element: ElementCode, columns: Columns, pair: Any, index: Any) -> None:
         """Read a value; where the element's code has lanes, as many from the index on."""
         (node, number), lanes = pair, element.lanes
         align = self.spec.target.vector_bytes if lanes else 0
-        value = self.memories[number].load(self.b, columns[number], index, lanes, align)
+        codec, parts = self.codecs[number], columns[number]
+        if isinstance(codec, WeightCodec):
+            pairs = zip(parts, codec.kinds, strict=True)
+            stored = [load_part(self.b, part, index, kind) for part, kind in pairs]
+            value = codec.read(self.b, stored)
+        else:
+            value = self.memories[number].load(self.b, parts[0], index, lanes, align)
         element.values[id(node)] = as_type(self.b, value, _in_lanes(element.real, lanes))
 
-    def store(self, element: ElementCode, columns: list[Any], pair: Any, index: Any) -> None:
-        """Write a value, or as many."""
+    def store(
+        self,
+        element: ElementCode,
+        columns: Columns,
+        pair: Any,
+        index: Any,
+        begun: Mapping[int, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write a value, or as many; ``begun`` is what :meth:`begin` has given."""
         (node, number), lanes = pair, element.lanes
         memory = self.memories[number]
         align = self.spec.target.vector_bytes if lanes else 0
         value = as_type(self.b, element.values[id(node)], _in_lanes(memory.real, lanes))
-        memory.store(self.b, value, columns[number], index, align)
+        codec = self.codecs[number]
+        if isinstance(codec, WeightCodec):
+            made = codec.write(self.b, value, index, begun[number])
+            for each, part in zip(made, columns[number], strict=True):
+                store_part(self.b, each, part, index)
+        else:
+            memory.store(self.b, value, columns[number][0], index, align)
+
+    def begin(self, row: Any, first: Any) -> dict[int, Any]:
+        """What the codecs of weights work out before elements are written, by column.
+
+        ``first`` is the place of the element in its tensor from which on they are counted.
+        """
+        found: dict[int, Any] = {}
+        for number, codec in enumerate(self.codecs):
+            if isinstance(codec, WeightCodec):
+                counter = None
+                if codec.is_random:
+                    last = I64(max(0, len(self.spec.scalars) - 1))
+                    at = self.b.gep(row, [last], source_etype=F64)
+                    counter = (first, self.b.load(at, typ=F64, align=8))
+                found[number] = codec.begin(self.b, counter)
+        return found
 
 
 def _in_lanes(kind: Any, lanes: int) -> Any:

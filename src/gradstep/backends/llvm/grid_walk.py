@@ -9,6 +9,7 @@ from gradstep.backends.llvm.grid_flat import FlatGrid, chunks, lanes_of
 from gradstep.backends.llvm.grid_lines import LineGrid
 from gradstep.backends.llvm.grid_pieces import ARGUMENTS, GridWalk
 from gradstep.backends.llvm.line import codec_of
+from gradstep.program.block_codecs import BlockCodec
 from gradstep.program.kernel_spec import KernelSpec
 
 __all__ = ["ARGUMENTS", "chunks", "lanes_of", "unwritable", "write_grid_kernel"]
@@ -18,7 +19,7 @@ def unwritable(spec: KernelSpec) -> str | None:
     """Why no such kernel is written for a pass; None if one is."""
     for column in spec.columns:
         codec = codec_of(column)
-        if codec is not None and spec.walk != "flat":
+        if isinstance(codec, BlockCodec) and spec.walk != "flat":
             return f"it is stored as {column.format}, and its rule looks at more than one element"
         if codec is not None and not is_known(codec):
             return f"it is stored as {column.format}, which has no code for a device"
