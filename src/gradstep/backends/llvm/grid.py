@@ -68,6 +68,11 @@ class Grid:
             for key, value in (("maxntidx", THREADS), ("minctasm", 1)):
                 limit = [self.function, ir.MetaDataString(module, key), I32(value)]
                 module.add_named_metadata("nvvm.annotations", limit)
+        if target.grid == "amdgcn":
+            # Else registers would be counted for four times as many threads. llvmlite's own method
+            # knows no attributes of processors.
+            size = f'"amdgpu-flat-work-group-size"="{THREADS},{THREADS}"'
+            set.add(self.function.attributes, size)
         self.given = dict(zip((*arguments, "blocks"), self.function.args, strict=True))
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
 
