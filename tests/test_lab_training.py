@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from gradstep.cli import main
 from gradstep.lab.dataset import Dataset, shifted
 from gradstep.lab.digits import load_digits
 from gradstep.lab.lenet import LeNet
@@ -251,3 +253,12 @@ def test_the_bits_do_not_depend_on_where_a_tensor_stands_in_memory() -> None:
         [sys.executable, "-c", MISALIGNED], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "1"
+
+
+def test_a_network_that_runs_away_under_estimates_of_the_hessian(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--lr", "1e30", "--epochs", "1", "--train-limit", "96", "--batch-size", "8"]
+    out = str(tmp_path / "run")
+    assert main(["train", "--optimizer", "adahessian", *settings, "--out", out]) == 0
+    assert "the loss of adahessian is no longer a finite number" in capsys.readouterr().err

@@ -66,6 +66,12 @@ def test_a_page_says_all_of_its_rule(tmp_path: Path) -> None:
     assert said == [s for s in said if re.match(r"lion: \d|muon: not", s)] and len(said) == 2
 
 
+def test_only_the_rules_that_are_named_get_pages(tmp_path: Path) -> None:
+    pages = ["--pages", str(tmp_path), "--epochs", "0"]
+    assert main(["rules", "decay_weights", "clip_by_value", *pages]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip_by_value.md", "decay_weights.md"]
+
+
 def test_the_index_has_every_rule_and_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules", "--markdown"]) == 0
     out = capsys.readouterr().out

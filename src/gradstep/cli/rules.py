@@ -79,8 +79,6 @@ def run(args: argparse.Namespace) -> int:
     if args.epochs is not None and args.pages is None:
         print("gradstep rules: --epochs belongs to --pages", file=sys.stderr)
         return 2
-    if args.pages is not None:
-        return _write_pages(args.pages, 8 if args.epochs is None else args.epochs)
     from gradstep.sight.catalogue import UnknownName
 
     try:
@@ -88,6 +86,10 @@ def run(args: argparse.Namespace) -> int:
     except (UnknownName, TypeError, ValueError) as error:
         print(f"gradstep rules: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    if args.pages is not None:
+        every = not (args.names or args.matrix or args.state is not None)
+        epochs = 8 if args.epochs is None else args.epochs
+        return _write_pages(args.pages, epochs, None if every else names)
     if args.json:
         import json
 
@@ -109,11 +111,11 @@ def run(args: argparse.Namespace) -> int:
     return tell("gradstep rules", text)
 
 
-def _write_pages(folder: Path, epochs: int) -> int:
+def _write_pages(folder: Path, epochs: int, names: list[str] | None) -> int:
     from gradstep.lab.rule_pages import write_pages
 
     try:
-        write_pages(folder, epochs, lambda line: print(line, file=sys.stderr))
+        write_pages(folder, epochs, lambda line: print(line, file=sys.stderr), names)
     except OSError as error:
         print(f"gradstep rules: --pages {folder}: {error.strerror}", file=sys.stderr)
         return 1

@@ -145,10 +145,14 @@ def look_at_curvature(learner: Learner, images: Tensor, batch: int, processes: P
     random = torch.Generator().manual_seed(learner.tally.steps * processes.count + processes.rank)
     scores = learner.network(images).movedim(1, -1).flatten(0, -2)
     part = len(scores) / batch  # 0 where a process has no share in the last batch
-    loss = gradstep.sampled_loss(scores, random) * part if part else scores.sum()
+    # Nobody can draw answers of a network that has run away, and its estimate is left out.
+    drawn = part > 0 and bool(torch.isfinite(scores).all())
+    loss = gradstep.sampled_loss(scores, random) * part if drawn else scores.sum()
     learner.optimizer.zero_grad()
     (loss * processes.count).backward()
-    cast(gradstep.HessianOptimizer, learner.optimizer).update_hessian(batch_size=batch)
+    gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
+    if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        cast(gradstep.HessianOptimizer, learner.optimizer).update_hessian(batch_size=batch)
 
 
 def count_right(scores: Tensor, labels: Tensor) -> int:
