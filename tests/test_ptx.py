@@ -27,7 +27,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ROUNDED = re.compile(r"(fma|add|sub|mul|div|rcp|sqrt)\.rn\.(f32(\.f16|x2)?|f64)")
 EXACT = re.compile(
     r"(neg|abs|copysign|selp|mov)\.f(16|32|64)|setp\.\w+\.f(16|32|64)"
-    r"|cvt\.rn\.(f32\.f64|f16(x2)?\.f32|f(32|64)\.[us]\d+)|cvt\.f(64\.f32|32\.f16)"
+    r"|cvt\.rn\.(f32\.f64|f16(x2)?\.f32|f(32|64)\.[us]\d+)|cvt\.f(64\.f32|64\.f16|32\.f16)"
     r"|cvt\.rzi\.[us]\d+\.f(32|64)"
 )
 
