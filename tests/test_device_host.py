@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.functional import cross_entropy
 
 import gradstep
 from device_drivers import Emulating, Interpreting
 from gradstep.backends import dispatch, register
 from gradstep.backends.cuda import Cuda
+from gradstep.backends.update import Update, check
 from gradstep.lab.lenet import LeNet
 
 ENGINE = "on a device of paper"
@@ -287,6 +289,24 @@ def test_a_driver_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
         pytest.skip("there is one")
     with pytest.raises(Unavailable, match=r"cuda-bindings is not installed|cannot be used"):
         Nvidia()
+
+
+def test_two_devices_in_one_group_and_a_gradient_elsewhere() -> None:
+    """On tensors that know their devices and have no memory there."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        one, other = (torch.empty(4, device=f"cuda:{index}") for index in (0, 1))
+
+        def update(weight: Tensor, gradient: Tensor, **states: Tensor) -> Update:
+            return Update(weight, gradient, states, {}, False, lambda: "fc.weight")
+
+        program: Any = None
+        kinds = [Cuda().kind(update(w, w), program) for w in (one, one, other)]
+        assert kinds[0] == kinds[1] != kinds[2]  # a launch for each device
+        check(update(one, one.clone(), exp_avg=one.clone()))
+        with pytest.raises(ValueError, match=r"^gradient of fc.weight is .* on cuda:1; its weight"):
+            check(update(one, other))
+        with pytest.raises(ValueError, match=r"^state 'exp_avg' of fc.weight is .* on cuda:1; its"):
+            check(update(one, one.clone(), exp_avg=other))
 
 
 def test_gpus_of_another_maker(monkeypatch: pytest.MonkeyPatch) -> None:
