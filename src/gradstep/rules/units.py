@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from gradstep.rule import opaque
 
 
-@opaque(cost=math.prod)
+@opaque(cost=lambda shape: torch.Size(shape).numel())
 def unit_norm(x: Tensor) -> Tensor:
     """The Euclidean norm of each unit, at each of its elements.
 
@@ -22,7 +20,7 @@ def unit_norm(x: Tensor) -> Tensor:
     return length.expand_as(x)
 
 
-@opaque(cost=math.prod)
+@opaque(cost=lambda shape: torch.Size(shape).numel())
 def unit_mean(x: Tensor) -> Tensor:
     """The mean of each unit, at each of its elements; 0 for weights of one dimension or none.
 
