@@ -54,10 +54,10 @@ def lowest() -> list[str]:
     """
     pins = []
     for requirement in declared():
-        match = re.fullmatch(r"([\w.-]+)>=([\w.]+)", requirement)
+        match = re.fullmatch(r"([\w.-]+)>=([\w.]+)(;.*)?", requirement)
         if match is None:
             raise ValueError(f"pyproject.toml: {requirement!r} declares no lowest release")
-        pins.append(f"{match[1]}=={match[2]}")
+        pins.append(f"{match[1]}=={match[2]}{match[3] or ''}")
     return pins
 
 

@@ -27,13 +27,14 @@ class Dataset:
 
     def limited(self, train_limit: int | None, test_limit: int | None = None) -> "Dataset":
         """The same with only the first images to learn from, and to be tested on (all, if None)."""
-        return replace(
-            self,
-            train_images=self.train_images[:train_limit],
-            train_labels=self.train_labels[:train_limit],
-            test_images=self.test_images[:test_limit],
-            test_labels=self.test_labels[:test_limit],
-        )
+        found = self
+        if train_limit is not None:
+            images, labels = self.train_images[:train_limit], self.train_labels[:train_limit]
+            found = replace(found, train_images=images, train_labels=labels)
+        if test_limit is not None:
+            images, labels = self.test_images[:test_limit], self.test_labels[:test_limit]
+            found = replace(found, test_images=images, test_labels=labels)
+        return found
 
     def fingerprint(self) -> str:
         """A short text that is another one as soon as one pixel or label is another."""
