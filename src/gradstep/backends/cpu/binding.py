@@ -98,12 +98,21 @@ class Tensors(Table):
         self._fixed = array("q", fixed)
         self.fixed_at = self._fixed.buffer_info()[0]
 
-    def prepare(self, values: Values) -> Run:
-        # Once, so that no tensor is held.
+    def _take_accepted(
+        self,
+    ) -> tuple[Sequence[Tensor], list[Any], array[int], list[bool] | None]:
+        """The parameters, all tensors, where they lie, and whose first step it is, if it is any's.
+
+        Once, so that no tensor is held.
+        """
         (owners, flat, pointers), self._accepted = self._accepted, None  # type: ignore[misc]
         firsts, self._firsts = self._firsts, None
         if self._relaid:
             self.relay(flat, pointers)
+        return owners, flat, pointers, firsts
+
+    def prepare(self, values: Values) -> Run:
+        owners, flat, pointers, firsts = self._take_accepted()
         kernel, states, n = self.kernel, self.number_states, self.count
         numbers = values.numbers
         if states is None and firsts is None and self._is_flat:

@@ -253,10 +253,7 @@ class DeviceTensors(Tensors):
             there: those that lie on the device.
             found_inf: there, too: nothing is written where it is not 0.
         """
-        (owners, flat, pointers), self._accepted = self._accepted, None  # type: ignore[misc]
-        firsts, self._firsts = self._firsts, None
-        if self._relaid:
-            self.relay(flat, pointers)
+        owners, flat, pointers, firsts = self._take_accepted()
         kernel = self.kernel
         arrays: tuple[array[Any], ...] = (
             pointers,

@@ -54,10 +54,7 @@ class DevicePasses(DeviceTensors):
         return [list(range(len(weights)))]
 
     def prepare(self, values: Values) -> Run:
-        (owners, flat, pointers), self._accepted = self._accepted, None  # type: ignore[misc]
-        firsts, self._firsts = self._firsts, None
-        if self._relaid:
-            self.relay(flat, pointers)
+        owners, flat, pointers, firsts = self._take_accepted()
         kernel, states, n = self.kernel, self.number_states, self.count
         there, found_inf = self._there(values)
         of_host = states is not None and not self.numbers_there
