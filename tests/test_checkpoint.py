@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import gradstep
+from gradstep.optimizer import checkpoint
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {"lr": 0.1}),
@@ -596,3 +597,92 @@ def test_an_error_names_what_was_found_and_expected() -> None:
     message = str(caught.value)
     for part in ("fit Adam", "conv.weight", "holds step, exp_avg_sq", "expected step, exp_avg, "):
         assert part in message
+
+
+PLAIN_CASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any] | None]] = {
+    "momentum": (lambda p: gradstep.SGD(p, lr=0.1, momentum=0.9), None),
+    "Adam": (gradstep.Adam, None),
+    "amsgrad, of torch": (
+        lambda p: gradstep.Adam(p, amsgrad=True),
+        lambda p: torch.optim.Adam(p, amsgrad=True),
+    ),
+    "in groups": (lambda p: gradstep.AdamW([{"params": [q]} for q in p]), None),
+    "names": (lambda p: gradstep.Lion([(f"w{i}", q) for i, q in enumerate(p)], lr=0.1), None),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("of_file", [None, torch.bfloat16])
+def test_states_taken_at_once_are_those_of_a_look_at_each(
+    case: str,
+    dtype: torch.dtype,
+    of_file: torch.dtype | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, other = PLAIN_CASES[case]
+    shapes = [(3, 4), (5,), (), (2, 3, 2)] * 20  # more than torch's search has an order for
+
+    def parameters() -> list[torch.nn.Parameter]:
+        params = [torch.nn.Parameter(torch.ones(shape, dtype=dtype)) for shape in shapes]
+        for place, p in enumerate(params):
+            p.grad = torch.full_like(p, 0.5 + place)
+        return params
+
+    saving = (other or ours)(parameters())
+    saving.step()
+    saved = saving.state_dict()
+    for entry in saved["state"].values() if of_file else ():
+        entry.update({n: t.to(of_file) for n, t in entry.items() if n != "step"})
+    taken: list[Any] = []
+    real = checkpoint.plain_states
+
+    def noted(*given: Any) -> Any:
+        taken.append(real(*given))
+        return taken[-1]
+
+    loaded = []
+    for take in (noted, lambda *given: None):
+        monkeypatch.setattr(checkpoint, "plain_states", take)
+        optimizer = ours(parameters())
+        optimizer.load_state_dict(saved)
+        assert not {
+            t.data_ptr() for e in optimizer.state.values() for t in e.values() if t.numel()
+        } & {t.data_ptr() for e in saved["state"].values() for t in e.values()}
+        loaded.append(optimizer.state_dict())
+    assert taken and all(each is not None for each in taken)
+    assert loaded[0]["param_groups"] == loaded[1]["param_groups"]
+    assert list(loaded[0]["state"]) == list(loaded[1]["state"])
+    for one, two in zip(loaded[0]["state"].values(), loaded[1]["state"].values(), strict=True):
+        assert list(one) == list(two)
+        for name in one:
+            assert one[name].dtype == two[name].dtype
+            assert torch.equal(one[name], two[name])
+
+
+def test_states_that_are_not_plain_are_looked_at_one_by_one() -> None:
+    """One among many that would be taken at once: it is named, and nothing has changed."""
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(100)]
+    for p in params:
+        p.grad = torch.ones(3)
+    optimizer = gradstep.Adam(params)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    spoilt: list[tuple[str, Any]] = [
+        ("exp_avg", torch.ones(4)),
+        ("exp_avg", torch.ones(3, dtype=torch.int32)),
+        ("exp_avg_sq", "no tensor"),
+        ("step", torch.ones(2)),
+    ]
+    for name, value in spoilt:
+        changed = copy.deepcopy(saved)
+        changed["state"][70][name] = value
+        before = optimizer.state[params[70]][name]
+        with pytest.raises((ValueError, TypeError), match="parameter 70"):
+            optimizer.load_state_dict(changed)
+        assert optimizer.state[params[70]][name] is before
+    changed = copy.deepcopy(saved)
+    turned = torch.ones(6)[::2]
+    changed["state"][70]["exp_avg"] = turned
+    optimizer.load_state_dict(changed)
+    assert optimizer.state[params[70]]["exp_avg"].is_contiguous()

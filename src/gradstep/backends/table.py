@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.base import Binding
+from gradstep.backends.cpu.addresses import locate
 from gradstep.backends.cpu.number_states import NumberStates
 from gradstep.backends.eligibility import alike_in_parts, as_stored, local_update, spans_of
 from gradstep.backends.guard import make_guard
@@ -126,7 +127,8 @@ class Table(Binding):
         stored = [str(n.dtype).removeprefix("torch.") for n in first.numbers.values()]
         self._set_columns((*first.states, *first.numbers), stored)
         flat = self._flat(weights, gradients, [{**u.states, **u.numbers} for u in updates])
-        pointers = self._locate(flat)
+        found = list(map(_data_ptr, flat))
+        pointers = self._with_memory(array("q", [*found, 0]), found.count(0))
         self._addresses = self._written(pointers)
         self._accepted = (owners, flat, pointers)
         self._guard_all(flat)
@@ -215,7 +217,7 @@ class Table(Binding):
             *[flat[i] for i in self._once]
         ):
             return False
-        pointers = self._locate(flat)
+        pointers = self._with_memory(*locate(flat))
         if self._written(pointers) != self._addresses:
             return False
         self._accepted = (weights, flat, pointers)
@@ -229,13 +231,15 @@ class Table(Binding):
                 flat[n + i] = torch.empty_like(flat[i]).copy_(flat[n + i])
             pointers[n + i] = flat[n + i].data_ptr()
 
-    def _locate(self, flat: list[Any]) -> array[int]:
-        # By way of a list: array() takes twice as long to draw from a map.
-        pointers = list(map(_data_ptr, flat))
-        if not all(pointers):
-            self._check_memory(pointers)
-        pointers.append(0)  # the kernel's counter of tiles
-        return array("q", pointers)
+    def _with_memory(self, pointers: array[int], zeros: int) -> array[int]:
+        """Addresses, and behind them a place for the kernel's counter of tiles.
+
+        Raises:
+            ValueError: one of so many zeros is that of a tensor with elements.
+        """
+        if zeros:
+            self._check_memory(pointers[:-1])
+        return pointers
 
     def _written(self, pointers: array[int]) -> array[int]:
         n = self.count

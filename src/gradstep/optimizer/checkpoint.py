@@ -16,6 +16,7 @@ from gradstep.backends.owners import settle_holders
 from gradstep.backends.update import is_matrix
 from gradstep.optimizer.checkpoint_names import log_what_stays
 from gradstep.optimizer.equal_options import equal_options
+from gradstep.optimizer.plain_states import plain_states
 from gradstep.optimizer.state_spec import OtherShapeError, StateSpec, coded_as
 from gradstep.optimizer.states import common_number
 from gradstep.optimizer.weight_spec import names_in_files, state_specs
@@ -239,9 +240,9 @@ def checked_state(
     rounded: dict[str, str] = {}
     misfits: list[str] = []
     begun = any(isinstance(e, Mapping) and known & set(e) for e in state.values())
-    as_given = {} if given is None else _as_given(rule, loaded, given)
-    entries = () if given is None else given["state"].values()
-    others = {id(v) for e in entries if isinstance(e, Mapping) for v in e.values()}
+    files: Mapping[Any, Any] = {} if given is None else given["state"]
+    names, coded = _saved_otherwise(rule, specs, files)
+    others: set[int] | None = None
     checked: dict[Any, tuple[set[str], dict[str, Any], dict[bool, list[str]]]] = {}
     for number, group in enumerate(loaded["param_groups"]):
         found = {k: v for k, v in group.items() if k not in ("params", "param_names")}
@@ -257,7 +258,23 @@ def checked_state(
         options, values, wanted = of_group
         if not state:
             continue
-        for p in group["params"]:
+        params = group["params"]
+        as_given: dict[Any, dict[str, Any]] = {}
+        if given is not None:
+            saved = list(map(files.get, given["param_groups"][number]["params"]))
+            ready = list(map(state.get, params))
+            if optimizer.stored is None:
+                plain = plain_states(rule, specs, wanted, params, saved, ready)
+                if plain is not None:
+                    state.update(zip(params, plain, strict=True))
+                    continue
+            as_given = {
+                p: _as_given(p, entry or {}, made or {}, specs, names, coded)
+                for p, entry, made in zip(params, saved, ready, strict=True)
+            }
+        if others is None:
+            others = {id(v) for e in files.values() if isinstance(e, Mapping) for v in e.values()}
+        for p in params:
             entry = {**state.get(p, {}), **as_given.get(p, {})}
             # Wrappers of other packages keep what is theirs here, as timm's Lookahead does.
             foreign_entry = {n: v for n, v in entry.items() if n not in known}
@@ -342,32 +359,47 @@ def _checked_group(
     return options, values, wanted
 
 
-def _as_given(
-    rule: Rule, loaded: Mapping[str, Any], given: Mapping[str, Any]
-) -> dict[Any, dict[str, Any]]:
-    """Parameter -> the states that have a dtype of their own, as the checkpoint has it; copies."""
-    specs = state_specs(rule)
+def _saved_otherwise(
+    rule: Rule, specs: Mapping[str, StateSpec], saved: Mapping[Any, Any]
+) -> tuple[set[str], bool]:
+    """The states that have a dtype of their own, and whether some may be saved in codes."""
     names = {n for n, s in rule.states.items() if s.start == "number" or s.shape == "own"}
     names |= {n for each in specs.values() if not each.is_like_weight for n in each.names}
-    found: dict[Any, dict[str, Any]] = {}
-    codes = coded_formats()
-    if not names and not codes:
-        return found
-    for group, given_group in zip(loaded["param_groups"], given["param_groups"], strict=True):
-        for p, key in zip(group["params"], given_group["params"], strict=True):
-            entry, ready = given["state"].get(key, {}), loaded["state"].get(p, {})
-            own = names
-            if codes:  # which are no numbers to be converted
-                coded = ((n, coded_as(n, tuple(p.shape), entry)) for n in specs)
-                own = names.union(*(f.names(n) for n, f in coded if f is not None))
-                own |= {n for n in specs if _is_integer(entry.get(n))}
-            for name in own:
-                value = entry.get(name)
-                if isinstance(value, Tensor):
-                    place = ready[name].device if isinstance(ready.get(name), Tensor) else None
-                    value = value.detach().to(place, copy=True)
-                if value is not None:
-                    found.setdefault(p, {})[name] = value
+    held = set().union(*[entry for entry in saved.values() if isinstance(entry, Mapping)])
+    coded = any(held.issuperset(kind.names(n)) for kind in coded_formats() for n in specs)
+    return names, coded
+
+
+def _as_given(
+    p: Tensor,
+    entry: Mapping[str, Any],
+    ready: Mapping[str, Any],
+    specs: Mapping[str, StateSpec],
+    names: set[str],
+    coded: bool,
+) -> dict[str, Any]:
+    """A parameter's states that have a dtype of their own, as the checkpoint has them; copies.
+
+    Args:
+        p: the parameter.
+        entry: what the checkpoint has for it.
+        ready: what torch has made of that.
+        specs: the rule's states.
+        names: of those that have a dtype of their own, whatever the checkpoint has.
+        coded: whether states of the checkpoint may be in codes, which are no numbers to convert.
+    """
+    own = names | {n for n in specs if _is_integer(entry.get(n))}
+    if coded:
+        kinds = ((n, coded_as(n, tuple(p.shape), entry)) for n in specs)
+        own = own.union(*(kind.names(n) for n, kind in kinds if kind is not None))
+    found: dict[str, Any] = {}
+    for name in own:
+        value = entry.get(name)
+        if isinstance(value, Tensor):
+            place = ready[name].device if isinstance(ready.get(name), Tensor) else None
+            value = value.detach().to(place, copy=True)
+        if value is not None:
+            found[name] = value
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +57,7 @@ def load(
         of_part = [groups[i] for i in places]
         for group in of_part if part.cycled else ():
             put_momentum(group, part.reader.momenta)
-        held = {p for group in of_part for p in group["params"]}
+        held = {p for group in of_part for p in group["params"]} if state else set()
         entries = {p: entry for p, entry in state.items() if p in held}
         as_given = {**given, "param_groups": [given["param_groups"][i] for i in places]}
         loaded = {"state": entries, "param_groups": of_part}
@@ -132,5 +133,30 @@ class _Prepared(torch.optim.Optimizer):
 def _as_torch_prepares(optimizer: Any, given: dict[str, Any]) -> dict[str, Any]:
     """The states by parameter, and the groups, with the optimizer's parameters."""
     taken = _Prepared(optimizer.param_groups)
-    taken.load_state_dict(given)
+    groups = [{**group, "params": _keys(group["params"])} for group in given["param_groups"]]
+    taken.load_state_dict({**given, "param_groups": groups})
     return taken.prepared
+
+
+#: Of which a copy is the key itself.
+_PLAIN_KEYS = {int, str}
+
+
+class _Keys(list[Any]):
+    """A group's parameters in a checkpoint: torch looks each up, once for each of its states."""
+
+    def __init__(self, keys: list[Any]) -> None:
+        super().__init__(keys)
+        self._known = frozenset(keys)
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._known
+
+    def __deepcopy__(self, memo: Any) -> list[Any]:
+        own = list(self)
+        return own if _PLAIN_KEYS.issuperset(map(type, own)) else copy.deepcopy(own, memo)
+
+
+def _keys(keys: Any) -> Any:
+    # A list's own search is quicker in a short one.
+    return _Keys(keys) if type(keys) is list and len(keys) > 64 else keys
