@@ -189,10 +189,10 @@ def test_help_tells_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 BY_HAND = """\
-import multiprocessing, torch
+import multiprocessing, os, torch
 w = torch.randn(3, 2, requires_grad=True)
 def elsewhere():
-    pass
+    os._exit(0)
 for _ in range(5):
     (torch.randn(4, 3) @ w).square().mean().backward()
     with torch.no_grad():
@@ -218,7 +218,87 @@ def test_loops_by_hand_are_seen_and_other_processes_are_named(
     assert main(["doctor", "--strict", str(script)]) == 1
     told = capsys.readouterr().err
     assert "1 mistake" in told and f"forgotten-zero-grad  {script}:6" in told
-    assert "the script started 5 processes, and what is done in there is not seen" in told
+    assert "the script started 5 processes of which nothing was seen" in " ".join(told.split())
+
+
+SPAWNS = """\
+import sys, torch, torch.multiprocessing as mp
+def train(rank):
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step in range(4):
+        if rank == 0:
+            optimizer.zero_grad()
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+    print("rank", rank, flush=True)
+    if rank == 2:
+        raise RuntimeError("the disk is full")
+if __name__ == "__main__":
+    context = mp.get_context(sys.argv[1])
+    processes = [context.Process(target=train, args=(i,)) for i in range(3)]
+    for process in processes:
+        process.start()
+        process.join()
+    print([process.exitcode for process in processes])
+"""
+
+
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.deep), "fork"])
+def test_processes_that_a_script_starts_are_watched_there(method: str, tmp_path: Path) -> None:
+    (tmp_path / "spawns.py").write_text(SPAWNS, encoding="utf-8")
+    alone = in_a_process("spawns.py", method, cwd=tmp_path)
+    watched = doctor("--json", "found.json", "spawns.py", method, cwd=tmp_path)
+    assert watched.returncode == alone.returncode == 0
+    assert watched.stdout == alone.stdout and watched.stdout.endswith("[0, 0, 1]\n")
+    own, _, report = watched.stderr.partition("gradstep doctor: ")
+    number = re.compile(r"Process-[\d:]+")
+    assert number.sub("", own) == number.sub("", alone.stderr)  # the traceback of the third
+    report = " ".join(report.split())
+    assert report.startswith(
+        "1 mistake in spawns.py (3 optimizers, 12 steps, with 3 processes that it started)"
+    )
+    assert "forgotten-zero-grad spawns.py:8, in train" in report
+    assert re.search(r"in between \(in \S*Process-\S+, \S*Process-\S+\) why:", report)
+    assert len(json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["findings"]) == 1
+
+
+CATCHES = """\
+import torch, traceback
+class Bad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+    @staticmethod
+    def backward(ctx, g):
+        raise ValueError("no slope")
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+try:
+    Bad.apply(model(torch.ones(2, 3))).sum().backward()
+except ValueError:
+    traceback.print_exc()
+def closure():
+    raise KeyError("inside")
+try:
+    optimizer.step(closure)
+except KeyError as error:
+    print("".join(traceback.format_exception(error)))
+try:
+    torch.nn.utils.clip_grad_norm_(model.parameters(), "much")
+except Exception:
+    traceback.print_exc()
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 keeps a traceback of its own")
+def test_tracebacks_that_a_script_prints_have_no_frame_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "catches.py").write_text(CATCHES, encoding="utf-8")
+    alone = in_a_process("catches.py", cwd=tmp_path)
+    watched = doctor("catches.py", cwd=tmp_path)
+    assert watched.stdout == alone.stdout and "inside" in alone.stdout
+    assert watched.stderr.partition("gradstep doctor: ")[0] == alone.stderr
+    assert "no slope" in alone.stderr
 
 
 ALIKE = """\
@@ -252,14 +332,43 @@ def test_a_finding_is_told_once_a_line_and_warnings_name_the_scripts_own(tmp_pat
     assert "and 3 more like this at this line" in " ".join(report.split())
 
 
-@pytest.mark.deep
-def test_under_torchrun_one_process_reports(tmp_path: Path) -> None:
-    (tmp_path / "forgets.py").write_text(
-        CRASH.replace('    raise RuntimeError("the disk is full")\n', ""), encoding="utf-8"
-    )
+IN_RANKS = """\
+import os, sys, torch
+rank = int(os.environ["RANK"])
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(4):
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    if rank == 1:
+        optimizer.step()
+if rank == 0 and "fail" in sys.argv:
+    sys.exit(3)
+"""
+
+
+def in_ranks(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "ranks.py").write_text(IN_RANKS, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "gradstep", "doctor", "--json", "found.json", "forgets.py"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    command += ["-m", "gradstep", "doctor", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.deep
+def test_under_torchrun_one_process_reports_what_all_have_seen(tmp_path: Path) -> None:
+    ran = in_ranks(tmp_path, "--json", "found.json", "ranks.py")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.count("gradstep doctor: 1 mistake in forgets.py") == 1
-    assert len(json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["findings"]) == 1
+    assert ran.stderr.count("gradstep doctor: 2 mistakes in ranks.py") == 1
+    assert ran.stderr.count("(2 optimizers, 12 steps in 2 ranks together)") == 1
+    told = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["findings"]
+    seen = {finding["name"]: finding["seen"] for finding in told}
+    assert set(seen) == {"forgotten-zero-grad", "step-twice"} and len(told) == 2
+    assert seen["step-twice"].endswith("(in rank 1)")
+    assert "rank" not in seen["forgotten-zero-grad"]
+
+
+@pytest.mark.deep
+def test_a_rank_that_fails_waits_for_nobody(tmp_path: Path) -> None:
+    ran = in_ranks(tmp_path, "ranks.py", "fail")
+    assert ran.returncode != 0
+    assert len(re.findall(r"gradstep doctor: \d mistakes? in ranks.py", ran.stderr)) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,3 +163,51 @@ def test_an_optimizer_by_its_name() -> None:
         wrapped.zero_grad()
         losses.append(float(loss.detach()))
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+
+
+IN_PROCESSES = """\
+import sys
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+torch.manual_seed(0)
+accelerator = Accelerator(cpu=True)
+model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+data = torch.utils.data.TensorDataset(torch.randn(320, 8), torch.randint(0, 4, (320,)))
+loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)
+model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+steps = 2 * len(loader)  # of this process
+if "healthy" in sys.argv:
+    steps *= accelerator.num_processes
+scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / steps))
+scheduler = accelerator.prepare(scheduler)
+for epoch in range(2):
+    for x, y in loader:
+        with accelerator.accumulate(model):
+            accelerator.backward(nn.functional.cross_entropy(model(x), y))
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+def test_the_doctor_on_two_processes_that_both_step_the_schedule(
+    healthy: bool, tmp_path: Path
+) -> None:
+    """A prepared scheduler is stepped once for each process: at each step by all of them."""
+    (tmp_path / "train.py").write_text(IN_PROCESSES, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "gradstep", "doctor", "train.py"] + ["healthy"] * healthy
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    if healthy:
+        assert "gradstep doctor" not in ran.stderr
+        return
+    report = " ".join(ran.stderr.partition("gradstep doctor: ")[2].split())
+    assert report.startswith("1 mistake in train.py (1 optimizer, 40 steps in each of 2 ranks)")
+    assert "mistake: schedule-ended-early train.py:16" in report
+    assert "once for each process" in report

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import textwrap
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from gradstep.cli import arguments
 
 if TYPE_CHECKING:
     from gradstep.sight.ink import Ink
+    from gradstep.sight.mistakes.elsewhere import Told
     from gradstep.sight.mistakes.finding import Finding
     from gradstep.sight.mistakes.script import ScriptRun
 
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.script is None:
         args.parser.error("the following arguments are required: SCRIPT")
     from gradstep.sight.ink import ink_for, write
+    from gradstep.sight.mistakes.elsewhere import Told, last_of_ranks, rank
     from gradstep.sight.mistakes.script import run_script
 
     if args.json is not None:
@@ -88,17 +90,25 @@ def run(args: argparse.Namespace) -> int:
     if sys.stdout is not None:
         with suppress(OSError):  # the reader of a pipe has gone
             sys.stdout.flush()
+    exit_code, where = outcome.exit_code, ""
+    if rank() is not None:
+        told = Told(
+            f"rank {rank()}", outcome.findings, outcome.optimizers, outcome.steps, exit_code
+        )
+        everybody = last_of_ranks(told)
+        if everybody is None:
+            return exit_code  # another one reports
+        outcome, where = _of_ranks(outcome, everybody)
     # A script without mistakes leaves no trace in a log; a person is told that it was looked at.
-    healthy = outcome.steps and not outcome.findings and outcome.exit_code == 0
-    tell = not healthy or (sys.stderr is not None and sys.stderr.isatty())
-    if tell and _is_first():
+    healthy = outcome.steps and not outcome.findings and exit_code == 0
+    if not healthy or (sys.stderr is not None and sys.stderr.isatty()):
         with suppress(OSError):
-            write("\n".join(_report(args.script, outcome, ink_for(sys.stderr))), sys.stderr)
-    if args.json is not None and _is_first():
+            write("\n".join(_report(args.script, outcome, ink_for(sys.stderr), where)), sys.stderr)
+    if args.json is not None:
         _write_json(args.json, outcome)
-    if outcome.exit_code == 0 and args.strict and _count(outcome, "mistake"):
+    if exit_code == 0 and args.strict and _count(outcome, "mistake"):
         return 1
-    return outcome.exit_code
+    return exit_code
 
 
 def _check_device(name: str, rules: list[str]) -> int:
@@ -139,11 +149,6 @@ class _List(argparse.Action):
         parser.exit(tell("gradstep doctor", "\n".join(lines[1:])))
 
 
-def _is_first() -> bool:
-    """Whether this process tells: of those of torchrun, which run one script, it is the first."""
-    return os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ
-
-
 def _refuse(message: str) -> int:
     print(f"gradstep doctor: {message}", file=sys.stderr)
     return 2
@@ -153,12 +158,15 @@ def _count(outcome: ScriptRun, severity: str) -> int:
     return sum(finding.severity == severity for finding in outcome.findings)
 
 
-def _report(script: str, outcome: ScriptRun, ink: Ink) -> list[str]:
+def _report(script: str, outcome: ScriptRun, ink: Ink, where: str) -> list[str]:
     mistakes, advice = _count(outcome, "mistake"), _count(outcome, "advice")
     of = (
         f"{outcome.optimizers} optimizer{'s' * (outcome.optimizers != 1)}, "
         f"{outcome.steps} step{'s' * (outcome.steps != 1)}"
     )
+    of += where
+    if outcome.seen_processes:
+        of += f", with {_processes(outcome.seen_processes)} that it started"
     found = [f"{mistakes} mistake{'s' * (mistakes != 1)}"] if mistakes else []
     found += [f"{advice} piece{'s' * (advice != 1)} of advice"] if advice else []
     said = " and ".join(found) or "nothing found"
@@ -168,17 +176,34 @@ def _report(script: str, outcome: ScriptRun, ink: Ink) -> list[str]:
         said = "no optimizer made a step, so there was nothing to look at"
     lines = [ink.heading(f"gradstep doctor: {said} in {script} ({of})")]
     if outcome.processes:
-        count = f"{outcome.processes} process{'es' * (outcome.processes != 1)}"
         lines += _wrapped(
             (
                 "note",
-                f"the script started {count}, and what is done in there is not seen: run the "
-                "training in one process, or each under gradstep doctor, as torchrun does",
+                f"the script started {_processes(outcome.processes)} of which nothing was seen: "
+                "run the training in one process, or each under gradstep doctor, as torchrun does",
             )
         )
     for finding in outcome.findings:
         lines += ["", *_paragraph(finding, ink)]
     return lines
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' * (count != 1)}"
+
+
+def _of_ranks(outcome: ScriptRun, everybody: list[Told]) -> tuple[ScriptRun, str]:
+    """What all ranks have found together, and how to say how many they are."""
+    from gradstep.sight.mistakes.elsewhere import together
+
+    ranks = len(everybody)
+    findings = together(everybody, ranks)
+    if len({(told.optimizers, told.steps) for told in everybody}) == 1:
+        return replace(outcome, findings=findings), f" in each of {ranks} ranks" * (ranks > 1)
+    optimizers = sum(told.optimizers for told in everybody)
+    steps = sum(told.steps for told in everybody)
+    outcome = replace(outcome, findings=findings, optimizers=optimizers, steps=steps)
+    return outcome, f" in {ranks} ranks together"
 
 
 def _paragraph(finding: Finding, ink: Ink) -> list[str]:

@@ -16,6 +16,8 @@ from gradstep.sight.mistakes.watched import Family
 #: In so many passes from the beginning the whole graph is gone through.
 _FIRST = 3
 _EACH = 50
+#: The other families are told of all passes in the beginning, then of three in a row of so many.
+_ALL, _SOME = 25, 25
 
 
 class Backward(Family):
@@ -44,19 +46,24 @@ class Backward(Family):
         self.leaves: dict[int, weakref.ref[Tensor]] = {}
         self.for_others = False
         self._depth = 0
+        self._attended = True
         self._end = follow(torch.autograd, "backward", before=self._begins, after=self._ended)
 
     def _begins(self, tensors: Any = None, *_: Any, **__: Any) -> None:
         self._depth += 1
         if self._depth > 1:  # of checkpointing, within another
             return
-        self.count += 1
-        losses = [tensors] if isinstance(tensors, Tensor) else list(tensors or ())
-        self.loss = losses[0].detach() if len(losses) == 1 and losses[0].numel() == 1 else None
-        self.looks = self.count <= 2 * _FIRST or self.count % _EACH == 0
+        count = self.count = self.count + 1
+        if isinstance(tensors, Tensor):
+            losses = [tensors]
+            self.loss = tensors.detach() if tensors.numel() == 1 else None
+        else:
+            losses, self.loss = list(tensors or ()), None
+        self.looks = count <= 2 * _FIRST or count % _EACH == 0
         if self.looks:
             self.diagnosis.guarded(self._look, losses)
-        self.diagnosis.backward_begins(losses)
+        self._attended = count <= _ALL or count % _SOME < 3
+        self.diagnosis.backward_begins(losses, self._attended)
 
     def _look(self, losses: list[Tensor]) -> None:
         self.place = here()
@@ -69,7 +76,7 @@ class Backward(Family):
     def _ended(self, *_: Any, **__: Any) -> None:
         self._depth -= 1
         if not self._depth:
-            self.diagnosis.backward_ended()
+            self.diagnosis.backward_ended(self._attended)
 
     def unheld(self) -> Iterator[Tensor]:
         """The leaves in no optimizer that are still there."""

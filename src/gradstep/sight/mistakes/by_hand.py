@@ -15,7 +15,8 @@ from gradstep.sight.mistakes.watched import Family, values_of
 
 #: So many backward passes in a row onto a gradient that the weight was moved with before.
 _IN_A_ROW = 2
-#: All of the first passes are looked at, and later two in a row of so many.
+#: All of the first passes are looked at, and later two in a row of so many, of those of which
+#: backward.py tells.
 _FIRST, _EACH = 20, 25
 
 

@@ -38,6 +38,9 @@ class _Followed:
             try:
                 result = original(*arguments, **keywords)
                 return result
+            except BaseException as error:
+                leave_out_this_frame(error)
+                raise
             finally:
                 for callback in tuple(self.after):
                     callback(result, *arguments, **keywords)
@@ -51,6 +54,16 @@ class _Followed:
             delattr(self.owner, self.name)
         else:
             setattr(self.owner, self.name, self.original)
+
+
+def leave_out_this_frame(error: BaseException) -> None:
+    """Take the caller's own frame out of a traceback; a bare ``raise`` then does not add it again.
+
+    The first entry is that of the function in which the error is caught. (Python 3.10 keeps a
+    traceback of its own, and shows the frame.)
+    """
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
 
 
 _all: dict[tuple[int, str], _Followed] = {}

@@ -25,11 +25,14 @@ from gradstep.sight.mistakes.membership import Membership
 from gradstep.sight.mistakes.place import Place, here
 from gradstep.sight.mistakes.scaling import Scaling
 from gradstep.sight.mistakes.scheduling import Scheduling
-from gradstep.sight.mistakes.watched import Family, Watched
+from gradstep.sight.mistakes.watched import FIRST_STEPS, Family, Watched
 
 _log = logging.getLogger(__name__)
 
 OnMistake = Literal["warn", "list", "raise"]
+
+#: Of the steps after the hundredth, one in so many is looked at.
+_REST = 20
 
 #: What wrappers put before a parameter's name.
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
@@ -81,12 +84,20 @@ class Diagnosis:
         self._after_look = [*self._after, *self._those_with("after_look")]
         self._before_backward = self._those_with("before_backward")
         self._after_backward = self._those_with("after_backward")
+        # Somebody's own are told of each step.
+        self._before_each = self._those_with("before_step", tuple(also))
+        self._after_each = self._those_with("after_step", tuple(also))
+        self._before_each_backward = self._those_with("before_backward", tuple(also))
+        self._after_each_backward = self._those_with("after_backward", tuple(also))
 
-    def _those_with(self, event: str) -> list[Callable[..., None]]:
+    def _those_with(
+        self, event: str, kinds: tuple[type[Family], ...] = (Family,)
+    ) -> list[Callable[..., None]]:
         return [
             getattr(family, event)
             for family in self._families
-            if getattr(type(family), event) is not getattr(Family, event)
+            if isinstance(family, kinds)
+            and getattr(type(family), event) is not getattr(Family, event)
         ]
 
     def family(self, kind: type[Any]) -> Any:
@@ -192,19 +203,27 @@ class Diagnosis:
     # What happens.
 
     def _begin_step(self, watched: Watched, arguments: Any, keywords: Any) -> None:
-        if not watched.steps:
+        number = watched.steps + 1
+        if number == 1:
             self.guarded(self.at_first_step)
-        watched.inner = any(running is not watched for running in self._running)
-        if watched in self._running:  # its last step raised
-            del self._running[self._running.index(watched) :]
+        if self._running:
+            watched.inner = any(running is not watched for running in self._running)
+            if watched in self._running:  # its last step raised
+                del self._running[self._running.index(watched) :]
+        else:
+            watched.inner = False
         self._running.append(watched)
         if len(arguments) > 1:
             watched.has_closure = callable(arguments[1])
         else:
             watched.has_closure = keywords.get("closure") is not None
-        number = watched.steps + 1
-        # Often in the beginning, where most goes wrong and scripts for trial end.
-        watched.looks = number % self._every == 0 or number <= 3 or number in range(5, 101, 5)
+        watched.looks = self._looks_at(number)
+        # What a step finds is compared with what the one before it left.
+        watched.attended = watched.kept == watched.steps and self._attends(watched, number)
+        if not watched.attended:
+            if self._before_each:
+                self._tell(self._before_each, watched)
+            return
         if not watched.is_current():
             watched.refresh()
             self._name_anew()
@@ -218,20 +237,41 @@ class Diagnosis:
         if watched in self._running:
             del self._running[self._running.index(watched) :]
         watched.steps += 1
-        self._tell(self._after_look if watched.looks else self._after, watched)
+        if watched.attended or self._attends(watched, watched.steps + 1):
+            watched.kept = watched.steps
+            self._tell(self._after_look if watched.looks else self._after, watched)
+        elif self._after_each:
+            self._tell(self._after_each, watched)
+
+    def _looks_at(self, number: int) -> bool:
+        """Whether values are looked at in this step."""
+        # Often in the beginning, where most goes wrong and scripts for trial end.
+        early = number <= 3 or (number <= FIRST_STEPS and number % 5 == 0)
+        return early or number % self._every == 0
+
+    def _attends(self, watched: Watched, number: int) -> bool:
+        """Whether anything is looked at in this step: in a long training rarely is enough."""
+        return number <= watched.awake or number % _REST == 0 or self._looks_at(number)
+
+    def attend(self, steps: int) -> None:
+        """Look at each of the next steps of all optimizers: something has happened."""
+        for watched in self.watched:
+            watched.awake = max(watched.awake, watched.steps + steps)
 
     def let_go(self) -> None:
         """A module is about to be converted."""
         for family in self._families:
             self.guarded(family.let_go)
 
-    def backward_begins(self, losses: list[Tensor]) -> None:
+    def backward_begins(self, losses: list[Tensor], attended: bool) -> None:
         """A backward pass begins, from these losses."""
-        self._tell_of_backward(self._before_backward, losses)
+        calls = self._before_backward if attended else self._before_each_backward
+        self._tell_of_backward(calls, losses)
 
-    def backward_ended(self) -> None:
+    def backward_ended(self, attended: bool) -> None:
         """A backward pass has ended, maybe by an exception."""
-        self._tell_of_backward(self._after_backward)
+        calls = self._after_backward if attended else self._after_each_backward
+        self._tell_of_backward(calls)
 
     def _tell_of_backward(self, calls: list[Callable[..., None]], *arguments: Any) -> None:
         for call in calls:

@@ -64,6 +64,7 @@ class Forward(Family):
         """Look at the next step's forward pass."""
         self._left = max(self._left, 2)  # the present step is counted, too
         self.spoilt, self.looked = None, False
+        self.diagnosis.attend(self._left + 1)
         if self._handle is None:
             self._begin()
 

@@ -21,7 +21,8 @@ VANISHING_GRADIENT = Mistake(
 )
 EXPLODING_GRADIENT = Mistake(
     "exploding-gradient",
-    when="gradients are 10,000 times as large as the weights",
+    when="gradients are 10,000 times as large as the weights, and the rule does not divide by "
+    "their size, as Adam does",
     why="one step with such a gradient undoes what was learnt",
     write="torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before step(); a mean in "
     "place of a sum in the loss; a smaller initialisation",
@@ -42,6 +43,8 @@ _VANISHED = 1e-7
 _EXPLODED = 1e4
 #: Share of a layer's units without any gradient. Half of them have none at a single input.
 _DEAD = 0.9
+#: What rules call the squares and sizes that they divide by.
+_SQUARES = {"exp_avg_sq", "square_avg", "sum", "exp_inf"}
 #: Looks in a row before anything is said.
 _LOOKS = 5
 _WITH_UNITS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -109,7 +112,7 @@ class Layers(Family):
         all_weights = sum(n * n for n in norms[count:]) ** 0.5
         large = all_gradients > _EXPLODED * all_weights > 0
         seen = self._exploded[id(watched)] = self._exploded.get(id(watched), 0) + 1 if large else 0
-        if seen >= 3:
+        if seen >= 3 and not _divides(watched, layers):
             name = self.diagnosis.name_of(layers[sizes.index(max(sizes))].parameter)
             self.diagnosis.report(
                 EXPLODING_GRADIENT,
@@ -145,6 +148,12 @@ class Layers(Family):
                 parameter=name,
                 watched=watched,
             )
+
+
+def _divides(watched: Watched, layers: list[Held]) -> bool:
+    """Whether the rule divides by the size that gradients have had, so that steps do not grow."""
+    states = (watched.optimizer.state.get(held.parameter) for held in layers)
+    return any(isinstance(state, dict) and not _SQUARES.isdisjoint(state) for state in states)
 
 
 def _is_layer(p: Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -40,7 +40,8 @@ SIGMOID_BEFORE_BCE_WITH_LOGITS = Mistake(
 )
 SOFTMAX_OVER_BATCH = Mistake(
     "softmax-over-batch",
-    when="a loss gets a softmax over the first dimension of two, that of the batch",
+    when="a loss gets a softmax over the first dimension of two, that of the batch (and not of the "
+    "products of two batches, each with each)",
     why="the examples of a batch compete with each other, instead of the classes of an example",
     write="softmax(…, dim=1), or dim=-1",
 )
@@ -54,35 +55,41 @@ LOSS_BROADCASTS = Mistake(
 
 _MOVES = {
     "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "T", "Permute",
-    "Clone", "ToCopy", "Alias",
+    "Clone", "ToCopy", "Alias", "Select", "Slice",
 }  # fmt: skip
 #: What stands between backward() and the functions that compare.
 _ABOVE = {"Add", "Mul", "Div", "Neg", "Mean", "Sum", "Stack", "Cat", "Pow", "Abs", "Sqrt", "Select",
-          "Index", "ToCopy", "View", "Squeeze", "Sub"}  # fmt: skip
+          "Index", "ToCopy", "View", "Squeeze", "Sub", "Log", "Log1P", "Exp", "Cosh", "Softplus",
+          "LogSigmoid", "Gather"}  # fmt: skip
 #: What makes raw scores.
 _LAYERS = {"Addmm", "Mm", "Convolution", "MkldnnConvolution", "Linear", "Relu", "Mv", "LeakyRelu"}
 _COMPARES = {"MseLoss", "SmoothL1Loss", "HuberLoss"}
 _FUNCTIONS = (
     functional.cross_entropy, functional.nll_loss, functional.binary_cross_entropy_with_logits,
+    functional.binary_cross_entropy, functional.kl_div,
     functional.mse_loss, functional.smooth_l1_loss, functional.huber_loss, functional.l1_loss,
 )  # fmt: skip
+_CODES = {f.__code__: f.__name__ for f in _FUNCTIONS if hasattr(f, "__code__")}
+#: For so many backward passes a loss function is waited for: there may be other losses in between.
+_WAIT = 4
 
 
 @dataclass
 class _Seen:
-    """What was seen in a graph, and the line of its backward()."""
+    """What was seen in a graph, the line of its backward(), and that of the loss function."""
 
     mistake: Mistake
     seen: str
     place: Place | None
     write: str = ""
+    called: Place | None = None
 
 
 class LossInputs(Family):
     """Softmaxes too many or too few, and shapes that do not fit together.
 
-    The graph tells what was done, and not where. So once something was seen, the next forward pass
-    is followed until it calls the loss, to name that line.
+    The graph tells what was done, and not where. So once something was seen, the next forward
+    passes are followed until one calls the loss with it, to name that line.
     """
 
     order = 11
@@ -91,11 +98,13 @@ class LossInputs(Family):
         super().__init__(diagnosis)
         self._seen: list[_Seen] = []
         self._trap: _Trap | None = None
+        self._waited = 0
         self._known: set[str] = set()
 
     def before_backward(self, losses: list[Tensor]) -> None:
-        if self._seen:
-            self._say()
+        if self._seen and self._trap is not None:
+            self._waited += 1
+            self._say(all_of_them=self._waited >= _WAIT)
         backward = self.diagnosis.family(Backward)
         if backward is None or not backward.looks:
             return
@@ -107,50 +116,77 @@ class LossInputs(Family):
                     self._known.add(found.mistake.name)
                     found.place = backward.place
                     self._seen.append(found)
-        if self._seen:
-            self._trap = _Trap([f.__code__ for f in _FUNCTIONS if hasattr(f, "__code__")])
+        if self._seen and self._trap is None:
+            self._waited, self._trap = 0, _Trap(self._seen)
 
-    def _say(self) -> None:
-        place = self._trap.stop() if self._trap is not None else None
-        seen, self._seen, self._trap = self._seen, [], None
-        for each in seen:
+    def _say(self, all_of_them: bool) -> None:
+        """Say what was seen, of that whose line is known, or of all."""
+        for each in list(self._seen):
+            if each.called is None and not all_of_them:
+                continue
+            self._seen.remove(each)
             self.diagnosis.report(
                 each.mistake,
                 each.seen,
                 write=each.write,
-                place=place or each.place,
+                place=each.called or each.place,
                 key=each.mistake.name,
             )
+        if not self._seen and self._trap is not None:
+            self._trap.stop()
+            self._trap = None
 
     def close(self) -> None:
-        if self._seen:
-            self._say()
+        self._say(all_of_them=True)
 
 
 class _Trap:
-    """Waits for the first call of one of some functions, and keeps the line it came from.
+    """Waits for loss functions that are given what was seen, and keeps the lines that call them.
 
     Of a profiler, a debugger or torch.compile it stays away.
     """
 
-    def __init__(self, codes: list[CodeType]) -> None:
-        self.place: Place | None = None
-        self._codes = set(codes)
+    def __init__(self, seen: list[_Seen]) -> None:
+        self._seen = seen
         compiled = sys.modules.get("torch._dynamo.utils")
         self._on = sys.getprofile() is None and not (compiled and compiled.counters["frames"])
         if self._on:
             sys.setprofile(self._called)
 
     def _called(self, frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code in self._codes:
-            self.place = place_of(frame)
+        if event != "call" or frame.f_code not in _CODES:
+            return
+        given, target = frame.f_locals.get("input"), frame.f_locals.get("target")
+        if not isinstance(given, Tensor):
+            return
+        for each in self._seen:
+            if each.called is None and _is_it(each.mistake, _CODES[frame.f_code], given, target):
+                each.called = place_of(frame)
+        if all(each.called is not None for each in self._seen):
             self.stop()
 
-    def stop(self) -> Place | None:
+    def stop(self) -> None:
+        """Take it away."""
         if self._on and sys.getprofile() == self._called:
             sys.setprofile(None)
         self._on = False
-        return self.place
+
+
+def _is_it(mistake: Mistake, function: str, given: Tensor, target: Any) -> bool:
+    """Whether a loss function is given what was seen in the graph."""
+    node = _source(given.grad_fn)
+    kind = _kind(node)
+    if mistake is SOFTMAX_BEFORE_CROSS_ENTROPY:
+        return function == "cross_entropy" and kind == "Softmax"
+    if mistake is NLL_LOSS_WITHOUT_LOG_SOFTMAX:
+        return function == "nll_loss" and (kind in _LAYERS or kind == "Softmax")
+    if mistake is SIGMOID_BEFORE_BCE_WITH_LOGITS:
+        return function == "binary_cross_entropy_with_logits" and kind in ("Sigmoid", "Softmax")
+    if mistake is SOFTMAX_OVER_BATCH:
+        return _is_over_batch(_inputs(node)[0] if kind == "Log" else node)
+    return function.endswith(("mse_loss", "l1_loss", "huber_loss")) and (
+        isinstance(target, Tensor) and given.shape != target.shape
+    )
 
 
 def _kind(node: Any) -> str:
@@ -245,13 +281,35 @@ def _at_probabilities(node: Any) -> Iterator[_Seen]:
 def _at_difference(node: Any) -> Iterator[_Seen]:
     """A difference or product by hand, of a prediction and something that has no gradient."""
     shape, inputs = _shape(node), _inputs(node)
+    if len(inputs) == 2 and None in inputs:
+        for each in inputs:
+            if each is not None and _is_over_batch(each):
+                yield _over_batch(each)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
         return
+    # A product keeps what it was multiplied with: it may be of that shape, as a mask of pairs is.
+    for name in ("_saved_self", "_saved_other"):
+        factor = getattr(node, name, None)
+        if isinstance(factor, Tensor) and tuple(factor.shape) == shape and not _is_spread(factor):
+            return
     for one, other in zip(inputs, reversed(inputs), strict=True):
         if other is None and one is not None and len(inputs) == 2:
             one = _inputs(one)[0] if _kind(one) == "Expand" else one
             if _shape(one) in ((shape[0],), (shape[0], 1)):
                 yield _broadcast(_shape(one), shape)
+
+
+def _at_log(node: Any) -> Iterator[_Seen]:
+    given = _inputs(node)[0]
+    if _kind(given) == "Add":  # a small number, so that there is no log(0)
+        given = next((each for each in _inputs(given) if each is not None), None)
+    if _is_over_batch(given):
+        yield _over_batch(given)
+
+
+def _at_choice(node: Any) -> Iterator[_Seen]:
+    if _is_over_batch(_inputs(node)[0]):
+        yield _over_batch(_inputs(node)[0])
 
 
 def _is_spread(tensor: Tensor) -> bool:
@@ -265,7 +323,24 @@ def _is_over_batch(node: Any) -> bool:
         return False
     shape, dim = _shape(node), int(node._saved_dim)
     dim -= 2**64 if dim >= 2**63 else 0
-    return len(shape) == 2 and min(shape) > 1 and dim % 2 == 0
+    if len(shape) != 2 or min(shape) < 2 or dim % 2:
+        return False
+    # What compares each example with each, as CLIP does, has two batches and takes both ways.
+    return shape[0] != shape[1] or not _is_of_pairs(_inputs(node)[0])
+
+
+def _is_of_pairs(node: Any) -> bool:
+    """Whether scores are products of two things that both depend on the batch or on weights."""
+    waiting = [node]
+    for _ in range(6):
+        if not waiting:
+            return False
+        node = _source(waiting.pop(0))
+        if _kind(node) in ("Mm", "Bmm"):
+            return all(_kind(_source(each)) not in ("", "AccumulateGrad") for each in _inputs(node))
+        if _kind(node) in ("Mul", "Div", "Add", "Sub"):
+            waiting += _inputs(node)
+    return False
 
 
 def _over_batch(node: Any) -> _Seen:
@@ -292,4 +367,7 @@ _LOOKS: dict[str, Callable[[Any], Iterator[_Seen]]] = {
     "KlDiv": _at_probabilities,
     "Sub": _at_difference,
     "Mul": _at_difference,
+    "Log": _at_log,
+    "Index": _at_choice,
+    "Gather": _at_choice,
 }

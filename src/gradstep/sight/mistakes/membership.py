@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.place import Place, here
@@ -91,7 +94,11 @@ class Membership(Family):
         self._shared: dict[int, list[_Shared]] = {}
         self._unheld: dict[int, tuple[int, int]] = {}  # id -> looks with a gradient, its version
         self._gone: set[int] = set()  # ids of held parameters that are not the model's any more
-        self._handle: Any = register_module_parameter_registration_hook(self._registered)
+        self._swaps: list[tuple[set[int], Place | None]] = []  # held ids, where a module went
+        self._handles: list[Any] = [
+            register_module_parameter_registration_hook(self._registered),
+            register_module_module_registration_hook(self._module_registered),
+        ]
 
     def take_model(self, model: nn.Module, place: Place | None) -> None:
         """Remember the model's parameters."""
@@ -106,6 +113,18 @@ class Membership(Family):
             and self._is_held(old)
         ):
             self._replaced.append(_Replaced(module, name, old, parameter, here()))
+
+    def _module_registered(self, module: nn.Module, name: str, part: Any) -> None:
+        old = module._modules.get(name)
+        if old is not None and old is not part:
+            held = {id(p) for p in old.parameters() if self._is_held(p)}
+            if held:
+                self._swaps.append((held, here()))
+
+    def _place_of(self, gone: Iterable[int], otherwise: Place | None) -> Place | None:
+        """Where a module with these parameters gave way to another."""
+        gone = set(gone)
+        return next((place for held, place in reversed(self._swaps) if held & gone), otherwise)
 
     def _is_held(self, parameter: Tensor) -> bool:
         return any(h.parameter is parameter for w in self.diagnosis.watched for h in w.held)
@@ -135,6 +154,7 @@ class Membership(Family):
         """Forget the parameters that no optimizer holds any more, or nobody could free them."""
         held_ids = {id(h.parameter) for w in self.diagnosis.watched for h in w.held}
         self._replaced = [r for r in self._replaced if id(r.old) in held_ids]
+        self._swaps = [swap for swap in self._swaps if swap[0] & held_ids]
         for model in self._models:
             for name, now in model.module.named_parameters():
                 if id(model.parameters.get(name)) not in held_ids:
@@ -148,6 +168,8 @@ class Membership(Family):
     def _take_turns(self, watched: Watched) -> None:
         if watched.inner:
             return
+        if self._shared[id(watched)]:
+            self.diagnosis.attend(2)
         for shared in self._shared[id(watched)]:
             mine, theirs = shared.one, shared.other
             if mine[0] is not watched:
@@ -246,9 +268,10 @@ class Membership(Family):
                 and id(now[name]) not in held_ids
             ]
             if swapped:
-                self._gone.update(id(model.parameters[name]) for name in swapped)
+                gone = {id(model.parameters[name]) for name in swapped}
+                self._gone |= gone
                 plain = [self.diagnosis.plain_name(name) for name in swapped]
-                self._say_replaced(watched, plain, None)
+                self._say_replaced(watched, plain, self._place_of(gone, None))
         return any(id(h.parameter) in self._gone for h in watched.held)
 
     def _find_unheld(
@@ -274,8 +297,9 @@ class Membership(Family):
             if not h.ever and not any(h.parameter is p for p in now.values())
         ]
         if orphans:
-            self._gone.update(id(h.parameter) for h in orphans)
-            self._say_replaced(watched, unheld, watched.place)
+            gone = {id(h.parameter) for h in orphans}
+            self._gone |= gone
+            self._say_replaced(watched, unheld, self._place_of(gone, watched.place))
             return
         self.diagnosis.report(
             PARAMETER_IN_NO_GROUP,
@@ -309,7 +333,8 @@ class Membership(Family):
         )
 
     def close(self) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         for watched in self.diagnosis.watched:
             if watched.steps >= _TRIAL and not self.diagnosis.interrupted:
                 self._find_unreached(watched)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gradstep.sight.mistakes.backward import Backward
 from gradstep.sight.mistakes.calls import follow
 from gradstep.sight.mistakes.finding import Mistake
-from gradstep.sight.mistakes.place import Place, here, outside_modules
+from gradstep.sight.mistakes.place import Line, line_here, outside_modules
 from gradstep.sight.mistakes.watched import Family, Watched
 
 LEFT_IN_EVAL_MODE = Mistake(
@@ -47,16 +48,19 @@ class Modes(Family):
         self._active: dict[int, list[nn.Module]] = {}  # of each model, what has two modes
         self._trained: set[int] = set()  # ids of the models that were in training mode at a step
         self._steps: dict[int, int] = {}  # id of a model -> steps in evaluation's mode
-        self._eval: Place | None = None
+        self._eval: Line | None = None
         self._passes: dict[int, int] = {}  # id of a module -> passes since the last backward
+        self._passed_at = 0  # the backward pass after which these were made
         self._ends: list[Callable[[], None]] = [
-            follow(nn.Module, "eval", before=self._evaluates),
+            follow(nn.Module, "train", before=self._changes),  # eval() is train(False)
             follow(functional, "dropout", before=self._drops),
             follow(functional, "batch_norm", before=self._normalises),
         ]
 
-    def _evaluates(self, *_: Any, **__: Any) -> None:
-        self._eval = here()
+    def _changes(self, _: nn.Module, mode: bool = True) -> None:
+        if not mode:
+            self._eval = line_here()
+            self.diagnosis.attend(_STEPS + 1)
 
     def before_step(self, watched: Watched) -> None:
         for model, _ in self.diagnosis.models:
@@ -83,7 +87,7 @@ class Modes(Family):
                 f"{type(model).__name__} was in training mode, and the last {steps} steps were "
                 f"made in evaluation mode: without {kinds}",
                 watched=watched,
-                place=self._eval,
+                place=self._eval and self._eval.place,
                 key=id(model),
             )
 
@@ -102,6 +106,10 @@ class Modes(Family):
     def _passed(self, what: str) -> None:
         frame = sys._getframe(3)  # the module's forward(), or whoever calls the function
         key = id(frame.f_locals.get("self", frame.f_code))
+        count = self.diagnosis.family(Backward).count
+        if count != self._passed_at:
+            self._passes.clear()
+            self._passed_at = count
         passes = self._passes[key] = self._passes.get(key, 0) + 1
         if passes == _PASSES:
             self.diagnosis.guarded(self._say, what)
@@ -117,7 +125,13 @@ class Modes(Family):
         )
 
     def _on_purpose(self) -> bool:
-        """Whether statistics are made for averaged weights: by torch, or for Schedule-Free ones."""
+        """Whether somebody knows of modes: the model is in evaluation's, and parts of it are not.
+
+        Or statistics are made for averaged weights: by torch, or for Schedule-Free ones.
+        """
+        models = [model for model, _ in self.diagnosis.models if self._has_active(model)]
+        if models and not any(model.training for model in models):
+            return True
         if any(
             not group.get("train_mode", True)
             for watched in self.diagnosis.watched
@@ -131,9 +145,8 @@ class Modes(Family):
             frame = frame.f_back  # type: ignore[assignment]
         return False
 
-    def after_backward(self) -> None:
-        if self._passes:
-            self._passes.clear()
+    def _has_active(self, model: nn.Module) -> bool:
+        return any(_has_modes(module) and module.training for module in model.modules())
 
     def close(self) -> None:
         for end in self._ends:

@@ -30,8 +30,6 @@ WEIGHTS_CHANGED_OUTSIDE = Mistake(
 
 #: What happens once and then not for so many steps was no part of the loop.
 _QUIET = 30
-#: After the first steps, one in so many is followed.
-_FIRST, _EACH = 100, 5
 
 
 @dataclass
@@ -108,7 +106,7 @@ class Outside(Family):
         elif (
             witness.changes == 1
             and witness.first is not None
-            and watched.steps - witness.first[0] == _QUIET
+            and watched.steps - witness.first[0] >= _QUIET
         ):
             self._say_once(watched, witness)
 
@@ -134,6 +132,7 @@ class Outside(Family):
         witness.along += along
         if witness.first is None:
             witness.first = (watched.steps, here())
+            self.diagnosis.attend(_QUIET + 2)
         if witness.along >= 2:
             name = self.diagnosis.name_of(witness.held.parameter)
             self.diagnosis.report(
@@ -147,9 +146,6 @@ class Outside(Family):
     def after_step(self, watched: Watched) -> None:
         witness = self._witnesses.get(id(watched))
         if witness is None or watched.inner:
-            return
-        if watched.steps > _FIRST and watched.steps % _EACH and not witness.changes:
-            witness.weight = None
             return
         parameter = witness.held.parameter
         window = witness.look()

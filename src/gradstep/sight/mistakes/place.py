@@ -8,7 +8,7 @@ import sysconfig
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import torch
 
@@ -53,7 +53,8 @@ class Place:
 _is_users: dict[str, bool] = {}
 
 
-def _belongs_to_user(file: str) -> bool:
+def belongs_to_user(file: str) -> bool:
+    """Whether a file is the user's own, and no library's."""
     known = _is_users.get(file)
     if known is None:
         path = file.replace("\\", "/")
@@ -68,12 +69,36 @@ def _belongs_to_user(file: str) -> bool:
 
 
 def _first_of_users(frame: FrameType | None) -> Place | None:
+    line = _line_of(frame)
+    return None if line is None else line.place
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A place that has not been worked out yet: quicker to take where that is done at each step."""
+
+    code: CodeType
+    number: int
+
+    @property
+    def place(self) -> Place:
+        """Its file, line and function."""
+        return Place(self.code.co_filename, self.number, self.code.co_name)
+
+
+def _line_of(frame: FrameType | None) -> Line | None:
     while frame is not None:
-        code = frame.f_code
-        if _belongs_to_user(code.co_filename):
-            return Place(code.co_filename, frame.f_lineno, code.co_name)
+        file = frame.f_code.co_filename
+        known = _is_users.get(file)
+        if belongs_to_user(file) if known is None else known:
+            return Line(frame.f_code, frame.f_lineno)
         frame = frame.f_back
     return None
+
+
+def line_here() -> Line | None:
+    """The innermost line of the user's code that is running; None if there is none."""
+    return _line_of(sys._getframe(1))
 
 
 def place_of(frame: FrameType | None) -> Place | None:

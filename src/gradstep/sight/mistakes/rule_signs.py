@@ -39,6 +39,8 @@ EPS_TOO_LARGE = Mistake(
 )
 
 _LOOKS = 5
+#: Where nothing is as small as eps, one look in so many is enough.
+_CALM = 4
 _MOST = 0.5
 _EPS = 1e-8
 _COUPLED = {
@@ -54,6 +56,7 @@ class RuleSigns(Family):
 
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
+        self._looks: dict[int, int] = {}
         self._swallowed: dict[int, int] = {}
         self._told: set[int] = set()
 
@@ -116,6 +119,9 @@ class RuleSigns(Family):
         return None
 
     def after_look(self, watched: Watched) -> None:
+        looks = self._looks[id(watched)] = self._looks.get(id(watched), 0) + 1
+        if looks > _LOOKS and looks % _CALM and not self._swallowed.get(id(watched)):
+            return
         # Where the true gradient is 0, as that of a bias before a batch norm, rounding alone is
         # left, and a smaller eps would make it large: so it is asked of the network as a whole.
         usual = _default(watched.optimizer, "eps") or _EPS

@@ -12,7 +12,7 @@ from gradstep.sight.mistakes.backward import Backward
 from gradstep.sight.mistakes.calls import follow
 from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.scheduling import Scheduled, Scheduling
-from gradstep.sight.mistakes.watched import Family, Watched
+from gradstep.sight.mistakes.watched import FIRST_STEPS, Family, Watched
 
 SCHEDULE_TOO_FAST = Mistake(
     "schedule-too-fast",
@@ -40,6 +40,11 @@ SCHEDULER_STEPPED_TWICE = Mistake(
     when="a scheduler is stepped more than once for each backward pass",
     why="the schedule runs through in a part of the training",
     write="one scheduler.step() after each optimizer.step(), or one an epoch",
+)
+
+_BY_ACCELERATE = (
+    "accelerate steps a scheduler that it has prepared once for each process: as many steps in the "
+    "schedule as all processes make together, or leave the scheduler out of prepare()"
 )
 
 _DECAYS = (lr_scheduler.StepLR, lr_scheduler.MultiStepLR, lr_scheduler.ExponentialLR)
@@ -89,6 +94,7 @@ class ScheduleUnits(Family):
                     SCHEDULE_RISES_AGAIN,
                     f"CosineAnnealingLR was made for T_max={scheduler.T_max} calls of its step(), "
                     f"and this was call {scheduler.last_epoch}: lr rises again",
+                    write=_BY_ACCELERATE * scheduled.by_accelerate,
                     watched=watched,
                     place=scheduled.place,
                 )
@@ -135,11 +141,13 @@ class ScheduleUnits(Family):
             left = watched.steps - since
             if scheduled is None or left < max(_ENOUGH, watched.steps / 5):
                 continue
+            about = "step" if since < FIRST_STEPS else "about step"
             calls = f"{scheduled.steps} calls of its step() in {watched.steps} steps"
             self.diagnosis.report(
                 SCHEDULE_ENDED_EARLY,
-                f"lr has been 0 since step {since} of {watched.steps}: "
+                f"lr has been 0 since {about} {since} of {watched.steps}: "
                 f"{type(scheduled.scheduler).__name__} was at its end ({calls})",
+                write=_BY_ACCELERATE * scheduled.by_accelerate,
                 watched=watched,
                 place=scheduled.place,
             )

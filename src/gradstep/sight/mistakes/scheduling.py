@@ -29,6 +29,8 @@ SCHEDULER_NEVER_STEPPED = Mistake(
 )
 
 _TRIAL = 3
+#: So many optimizers may stand around one another.
+_DEEP = 4
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Scheduling(Family):
 
     def of(self, watched: Watched) -> Scheduled | None:
         """The scheduler of an optimizer, as far as one is watched: the outermost."""
-        mine = [k for k in self._schedulers.values() if k.scheduler.optimizer is watched.optimizer]
+        mine = [k for k in self._schedulers.values() if self._optimizer_of(k.scheduler) is watched]
         last = mine[-1] if mine else None
         return next((k for k in mine if hasattr(k.scheduler, "_schedulers")), last)
 
@@ -95,7 +97,14 @@ class Scheduling(Family):
                 self.diagnosis.guarded(self._too_early, watched, scheduler)
 
     def _optimizer_of(self, scheduler: Any) -> Watched | None:
-        return next((w for w in self.diagnosis.watched if w.optimizer is scheduler.optimizer), None)
+        optimizer = scheduler.optimizer
+        for _ in range(_DEEP):
+            for watched in self.diagnosis.watched:
+                if watched.optimizer is optimizer:
+                    found: Watched = watched
+                    return found
+            optimizer = getattr(optimizer, "optimizer", None)  # of accelerate's, for one
+        return None
 
     def _too_early(self, watched: Watched, scheduler: Any) -> None:
         reached = any(h.arrived for h in watched.held)

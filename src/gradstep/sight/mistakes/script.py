@@ -5,10 +5,15 @@ from __future__ import annotations
 import gc
 import inspect
 import io
+import multiprocessing
 import os
 import runpy
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.machinery import SourceFileLoader
 from multiprocessing.process import BaseProcess
@@ -21,10 +26,11 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from gradstep.sight.mistakes.by_hand import ByHand
-from gradstep.sight.mistakes.calls import follow
+from gradstep.sight.mistakes.calls import follow, leave_out_this_frame
 from gradstep.sight.mistakes.diagnosis import Diagnosis
+from gradstep.sight.mistakes.elsewhere import Told, collect, leave, together
 from gradstep.sight.mistakes.finding import Finding
-from gradstep.sight.mistakes.place import Place, here
+from gradstep.sight.mistakes.place import Line, Place, belongs_to_user, here, line_here
 from gradstep.sight.mistakes.scaling import Scaling
 
 #: Searching for models takes about a tenth of a second; a script that makes an optimizer for each
@@ -42,8 +48,9 @@ class ScriptRun:
         optimizers: how many it made.
         steps: how many steps these made together.
         by_hand: between how many backward passes a weight was seen to be moved without any.
-        processes: how many processes it started, apart from those that load data; nothing is seen
-            of what these do.
+        processes: how many processes it started of which nothing was seen; those that load data
+            are not counted.
+        seen_processes: in how many others it was looked as well.
     """
 
     findings: list[Finding]
@@ -52,22 +59,31 @@ class ScriptRun:
     steps: int
     by_hand: int = 0
     processes: int = 0
+    seen_processes: int = 0
 
 
 class _Watch:
-    """Follows what a script makes, while it runs."""
+    """Follows what a script makes, while it runs.
+
+    Attributes:
+        running: the one that follows this process now, or the parent's, in a process just forked.
+    """
+
+    running: _Watch | None = None
 
     def __init__(self) -> None:
         self.diagnosis = Diagnosis("list")
         self.diagnosis.at_first_step = self._find_models
-        self.diagnosis.last_zero_grad = lambda: self._zero_grad
-        self._zero_grad: Place | None = None
+        self.diagnosis.last_zero_grad = self._last_zero_grad
+        self._zero_grad: Line | None = None
         self._searches = 0
         self._processes = 0
+        self._folder: Path | None = None  # in which these leave what they have found
         self._ends: list[Callable[[], None]] = []
 
     def begin(self) -> None:
         """Torch has hooks for steps, but none for these."""
+        _Watch.running = self
         self.diagnosis.family(Scaling).begin()
         schedulers = {
             kind
@@ -82,12 +98,21 @@ class _Watch:
             follow(nn.Module, "zero_grad", before=self._cleared),
             follow(torch.amp.GradScaler, "__init__", after=self._scaler_made),
             follow(BaseProcess, "start", before=self._process_starts),
+            follow(subprocess.Popen, "__init__", before=self._command_starts),
             *(follow(kind, "__init__", after=self._scheduler_made) for kind in schedulers),
         ]
 
     def end(self) -> None:
+        _Watch.running = None
         for end in self._ends:
             end()
+
+    def take_over(self, parent: _Watch) -> None:
+        """Watch what a process has from its parent, in the place of the parent's watch."""
+        parent.end()
+        parent.diagnosis.close(interrupted=True)
+        for one in parent.diagnosis.watched:
+            self.diagnosis.add_optimizer(one.optimizer, one.place)
 
     def outcome(self, exit_code: int) -> ScriptRun:
         """What was seen, once all is over."""
@@ -96,7 +121,21 @@ class _Watch:
         optimizers = diagnosis.forgotten + len(diagnosis.watched)
         by_hand = diagnosis.family(ByHand).moved
         findings = _once_a_line(diagnosis.findings)
-        return ScriptRun(findings, exit_code, optimizers, steps, by_hand, self._processes)
+        others = self._of_processes()
+        if others:
+            findings = together([Told("", findings, optimizers, steps), *others])
+            optimizers += sum(told.optimizers for told in others)
+            steps += sum(told.steps for told in others)
+        unseen = max(0, self._processes - len(others))
+        return ScriptRun(findings, exit_code, optimizers, steps, by_hand, unseen, len(others))
+
+    def _of_processes(self) -> list[Told]:
+        """What the processes have left that the script has started."""
+        if self._folder is None:
+            return []
+        found = collect(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return found
 
     def _optimizer_made(self, _: Any, optimizer: torch.optim.Optimizer, *__: Any, **___: Any):  # type: ignore[no-untyped-def]
         if getattr(optimizer, "param_groups", None) and not any(
@@ -113,10 +152,29 @@ class _Watch:
 
     def _process_starts(self, process: Any, *_: Any, **__: Any) -> None:
         target = getattr(process, "_target", None)
-        self._processes += not getattr(target, "__module__", "").startswith("torch.utils.data")
+        module = getattr(target, "__module__", None) or ""
+        if module.startswith("torch.utils.data"):
+            return
+        self._processes += 1
+        # Workers of a pool are ended without a word.
+        if callable(target) and not module.startswith(("multiprocessing.", "concurrent.")):
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="gradstep-doctor-"))
+            process._target = _Elsewhere(target, str(self._folder))
+
+    def _command_starts(self, _: Any, command: Any = None, *__: Any, **___: Any) -> None:
+        """A script that is run by a Python of its own."""
+        words = [str(word) for word in command] if isinstance(command, list | tuple) else []
+        python = bool(words) and Path(words[0]).name.startswith(("python", "torchrun"))
+        self._processes += python and any(
+            word.endswith(".py") and belongs_to_user(word) for word in words[1:]
+        )
 
     def _cleared(self, *_: Any, **__: Any) -> None:
-        self._zero_grad = here()
+        self._zero_grad = line_here()
+
+    def _last_zero_grad(self) -> Place | None:
+        return None if self._zero_grad is None else self._zero_grad.place
 
     def _find_models(self) -> None:
         """Find the modules that the optimizers' parameters belong to, for their names."""
@@ -136,6 +194,37 @@ class _Watch:
         several = len(roots) + len(self.diagnosis.models) > 1
         for module in roots:
             self.diagnosis.add_model(module, prefix=f"{type(module).__name__}." if several else "")
+
+
+class _Elsewhere:
+    """What a process does that the script starts, watched there as the script is here."""
+
+    def __init__(self, target: Callable[..., Any], folder: str) -> None:
+        self.target, self.folder = target, folder
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        inherited, watch = _Watch.running, _Watch()
+        if inherited is not None:  # forked
+            watch.take_over(inherited)
+        watch.begin()
+        failed = True
+        try:
+            result = self.target(*arguments, **keywords)
+            failed = False
+            return result
+        except BaseException as error:
+            leave_out_this_frame(error)
+            raise
+        finally:
+            watch.end()
+            watch.diagnosis.close(interrupted=failed)
+            self._leave(watch.outcome(int(failed)))
+
+    def _leave(self, outcome: ScriptRun) -> None:
+        name = multiprocessing.current_process().name
+        told = Told(name, outcome.findings, outcome.optimizers, outcome.steps, outcome.exit_code)
+        with suppress(OSError):  # the script has ended before
+            leave(Path(self.folder), f"{os.getpid():08d}", told)
 
 
 def _once_a_line(findings: Sequence[Finding]) -> list[Finding]:
@@ -189,6 +278,9 @@ def run_script(path: str, arguments: Sequence[str] = ()) -> ScriptRun:
     finally:
         watch.end()
         watch.diagnosis.close(interrupted=failed)
+        for process in multiprocessing.active_children():
+            if not process.daemon:  # as Python does when it ends
+                process.join()
         sys.argv = argv
         sys.path[:] = python_path
     return watch.outcome(code)

@@ -83,18 +83,22 @@ class Sizes(Family):
         before, self._before = self._before, []
         if not before or any(h not in watched.held for h, _ in before):
             return
-        ratios = []
+        olds, news = [], []
+        way = _way(watched.optimizer)
         for held, old in before:
             new = _numbers(watched, held)
             if new is None or new.shape != old.shape:
                 continue
-            way = _way(watched.optimizer)
             if not way.startswith("stochastic") and held.parameter.dtype in NARROW:
                 self._rounding(watched, held, old, new, way)
-            size = float(old.float().norm())
-            moved = float((new.float() - old.float()).norm())
-            if 0 < size < float("inf") and 0 <= moved < float("inf"):
-                ratios.append(moved / size)
+            olds.append(old.float())
+            news.append(new.float())
+        moves = torch._foreach_sub(news, olds) if olds else []
+        ratios = [
+            moved / size
+            for size, moved in zip(_norms(olds), _norms(moves), strict=True)
+            if 0 < size < float("inf") and 0 <= moved < float("inf")
+        ]
         if ratios:
             self._ratio(watched, statistics.median(ratios))
 
@@ -197,6 +201,14 @@ class Sizes(Family):
                 parameter=name,
                 watched=watched,
             )
+
+
+def _norms(tensors: Any) -> list[float]:
+    """The norms of all, in few calls and with one wait for a device."""
+    if not tensors:
+        return []
+    norms: list[float] = torch.stack([n.cpu() for n in torch._foreach_norm(tensors)]).tolist()
+    return norms
 
 
 def _way(optimizer: Any) -> str:

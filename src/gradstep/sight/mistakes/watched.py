@@ -15,6 +15,9 @@ from gradstep.compose.offload import frees_gradients
 from gradstep.compose.step_in_backward import steps_in_backward
 from gradstep.sight.mistakes.place import Place
 
+#: So many steps from the beginning are all looked at.
+FIRST_STEPS = 100
+
 
 class Held:
     """A parameter in one optimizer's hands. The counts of ``arrived`` are a clock of all of them.
@@ -90,6 +93,9 @@ class Watched:
         steps: how many it has made since watching began.
         has_closure: whether the step that runs was given one.
         looks: whether the step that runs is one at which values are looked at.
+        attended: whether it is one at which anything is looked at.
+        awake: until which step all are looked at.
+        kept: after which step it was last kept what it left.
         inner: whether the step that runs is made within another watched optimizer's.
         loaded: how often a checkpoint was loaded into it.
         step_place: where it last made a step at which values were looked at.
@@ -103,6 +109,9 @@ class Watched:
         self.steps = 0
         self.has_closure = False
         self.looks = False
+        self.attended = True
+        self.awake = FIRST_STEPS
+        self.kept = 0
         self.inner = False
         self.loaded = 0
         self.step_place: Place | None = None
