@@ -87,6 +87,7 @@ def test_every_class_can_be_trained_with_but_those_that_lenet_is_nothing_for() -
         "Muon",
         "NorMuon",
         "AdaMuon",
+        "AdaGO",
         "PolarGrad",
         "Scion",
         "Dion",

@@ -24,6 +24,7 @@ RULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "Fira": (gradstep.Fira, {"rank": 3, "update_proj_gap": 3}),
     "NorMuon": (gradstep.NorMuon, {}),
     "AdaMuon": (gradstep.AdaMuon, {}),
+    "AdaGO": (gradstep.AdaGO, {}),
     "PolarGrad": (gradstep.PolarGrad, {}),
     "Scion": (gradstep.Scion, {}),
     "Dion": (gradstep.Dion, {"rank_fraction": 0.5}),
@@ -31,7 +32,16 @@ RULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "SOAPMuon": (gradstep.SOAPMuon, {"precondition_frequency": 2}),
 }
 #: Those that are given nothing but matrices.
-MATRICES_ONLY = {"NorMuon", "AdaMuon", "PolarGrad", "Scion", "Dion", "Dion2", "SOAPMuon"}
+MATRICES_ONLY = {
+    "NorMuon",
+    "AdaMuon",
+    "AdaGO",
+    "PolarGrad",
+    "Scion",
+    "Dion",
+    "Dion2",
+    "SOAPMuon",
+}
 each_rule = pytest.mark.parametrize("name", RULES)
 each_engine = pytest.mark.parametrize(
     "engine", ["fused", pytest.param("eager", marks=pytest.mark.deep)]

@@ -1,4 +1,4 @@
-"""D-Adaptation, for Adam and for SGD. All weights are one vector here."""
+"""D-Adaptation, for Adam, SGD, AdaGrad, Adan and Lion. All weights are one vector here."""
 
 from __future__ import annotations
 
@@ -63,6 +63,85 @@ def dadapt_sgd(
         yield w
 
 
+def dadapt_adagrad(
+    w: Array,
+    gradients: Iterable[Array],
+    *,
+    lr: float = 1.0,
+    momentum: float = 0.0,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    d0: float = 1e-6,
+) -> Iterator[Array]:
+    """Defazio & Mishchenko 2023, algorithm 3, from sums of squares of 1e-6 as its code."""
+    start, s, squares, q, d = w, 0 * w, 0 * w + 1e-6, 0, d0
+    for g in gradients:
+        g = g + weight_decay * w
+        squares = squares + g**2
+        root = numpy.sqrt(squares) + eps
+        q = q + (d * lr) ** 2 * numpy.sum(g**2 / root)
+        s = s + d * lr * g
+        d = max(d, (numpy.sum(s**2 / root) - q) / numpy.sum(numpy.abs(s)))
+        w = momentum * w + (1 - momentum) * (start - s / root)
+        yield w
+
+
+def dadapt_adan(
+    w: Array,
+    gradients: Iterable[Array],
+    *,
+    lr: float = 1.0,
+    betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+    eps: float = 1e-8,
+    weight_decay: float = 0.02,
+    d0: float = 1e-6,
+    no_prox: bool = False,
+) -> Iterator[Array]:
+    """Adan's algorithm 1 without corrections, and d as in the authors' code."""
+    b1, b2, b3 = (w.dtype.type(b) for b in betas)
+    m, u, n, s, q, d, before = 0 * w, 0 * w, 0 * w, 0 * w, 0, d0, None
+    for g in gradients:
+        change = 0 * w if before is None else g - before
+        step = d * lr
+        m = b1 * m + (1 - b1) * step * g
+        u = b2 * u + (1 - b2) * step * change
+        n = b3 * n + (1 - b3) * (g + b2 * change) ** 2
+        root = numpy.sqrt(n) + eps
+        s = b3 * s + (1 - b3) * step * g
+        q = b3 * q + (1 - b3) * step**2 * numpy.sum(g**2 / root)
+        d = max(d, (numpy.sum(s**2 / root) / (1 - b3) - q) / numpy.sum(numpy.abs(s)))
+        w = w * (1 - step * weight_decay) if no_prox else w
+        w = w - (m + b2 * u) / root
+        w = w if no_prox else w / (1 + step * weight_decay)
+        before = g
+        yield w
+
+
+def dadapt_lion(
+    w: Array,
+    gradients: Iterable[Array],
+    *,
+    lr: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    d0: float = 1e-6,
+) -> Iterator[Array]:
+    """As the authors' code has it."""
+    beta1, beta2 = (w.dtype.type(b) for b in betas)
+    kept = numpy.sqrt(beta2)
+    m, s, r, d = 0 * w, 0 * w, 0, d0
+    for g in gradients:
+        step = d * lr
+        w = w - step * weight_decay * w
+        update = numpy.sign(beta1 * m + (1 - beta1) * g)
+        w = w - step * update
+        m = beta2 * m + (1 - beta2) * step * g
+        r = kept * r + (1 - kept) * step * numpy.sum(update * s)
+        s = kept * s + (1 - kept) * step * update
+        d = max(d, r / ((1 - kept) * numpy.sum(numpy.abs(s))))
+        yield w
+
+
 def _dadapt_adam(parameters: Any, options: dict[str, Any]) -> Any:
     from dadaptation import DAdaptAdam
 
@@ -74,6 +153,24 @@ def _dadapt_sgd(parameters: Any, options: dict[str, Any]) -> Any:
     from dadaptation import DAdaptSGD
 
     return DAdaptSGD(parameters, **options)
+
+
+def _dadapt_adagrad(parameters: Any, options: dict[str, Any]) -> Any:
+    from dadaptation import DAdaptAdaGrad
+
+    return DAdaptAdaGrad(parameters, **options)
+
+
+def _dadapt_adan(parameters: Any, options: dict[str, Any]) -> Any:
+    from dadaptation import DAdaptAdan
+
+    return DAdaptAdan(parameters, **options)
+
+
+def _dadapt_lion(parameters: Any, options: dict[str, Any]) -> Any:
+    from dadaptation import DAdaptLion
+
+    return DAdaptLion(parameters, **options)
 
 
 REFERENCES = [
@@ -110,5 +207,55 @@ REFERENCES = [
         coupled=True,
         bound=16.0,  # a longer step makes the next longer: roundings grow
         oracle=_dadapt_sgd,
+    ),
+    Reference(
+        gradstep.DAdaptAdaGrad,
+        gradstep.dadapt_adagrad,
+        dadapt_adagrad,
+        extra=[
+            {"lr": 0.3},
+            {"lr": f64(0.1), "d0": 1e-3, "momentum": 0.9, "weight_decay": 0.1, "maximize": True},
+        ],
+        takes_complex=False,
+        elementwise=False,
+        coupled=True,
+        bound=16.0,  # a longer step makes the next longer: roundings grow
+        oracle=_dadapt_adagrad,
+    ),
+    Reference(
+        gradstep.DAdaptAdan,
+        gradstep.dadapt_adan,
+        dadapt_adan,
+        extra=[
+            {"lr": 0.3},
+            {
+                "lr": f64(0.1),
+                "d0": 1e-3,
+                "betas": (0.9, 0.8, 0.95),
+                "weight_decay": 0.1,
+                "maximize": True,
+            },
+            {"lr": 0.3, "d0": 1e-3, "weight_decay": 0.1, "no_prox": True},
+        ],
+        takes_complex=False,
+        elementwise=False,
+        coupled=True,
+        bound=16.0,  # a longer step makes the next longer: roundings grow
+        oracle=_dadapt_adan,
+    ),
+    Reference(
+        gradstep.DAdaptLion,
+        gradstep.dadapt_lion,
+        dadapt_lion,
+        extra=[
+            {"lr": 0.3},
+            {"lr": f64(0.1), "d0": 1e-3, "betas": (0.8, 0.95), "weight_decay": 0.1},
+            {"lr": 0.3, "d0": 1e-4, "maximize": True},
+        ],
+        takes_complex=False,
+        elementwise=False,
+        coupled=True,
+        bound=16.0,  # a longer step makes the next longer: roundings grow
+        oracle=_dadapt_lion,
     ),
 ]

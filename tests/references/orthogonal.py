@@ -1,4 +1,4 @@
-"""Muon's family: NorMuon, AdaMuon, PolarGrad, Scion, Dion, Dion2, SOAP with Muon's step."""
+"""Muon's family: NorMuon, AdaMuon, AdaGO, PolarGrad, Scion, Dion, Dion2, SOAP with Muon's step."""
 
 from __future__ import annotations
 
@@ -125,6 +125,33 @@ def adamuon(
             v = beta2 * v + (1 - beta2) * o**2
             n = o / (numpy.sqrt(v / (1 - beta2**t)) + eps)
             w = w - lr * weight_decay * w - lr * scale * math.sqrt(w.size) * n / length(n)
+        yield w
+
+
+def adago(
+    w: Array,
+    gradients: Gradients,
+    *,
+    lr: float = 0.05,
+    momentum: float = 0.95,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    gamma: float = 10.0,
+    eps: float = 5e-4,
+    v0: float = 1e-6,
+    ns_steps: int = 5,
+    coefficients: str = "fixed",
+    precision: str = "",
+) -> Iterator[Array]:
+    """Zhang et al. 2025, algorithm 2; v is kept in float32, as all numbers are."""
+    gradients = list(gradients)
+    kind, kept = w.dtype.type, numpy.float32(v0)
+    for g, m in zip(gradients, averages(w, gradients, momentum, nesterov), strict=True):
+        if g is not None and m is not None:
+            v = numpy.sqrt(kind(kept) ** 2 + min(numpy.sum(g**2), gamma**2))
+            kept = numpy.float32(v)
+            step = max(eps, lr * min(length(g), gamma) / v)
+            w = w - lr * weight_decay * w - step * orthogonal(m, ns_steps, coefficients)
         yield w
 
 
@@ -305,6 +332,18 @@ REFERENCES = [
             {**FULL, "of_signs": False},
             {**FULL, "weight_decay": 0.1, "nesterov": False, "of_signs": False, "maximize": True},
             {**FULL, "lr": f64(1e-4), "momentum": 0.5, "beta2": 0.9, "scale": 1.0},
+        ],
+        dimensions=2,
+        **MATRICES,
+    ),
+    Reference(
+        gradstep.AdaGO,
+        gradstep.adago,
+        adago,
+        extra=[
+            {**FULL, "lr": f64(0.05)},
+            {**FULL, "gamma": 0.1, "eps": 0.0, "nesterov": True, "weight_decay": 0.1},
+            {**FULL, "lr": 1e-3, "eps": 0.01, "coefficients": "tuned", "maximize": True},
         ],
         dimensions=2,
         **MATRICES,

@@ -43,7 +43,17 @@ def _meaning(rule: gradstep.Rule) -> str:
 
 
 #: Rules that LeNet's biases and filters are nothing for.
-_MATRICES_ONLY = ("muon", "normuon", "adamuon", "polargrad", "scion", "dion", "dion2", "soap_muon")
+_MATRICES_ONLY = (
+    "muon",
+    "normuon",
+    "adamuon",
+    "adago",
+    "polargrad",
+    "scion",
+    "dion",
+    "dion2",
+    "soap_muon",
+)
 
 #: Each is a class of gradstep over a rule, with its flags set.
 CHOICES: dict[str, Choice] = {
@@ -81,6 +91,10 @@ CHOICES |= {
     "dadapt_sgd": Choice(
         partial(gradstep.DAdaptSGD, d0=0.03), 0.1, "SGD that finds its own learning rate"
     ),
+    "dadapt_adagrad": Choice(
+        partial(gradstep.DAdaptAdaGrad, d0=0.001), 1.0, "AdaGrad that finds its own learning rate"
+    ),
+    "dadapt_lion": Choice(gradstep.DAdaptLion, 0.3, "Lion that finds its own learning rate"),
 }
 
 #: Its paper's rate is for language models.
