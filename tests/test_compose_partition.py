@@ -370,6 +370,21 @@ def test_muon_and_adamw_by_a_name_of_the_command_line() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {0.001}
 
 
+def test_muon_for_filters_too_takes_each_as_one_matrix() -> None:
+    network = initial_model(0)
+    optimizer = make_optimizer("muon_filters+adamw", network, 0.001)
+    assert names(optimizer)["filters"] == ["conv1.weight", "conv2.weight"]
+    assert len(names(optimizer)["rest"]) == 6
+    before = network.conv2.weight.detach().clone()
+    network(torch.randn(4, 1, 32, 32)).square().sum().backward()
+    optimizer.step()
+    moved = (before * (1 - 0.001 * 0.01) - network.conv2.weight.detach()).flatten(1)
+    # Muon brings all singular values near 1, and this scale is 0.2 · √max(rows, columns).
+    values = torch.linalg.svdvals(moved) / (0.001 * 0.2 * max(moved.shape) ** 0.5)
+    values = values[values > 0.01]  # a filter that nothing passes has no gradient
+    assert len(values) > 12 and 0.6 < values.min() and values.max() < 1.3
+
+
 # Many processes.
 
 

@@ -141,6 +141,19 @@ TRAINABLE: dict[str, Choice] = {
         )
         for name, matrices in _BESIDE_ADAMW.items()
     },
+    "muon_filters+adamw": Choice(
+        partial(
+            gradstep.partition,
+            {
+                "matrices": _BESIDE_ADAMW["muon"],
+                "filters": partial(_BESIDE_ADAMW["muon"], flatten=True),
+                "rest": gradstep.AdamW,
+            },
+        ),
+        0.002,
+        "Muon for matrices and convolutions' filters inside, AdamW for all else",
+        whole=True,
+    ),
     "lbfgs": Choice(
         partial(gradstep.LBFGS, max_iter=8, history_size=3, line_search_fn="strong_wolfe"),
         1.0,
