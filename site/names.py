@@ -86,6 +86,9 @@ class ImportedNames(griffe.Extension):
             stated = pkg["torch_optim.lbfgs" if name == "LBFGS" else "torch_optim.classes"]
             doc = inspect.getdoc(getattr(gradstep, name)) or ""
             stated.members[name].docstring = griffe.Docstring(linked(doc), parent=stated[name])
+            if name == "LBFGS":  # whose signature is torch's
+                made = _function(stated[name], "__init__", gradstep.LBFGS.__init__)
+                stated[name].set_member("__init__", made)
         for name in functions():
             if name not in pkg.members:  # an expansion, which is a row of a table
                 pkg.set_member(name, _function(pkg, name, getattr(gradstep, name)))

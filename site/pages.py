@@ -21,6 +21,9 @@ _FILE = re.compile(r"^# .*\n\n.*\n\n<!-- the file (\S+) -->$", re.M)
 _LINK = re.compile(r"(!?\[[^\]]*\])\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
 _LETTER = "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
 _BETWEEN = re.compile(f"(?<={_LETTER})\n(?={_LETTER})")
+_CELL_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+#: Where code in a narrow column may go on in the next line: behind brackets and signs, in no name.
+_MAY_BREAK = re.compile(r"(?<=[([{=+/])(?=[^\s\d)\]}])")
 #: Files of the repository that are pages of the site under another name.
 PAGES = {
     "README.md": "index.md",
@@ -43,14 +46,33 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     if CLASSES in markdown:
         blocks = "\n\n".join(f"::: gradstep.{name}" for name in rule_classes())
         markdown = markdown.replace(CLASSES, blocks)
+    if source.startswith("rules/") and not source.startswith("rules/README"):
+        markdown = _with_ways_out(markdown)
     if source.startswith("api/") and "\n## " in markdown:  # names stand below headings
         markdown = re.sub(r"(?m)^(::: .*)$", r"\1\n    options:\n      heading_level: 3", markdown)
     markdown = _FILE.sub(lambda found: _file(found[1]), markdown)
     return _LINK.sub(lambda found: _link(found, page), markdown)
 
 
+def _with_ways_out(markdown: str) -> str:
+    """A rule's page, which is in no navigation, with a line that leads on from it."""
+    found = re.search(r"^    gradstep\.(\w+)\(", markdown, re.M)
+    ways = ["[All rules](README.md)"]
+    if found and found[1] not in ("Optimizer", "chain"):
+        ways.append(f"[`gradstep.{found[1]}`][gradstep.{found[1]}] in the reference")
+    ways += ["[explain a step](../explain.md)", "[race it](../compare.md)"]
+    return re.sub(r"\A(# .*\n)", lambda title: f"{title[1]}\n{' · '.join(ways)}\n", markdown)
+
+
 def on_page_content(html: str, *, page: Any, **_: Any) -> str:
-    """Without the spaces that line ends would leave between Chinese letters."""
+    """With places where long code in tables may break; and without the spaces that line ends would
+    leave between Chinese letters."""
+    html = re.sub(
+        r"<td[ >].*?</td>",
+        lambda cell: _CELL_CODE.sub(lambda code: _MAY_BREAK.sub("<wbr>", code[0]), cell[0]),
+        html,
+        flags=re.S,
+    )
     if page.file.dest_uri.startswith("zh/"):
         parts = re.split(r"(<pre.*?</pre>)", html, flags=re.S)
         parts[::2] = [_BETWEEN.sub("", part) for part in parts[::2]]

@@ -697,6 +697,6 @@ def test_what_is_the_whole_optimizers_is_refused_in_a_group(option: dict[str, An
 
 def test_a_model_in_the_place_of_its_parameters_is_told_what_to_write() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
-    for make in (gradstep.AdamW, gradstep.Lion, gradstep.SparseAdam):
+    for make in (gradstep.AdamW, gradstep.Lion, gradstep.SparseAdam, gradstep.LBFGS):
         with pytest.raises(TypeError, match=r"got a Sequential\. Give it model\.named"):
             make(model)

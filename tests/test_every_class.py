@@ -18,6 +18,7 @@ from classes import (
     each,
     each_configuration,
 )
+from gradstep.classes.rule_classes import load as rule_classes
 from reference import REFERENCES
 
 pytestmark = pytest.mark.sweep
@@ -195,6 +196,20 @@ def test_a_step_with_zero_gradients(row: Row, options: dict[str, Any]) -> None:
     only_measures = row.name in ("ADOPT", "SOAP", "KLSOAP", "SOAPMuon")  # in their first step
     assert torch.equal(p, before) != (decays(optimizer) and not only_measures)
     assert torch.isfinite(p).all()
+
+
+def test_a_row_and_a_column_without_gradients() -> None:
+    """As where units of two layers are silent: what is divided there is 0, or nearly."""
+    for name, made in rule_classes().items():
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(4, 5))
+        optimizer = made([p], engine="eager")
+        for _ in range(3):
+            p.grad = torch.randn(4, 5)
+            p.grad[0] = p.grad[:, 0] = 0
+            loss = p.square().mean()
+            optimizer.step(lambda loss=loss: loss)
+        assert torch.isfinite(p).all(), name
 
 
 # What an optimizer shows of itself.

@@ -8,8 +8,10 @@ import numpy
 import pytest
 import torch
 
+from gradstep.lab.colours import colour_of
 from gradstep.lab.optimizers import TRAINABLE
 from gradstep.lab.plots import draw_curves, draw_filters, draw_mistakes, png
+from gradstep.lab.rule_pages import draw
 
 
 def records(**accuracies: list[float]) -> list[dict[str, Any]]:
@@ -37,6 +39,16 @@ def test_no_two_optimizers_look_alike() -> None:
     lines = figure.axes[0].lines
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(looks) == len(TRAINABLE)
+
+
+def test_a_rule_has_one_colour_in_all_pictures() -> None:
+    # The pages' pictures are drawn in these: a rule that is added must not change them.
+    colours = {"sgd": "#0072B2", "adam": "#CC79A7", "lion": "#8C6BB1", "adan": "#56B4E9"}
+    assert {name: colour_of(name) for name in colours} == colours
+    curves = draw_curves(records(**{name: [0.5, 0.9] for name in colours})).axes[0].lines
+    assert [line.get_color() for line in curves] == list(colours.values())
+    valley = draw("adan", None).axes[0]
+    assert valley.lines[0].get_color() == colours["adan"]  # its path; then start and lowest point
 
 
 def test_curves_have_a_line_for_each_optimizer_in_both_halves() -> None:

@@ -37,7 +37,7 @@ OF_THE_SITE = (
 
 #: Blocks that are not run here: the page, and what each of them needs.
 LEFT_OUT = {
-    "docs/coming-from.md": ["optax, jax", "bitsandbytes"],
+    "docs/coming-from.md": ["timm", "optax, jax", "bitsandbytes"],
     "docs/trainers.md": ["transformers, accelerate", "lightning", "accelerate"],
 }
 

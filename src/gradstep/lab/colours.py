@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 
-from gradstep.lab.optimizers import TRAINABLE
+from gradstep.lab.optimizers import GIVEN_BY_HAND
 
 #: Okabe and Ito's colours, which people who do not see red and green apart can tell.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1"]
 
 
+#: Where the numbers of all that are not given by hand begin: it stays, and so do their colours.
+_OTHERS = 22
+
+
 def number_of(name: str) -> int:
-    """A rule's own number: its colour is that of the number's rest by eight, its line the whole."""
-    known = list(TRAINABLE)
-    # One's own rules come behind all others.
-    return known.index(name) if name in known else len(known) + sum(name.encode())
+    """A rule's own number: its colour is that of the number's rest by eight, its line the whole.
+
+    It is of the name alone, so that a new rule leaves all other rules their colours.
+    """
+    if name in GIVEN_BY_HAND:
+        return GIVEN_BY_HAND.index(name)
+    return _OTHERS + zlib.crc32(name.encode()) % (1 << 20)
 
 
 def colour_of(name: str) -> str:

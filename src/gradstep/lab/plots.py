@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from torch import Tensor
 
-from gradstep.lab.colours import COLOURS, number_of
+from gradstep.lab.colours import COLOURS, looks_of
 from gradstep.lab.training import Record
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 _LINES = ["-", "--", ":"]
+_LOOKS = len(_MARKERS) * len(_LINES)
 _GREY = "#666666"
 _GREEN = "#00745A"
 _RED = "#B8420A"
@@ -43,9 +44,10 @@ def draw_curves(records: Sequence[Record]) -> Figure:
     figure = _figure(11, 4.6, layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     all_accuracies = [100 * record["test_accuracy"] for record in records]
-    for name in dict.fromkeys(record["optimizer"] for record in records):
+    looks = looks_of(dict.fromkeys(record["optimizer"] for record in records), _LOOKS)
+    for name, look in looks.items():
         own = [record for record in records if record["optimizer"] == name]
-        style = _style(name, len(own))
+        style = _style(look, len(own))
         epochs = [record["epoch"] for record in own]
         accuracies = [100 * record["test_accuracy"] for record in own]
         label = f"{name}: {accuracies[-1]:.1f} %"
@@ -174,8 +176,8 @@ def _mistakes(scores: Tensor, labels: Tensor) -> list[tuple[int, int]]:
     return [(int(place), int(answers[place])) for place in wrong]
 
 
-def _style(name: str, epochs: int) -> dict[str, Any]:
-    lap, place = divmod(number_of(name), len(COLOURS))
+def _style(look: int, epochs: int) -> dict[str, Any]:
+    lap, place = divmod(look, len(COLOURS))
     # The ninth has another marker than the first, the sixty-fifth another line.
     line = _LINES[lap // len(_MARKERS) % len(_LINES)]
     return {

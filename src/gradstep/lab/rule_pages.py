@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ import torch
 from gradstep.lab.atomic import write_atomically
 from gradstep.lab.colours import colour_of
 from gradstep.lab.errors import UnknownOptimizer
-from gradstep.lab.optimizers import TRAINABLE, check_name
+from gradstep.lab.optimizers import TRAINABLE, Choice, check_name
 from gradstep.lab.plots import png
 from gradstep.lab.race import Course, Entry
 from gradstep.lab.race_worker import race_data, race_run
+from gradstep.lab.repeatable import repeatable
 from gradstep.lab.surface import FORMULAS, GRID, Formula, best_path
 from gradstep.lab.surface import Path as Way
 from gradstep.sight.catalogue import find_rule, is_stage, rule_names
@@ -93,29 +95,40 @@ def _train(name: str, epochs: int) -> tuple[Any, str]:
     if not epochs:
         return None, ""
     course = Course(None, None, epochs, None, 64, 1.0, 1, None)
-    lr = TRAINABLE[name].lr
-    result = race_run(course, Entry(name, lr, 0), race_data(course, 0), lambda done: None)
+    choice = TRAINABLE[name]
+    with repeatable(threads=1):
+        result = race_run(
+            course, Entry(name, choice.lr, 0), race_data(course, 0), lambda done: None
+        )
     accuracy = result["final"]["test_accuracy"]
     return result, (
-        f"after {epochs} epochs with lr={lr:g} LeNet reads {accuracy:.1%} of scikit-learn's test "
-        "images."
+        f"after {epochs} epochs with {_arguments(choice)} LeNet reads {accuracy:.1%} of "
+        "scikit-learn's test images."
     )
+
+
+def _arguments(choice: Choice) -> str:
+    """What ``gradstep train`` makes the optimizer with, beyond defaults."""
+    more = choice.make.keywords if isinstance(choice.make, partial) else {}
+    return ", ".join([f"lr={choice.lr:g}", *(f"{name}={value!r}" for name, value in more.items())])
 
 
 def draw(name: str, result: Mapping[str, Any] | None) -> Figure:
     """The rule's paths on the two surfaces, and its loss on the digits if it was trained."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     panels = len(FORMULAS) + (result is not None)
     figure = Figure(figsize=(3.7 * panels, 3.3), layout="constrained")
     axes = figure.subplots(1, panels)
     for formula, own in zip(FORMULAS, axes, strict=False):
-        _draw_path(own, formula, best_path(formula, name))
+        _draw_path(own, formula, best_path(formula, name), colour_of(name))
     if result is not None:
         own = axes[-1]
         steps, loss = result["steps"], result["test_loss"]
         own.plot(steps, loss, color=colour_of(name), linewidth=1.6)
         own.set_yscale("log")
+        own.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         own.yaxis.set_major_formatter("{x:g}")
         own.yaxis.set_minor_formatter("")
         own.set_title("LeNet on the digits", fontsize=10)
@@ -125,7 +138,7 @@ def draw(name: str, result: Mapping[str, Any] | None) -> Figure:
     return figure
 
 
-def _draw_path(axes: Any, formula: Formula, way: Way) -> None:
+def _draw_path(axes: Any, formula: Formula, way: Way, colour: str) -> None:
     from matplotlib.colors import LogNorm
 
     xs = torch.linspace(*formula.x_range, GRID, dtype=torch.float64)
@@ -135,9 +148,11 @@ def _draw_path(axes: Any, formula: Formula, way: Way) -> None:
     levels = torch.logspace(-2, 3.5, 12).tolist()
     axes.contourf(x, y, loss, levels, norm=LogNorm(), cmap="Greys", alpha=0.5, extend="both")
     points = list(zip(*way.points, strict=True))
-    axes.plot(*points, color="#D55E00", linewidth=1.2, marker=".", markersize=2.5)
-    axes.plot(*formula.start, marker="o", color="#0072B2", markersize=5)
-    axes.plot(*formula.lowest, marker="*", color="#009E73", markersize=11)
+    axes.plot(*points, color=colour, linewidth=1.2, marker=".", markersize=2.5)
+    # No rule's colours: the start is empty, the lowest point full.
+    edge = {"color": "none", "markeredgecolor": "#333333", "zorder": 3}
+    axes.plot(*formula.start, marker="o", markersize=6, **{**edge, "markerfacecolor": "white"})
+    axes.plot(*formula.lowest, marker="*", markersize=12, **{**edge, "markerfacecolor": "#333333"})
     axes.set_xlim(*formula.x_range)
     axes.set_ylim(*formula.y_range)
     axes.set_title(f"{formula.name}\n{way.steps[-1]} steps, lr={way.lr:g}", fontsize=10)

@@ -137,12 +137,7 @@ class Optimizer(HooksOnce):
 
     def _begin(self, params: Any, rule: Rule, defaults: dict[str, Any], engine: str) -> None:
         """Set up; for subclasses with an argument list of their own."""
-        if isinstance(params, torch.nn.Module):
-            kind, got = type(self).__name__, type(params).__name__
-            raise TypeError(
-                f"{kind} takes the parameters of a model; got a {got}. Give it "
-                "model.named_parameters()"
-            )
+        refuse_model(self, params)
         check_engine(engine)
         numbers = {n: at_start(v) for n, v in rule.hyperparameters.items()}
         scheduled = any(numbers[n] is not v for n, v in rule.hyperparameters.items())
@@ -436,6 +431,19 @@ def _warn_of_codes(rule: Rule) -> None:
                 part.formats[coded[0]],
                 why,
             )
+
+
+def refuse_model(optimizer: Any, params: Any) -> None:
+    """Say what to write, where a model is given in the place of its parameters.
+
+    Raises:
+        TypeError: ``params`` is a model.
+    """
+    if isinstance(params, torch.nn.Module):
+        kind, got = type(optimizer).__name__, type(params).__name__
+        raise TypeError(
+            f"{kind} takes the parameters of a model; got a {got}. Give it model.named_parameters()"
+        )
 
 
 def planner_of(optimizer: Optimizer) -> Planner:

@@ -23,6 +23,7 @@ from gradstep.rule import (
     rsqrt,
     rule,
     sqrt,
+    where,
     zeros,
 )
 
@@ -63,7 +64,7 @@ def fairseq_adafactor(
         beta1: how much of the average step is kept at each step; 0 for no average.
         weight_decay: shrinks the weight by its rate · weight_decay (decoupled).
         scale_parameter: multiply the rate by the root mean square of the weight.
-        relative_step: a rate of 1/√step, at most 0.01, in the place of the learning rate.
+        relative_step: a rate of 1/√step, at most 0.01, in the place of a learning rate above 0.
 
     Paper:
         Shazeer & Stern 2018, "Adafactor: adaptive learning rates with sublinear memory cost",
@@ -76,13 +77,14 @@ def fairseq_adafactor(
     """
     square = g * g + eps1
     if exp_avg_sq_row is None:
-        estimate = exp_avg_sq = lerp(exp_avg_sq, square, step**decay_rate)
+        exp_avg_sq = lerp(exp_avg_sq, square, step**decay_rate)
+        update = g * rsqrt(exp_avg_sq)
     else:
         exp_avg_sq_row = lerp(exp_avg_sq_row, mean(square, -1), step**decay_rate)
         exp_avg_sq_col = lerp(exp_avg_sq_col, mean(square, -2), step**decay_rate)
-        estimate = exp_avg_sq_row / mean(exp_avg_sq_row, -2) * exp_avg_sq_col
-    update = g * rsqrt(estimate)
-    relative = minimum(1e-2, 1 / sqrt(step))
+        # A root each: where row and column have no gradient, their product underflows.
+        update = g * rsqrt(exp_avg_sq_row / mean(exp_avg_sq_row, -2)) * rsqrt(exp_avg_sq_col)
+    relative = where(lr > 0, minimum(1e-2, 1 / sqrt(step)), 0)
     rate = (relative if relative_step else lr) * (maximum(eps2, rms(w)) if scale_parameter else 1)
     update = rate / maximum(1, rms(update) / clip_threshold) * update
     if exp_avg is not None:

@@ -100,10 +100,15 @@ def rule_markdown(name: str, picture: str | None = None, trained: str = "") -> s
     if trained:
         parts.append(f"{TRAINED}{trained}")
     if record["papers"]:
-        parts += ["## Papers", "\n".join(f"- {paper}" for paper in record["papers"])]
+        parts += ["## Papers", "\n".join(f"- {_linked(paper)}" for paper in record["papers"])]
     if record["notes"]:
-        parts += ["## Notes", *record["notes"]]
+        parts += ["## Notes", *map(_linked, record["notes"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _linked(text: str) -> str:
+    """With a link where a paper's number on arXiv stands."""
+    return re.sub(r"\barXiv:(\d{4}\.\d{4,5})\b", r"[\g<0>](https://arxiv.org/abs/\1)", text)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.optim import LBFGS as TorchLBFGS
 
 from gradstep.optimizer.loading import load
+from gradstep.optimizer.optimizer import refuse_model
 from gradstep.optimizer.step_hooks import HooksOnce, without_hooks
 
 
@@ -26,6 +28,12 @@ class LBFGS(HooksOnce, TorchLBFGS):
     Paper:
         Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization".
     """
+
+    # Its signature is torch's, which has other options in each release.
+    @functools.wraps(TorchLBFGS.__init__)  # type: ignore[misc]
+    def __init__(self, params: Any, *arguments: Any, **options: Any) -> None:
+        refuse_model(self, params)
+        super().__init__(params, *arguments, **options)
 
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
         """Make a step; see torch.optim.LBFGS."""
