@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.linalg.newton_schulz import COEFFICIENTS, FIXED, gram, newton_schulz
+from gradstep.linalg.gram import gram
+from gradstep.linalg.newton_schulz import COEFFICIENTS, FIXED, newton_schulz
 
 Array = Any
 

@@ -169,6 +169,9 @@ class EagerRounds:
         first = values[0] if node.extent == "element" else None
         like = self._replica or (self._update.weight if first is None else self._whole(first))
         numbers = tuple(map(float, values[len(own) + (first is not None) :]))
+        if not node.value.is_due(numbers):
+            known[id(node)] = kept(node, values, self._made)
+            return
         owner = holder_of(self._update.weight) if own and self._replica is None else None
         part = None if first is None else local(first).to(node.value.travels_as(first))
         name = self._update.name
@@ -198,6 +201,12 @@ class EagerRounds:
             value = applied(node, arguments)
         known[id(node)] = value
         return value
+
+
+def kept(node: Node, arguments: list[Any], made: dict[int, dict[int, Any]]) -> Any:
+    """As :func:`called`, of a function that is not due: all stays as it is."""
+    made[id(node)] = {place: arguments[place] for place in node.value.returns}
+    return arguments[0]
 
 
 def called(node: Node, arguments: list[Any], made: dict[int, dict[int, Any]]) -> Any:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gradstep.linalg.bases import rounding_as_inf
 from gradstep.linalg.batches import each
-from gradstep.linalg.eigenbases import first_bases
 from gradstep.linalg.kronecker import along, gram, pack, symmetric_power, unpack
+from gradstep.linalg.turns import has_turn
 from gradstep.rule import opaque
 
 
@@ -29,6 +29,7 @@ def fit(
     shampoo_beta: float,
     eps: float,
     precondition_frequency: float,
+    place: float,
     max_size: float,
 ) -> tuple[Tensor, Tensor]:
     """The factors with a gradient more, and every few steps their inverse square roots.
@@ -40,6 +41,7 @@ def fit(
         shampoo_beta: how much of the factors is kept.
         eps: is added to the eigenvalues.
         precondition_frequency: how many steps roots are kept for.
+        place: whose turn it is, see :func:`gradstep.linalg.turns.has_turn`.
         max_size: larger dimensions have no factor.
     """
     g = g.unsqueeze(1) if g.dim() == 1 else g  # a vector of one element
@@ -50,7 +52,7 @@ def fit(
         for S, root in zip(begun, old, strict=True)
     ]
     made = _averaged(g, begun, whitening, shampoo_beta)
-    if (step - 1) % precondition_frequency == 0:
+    if has_turn(step - 1, precondition_frequency, place):
         whitening = [None if S is None else symmetric_power(S, eps, -0.5) for S in made]
     return pack(made, factors), pack(whitening, roots)
 
@@ -62,23 +64,16 @@ def whiten(x: Tensor, roots: Tensor, max_size: float) -> Tensor:
     return along(wide, unpack(roots, wide, max_size)).view(x.shape)
 
 
-@opaque(returns=("GG", "Q"))
-def begin_and_fit(
-    g: Tensor, GG: Tensor, Q: Tensor, step: float, shampoo_beta: float, max_size: float
-) -> tuple[Tensor, Tensor]:
-    """The factors with a gradient more, where inverses are of their eigenvalues in the bases.
-
-    And at the first step the bases: the gradient's singular vectors.
-    """
-    if step == 1:
-        Q = pack(first_bases(g, unpack(GG, g, max_size)), Q)
+@opaque(returns=("GG",))
+def fit_in_bases(g: Tensor, GG: Tensor, Q: Tensor, shampoo_beta: float, max_size: float) -> Tensor:
+    """The factors with a gradient more, where inverses are of their eigenvalues in the bases."""
     begun = _begun(g, GG, ~GG.any(dim=1), max_size)
     bases = unpack(Q, g, max_size)
     whitening = [
         None if S is None or basis is None else each(_scaled_basis, S, basis)
         for S, basis in zip(begun, bases, strict=True)
     ]
-    return pack(_averaged(g, begun, whitening, shampoo_beta), GG), Q
+    return pack(_averaged(g, begun, whitening, shampoo_beta), GG)
 
 
 def _averaged(

@@ -11,6 +11,7 @@ from torch import Tensor
 from gradstep.linalg.bases import eigenbasis, rounding_as_inf, singular_basis
 from gradstep.linalg.batches import each
 from gradstep.linalg.kronecker import along, as_rows, gram, pack, unpack
+from gradstep.linalg.turns import has_turn
 from gradstep.rule import opaque
 
 
@@ -30,17 +31,39 @@ def sign_in_bases(x: Tensor, Q: Tensor, max_size: float) -> Tensor:
     return along(torch.where(there, rotated.sign(), 0), bases).view(x.shape)
 
 
-@opaque(returns=("GG", "Q"))
-def average_and_find(
+@opaque(returns=("GG",))
+def average(g: Tensor, GG: Tensor, beta2: float, max_size: float) -> Tensor:
+    """The averages of ``G Gᵀ`` and ``Gᵀ G``.
+
+    Args:
+        g: (batch, …, rows, columns): the gradient.
+        GG: (batch, matrices, length): the averages.
+        beta2: how much of the averages is kept.
+        max_size: a larger dimension has none.
+    """
+    x, averages = g.reshape(-1, *g.shape[-2:]), GG.flatten(0, 1)
+    made = [
+        None if before is None else before.lerp(gram(x, i), 1 - beta2)
+        for i, before in enumerate(unpack(averages, x, max_size))
+    ]
+    return pack(made, averages).view(GG.shape)
+
+
+def _is_due(step: float, inverse_steps: float, place: float, max_size: float) -> bool:
+    return step == 1 or has_turn(step, inverse_steps, place)
+
+
+@opaque(returns=("Q",), due=_is_due)
+def find(
     g: Tensor,
     GG: Tensor,
     Q: Tensor,
     step: float,
-    beta2: float,
     inverse_steps: float,
+    place: float,
     max_size: float,
-) -> tuple[Tensor, Tensor]:
-    """The averages of ``G Gᵀ`` and ``Gᵀ G``, and every few steps their eigenvectors.
+) -> Tensor:
+    """Every few steps the eigenvectors of the averages.
 
     At the first step these are the gradient's singular vectors; from it they have twice the digits.
 
@@ -48,23 +71,16 @@ def average_and_find(
         g: (batch, …, rows, columns): the gradient.
         GG, Q: (batch, matrices, length): the averages and the bases.
         step: 1 at the first.
-        beta2: how much of the averages is kept.
         inverse_steps: how many steps bases are kept for.
+        place: whose turn it is, see :func:`gradstep.linalg.turns.has_turn`.
         max_size: a larger dimension has neither.
     """
-    x, averages = g.reshape(-1, *g.shape[-2:]), GG.flatten(0, 1)
-    made: list[Tensor | None] = [
-        None if average is None else average.lerp(gram(x, i), 1 - beta2)
-        for i, average in enumerate(unpack(averages, x, max_size))
+    x, bases = g.reshape(-1, *g.shape[-2:]), Q.flatten(0, 1)
+    found = [
+        None if average is None else _basis(as_rows(x, i) if step == 1 else average, step == 1)
+        for i, average in enumerate(unpack(GG.flatten(0, 1), x, max_size))
     ]
-    bases = Q.flatten(0, 1)
-    if step == 1 or step % inverse_steps == 0:
-        found = [
-            None if average is None else _basis(as_rows(x, i) if step == 1 else average, step == 1)
-            for i, average in enumerate(made)
-        ]
-        bases = pack(found, bases)
-    return pack(made, averages).view(GG.shape), bases.view(Q.shape)
+    return pack(found, bases).view(Q.shape)
 
 
 def _basis(matrices: Tensor, singular: bool) -> Tensor:

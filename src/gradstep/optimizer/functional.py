@@ -33,16 +33,18 @@ def init(rule: Rule, params: Any, *, lr: float | None = None) -> Any:
     leaves, structure = pytree.tree_flatten(params)
     values = {**rule.hyperparameters, "lr": rule.lr if lr is None else lr}
     shared = shared_states(rule, [], values, {})
-    beginnings = Beginnings(rule, {}, values, shared)
-    entries: list[Entry] = []
     for number, p in enumerate(leaves):
         if not isinstance(p, Tensor) or not (p.is_floating_point() or p.is_complex()):
             raise TypeError(
                 f"{rule.name}.init() takes floating-point and complex tensors; leaf {number} is "
                 f"{f'{p.dtype}' if isinstance(p, Tensor) else repr(p)}"
             )
+    weights = [p.detach() for p in leaves]
+    beginnings = Beginnings(rule, {"params": weights}, values, shared)
+    entries: list[Entry] = []
+    for number, p in enumerate(weights):
         entry: Entry = {}
-        beginnings.begin(p.detach(), entry, torch.zeros_like(p), lambda n=number: f"leaf {n}")  # type: ignore[misc]
+        beginnings.begin(p, entry, torch.zeros_like(p), lambda n=number: f"leaf {n}")  # type: ignore[misc]
         entry.setdefault("step", torch.zeros(()))
         entries.append({"step": entry.pop("step"), **entry})
         _graph(rule, values, False, is_matrix(p))  # torch.compile finds it there

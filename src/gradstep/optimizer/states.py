@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradstep.backends.update import describe, is_dense, is_matrix, layout
+from gradstep.backends.update import describe, has_shape, is_dense, is_matrix, layout
 from gradstep.optimizer.state_spec import PLAIN, StateSpec
 from gradstep.optimizer.weight_spec import state_specs
 from gradstep.program.format import Format
 from gradstep.rule.definition import Rule
 from gradstep.rule.operations import is_followed
+from gradstep.rule.state import State
 
 #: A parameter's states by name.
 Entry = dict[str, Any]
@@ -95,6 +97,14 @@ class Beginnings:
         self._number_dtype = torch.float64 if double else torch.float32
         self._differentiable = bool(group.get("differentiable"))
         self._of_kind: dict[bool, tuple[list[str], list[str], list[StateSpec]]] = {}
+        self._params: Sequence[Tensor] = group.get("params", ())
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """Of the group's parameters, by their ids: the largest first, then by shape and order."""
+        known = [p for p in self._params if has_shape(p)]
+        ordered = sorted(known, key=lambda p: (-p.numel(), tuple(p.shape)))
+        return {id(p): place for place, p in enumerate(ordered)}
 
     def _of(self, matrix: bool) -> tuple[list[str], list[str], list[StateSpec]]:
         """Names that begin together, all names that are the parameter's own, and its tensors."""
@@ -193,7 +203,8 @@ class Beginnings:
         """A state that is one number, from this one or, for None, from where it starts."""
         dtype = self._number_dtype
         if number is None:
-            value = 0.0 if name == "step" else self._rule.states[name].value
+            state = State() if name == "step" else self._rule.states[name]
+            value = float(self._places[id(p)]) if state.counted else state.value
             number = self._values[value] if isinstance(value, str) else value
         if self._differentiable and is_followed(number):
             followed: Tensor = number.reshape(()).to(dtype, copy=True)

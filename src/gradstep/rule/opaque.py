@@ -41,6 +41,8 @@ class Opaque:
             whatever it takes), each of which it treats as if it were alone. None for none.
         rounds: takes the same; says to which dtype it first rounds the tensor of the parameter's
             shape, and last what takes its place, if it does: so they travel among processes.
+        due: takes the numbers, by place, and the choices; says whether it is called at a step. If
+            not, what it returns anew stays as it is. None for always.
         choices: the keyword-only arguments of the function that were chosen, by name.
     """
 
@@ -53,6 +55,7 @@ class Opaque:
     cost: Callable[..., float] | None = field(default=None, repr=False)
     stack: Callable[..., int] | None = field(default=None, repr=False)
     rounds: Callable[..., torch.dtype | None] | None = field(default=None, repr=False)
+    due: Callable[..., bool] | None = field(default=None, repr=False)
     choices: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     _chosen: dict[Any, Opaque] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -109,6 +112,10 @@ class Opaque:
         narrower = wanted is not None and wanted.itemsize < given.element_size()
         return wanted if wanted is not None and narrower else given.dtype
 
+    def is_due(self, numbers: Sequence[float]) -> bool:
+        """Whether it is called at a step with these numbers."""
+        return self.due is None or bool(self.due(*numbers, **self.choices))
+
     def leading(self, shape: Sequence[int]) -> int:
         """How many of a parameter's first dimensions only count what it takes."""
         return 0 if self.stack is None else self.stack(tuple(shape), **self.choices)
@@ -128,7 +135,9 @@ class Opaque:
         x = arguments[0]
         if hasattr(x, "full_tensor"):
             return _in_parts(self, x, arguments[1:])
-        if not x.numel():  # of nothing, nothing is made: the function is not asked
+        numbers = [a for a in arguments if not (isinstance(a, Tensor) and a.dim())]
+        # Of nothing, nothing is made: the function is not asked.
+        if not x.numel() or not self.is_due(numbers):
             kept = tuple(arguments[place] for place in self.returns)
             return kept[0] if len(kept) == 1 else kept
         plain = torch.contiguous_format
@@ -194,6 +203,7 @@ def opaque(
     cost: Callable[..., float] | None = None,
     stack: Callable[..., int] | None = None,
     rounds: Callable[..., torch.dtype | None] | None = None,
+    due: Callable[..., bool] | None = None,
 ) -> Callable[[Callable[..., Any]], Opaque]: ...
 
 
@@ -208,6 +218,7 @@ def opaque(
     cost: Callable[..., float] | None = None,
     stack: Callable[..., int] | None = None,
     rounds: Callable[..., torch.dtype | None] | None = None,
+    due: Callable[..., bool] | None = None,
 ) -> Any:
     """Make a function that rules may call and that is not traced.
 
@@ -245,12 +256,16 @@ def opaque(
             which it treats as if it were alone. Default: none.
         rounds: takes the same; says to which dtype it first rounds its tensor, and last what takes
             its place: among processes they travel so. Default: none, or ``dtype``.
+        due: takes the numbers by place and the choices by name; says whether it is called at this
+            step, as ``step % frequency == 0``. Where it is not, what it returns anew stays as it
+            is, and nothing is copied or sent. Default: at every step.
 
     Raises:
         ValueError: ``returns`` names something else, or not in their order.
     """
     if function is None:
-        told: dict[str, Any] = {"refuses": refuses, "cost": cost, "stack": stack, "rounds": rounds}
+        told: dict[str, Any] = {"refuses": refuses, "cost": cost, "stack": stack}
+        told |= {"rounds": rounds, "due": due}
         return lambda f: replace(_made(f, dtype, dimensions, returns), **told)
     return _made(function, dtype, dimensions, returns)
 

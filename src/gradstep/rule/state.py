@@ -24,6 +24,7 @@ class State:
         only: ``"vector"`` for a state of weights with fewer than two dimensions, ``"matrix"`` for
             one of all others; None for any.
         shared: whether it is one number for all parameters of the optimizer together.
+        counted: whether the number is the parameter's place in its group.
         own_shape: gives the shape of an ``"own"`` one, from the weight's and from the values of
             the hyperparameters that are named in ``of``.
         format: what it is stored as, the name of a :class:`gradstep.program.formats.Format`; None
@@ -36,6 +37,7 @@ class State:
     shape: str = "weight"
     only: str | None = None
     shared: bool = False
+    counted: bool = False
     own_shape: Callable[..., tuple[int, ...]] | None = None
     of: tuple[str, ...] = ()
     format: str | None = None
@@ -72,6 +74,8 @@ class State:
             "gradient": "a copy of the first gradient",
             "number": f"{self.value}, one number a parameter",
         }[self.start]
+        if self.counted:
+            start = "the parameter's place in its group, the largest first"
         if self.shared:
             start = f"{self.value}, one number for all parameters"
         if self.shape == "own":
@@ -161,6 +165,24 @@ def number(value: float | str, when: str | None = None) -> Any:
     Starts with a constant, or with the value of the hyperparameter of that name, or of ``"lr"``.
     """
     return State("number", value, when)
+
+
+def place(when: str | None = None) -> Any:
+    """A state that is one number: the parameter's place in its group, counted from 0.
+
+    The largest comes first, and of those of one shape the first in the group. So that what is
+    costly and done every few steps is done for each parameter at steps of its own, and not for all
+    at one::
+
+        @gradstep.opaque(returns=("Q",), due=lambda step, every, place: (step + place) % every == 0)
+        def refreshed(Q, step, every, place): …
+
+    It is kept as any state, so that after a checkpoint, whatever it is loaded into, all goes on.
+
+    Args:
+        when: the hyperparameter that must be true or other than 0 for the state to exist.
+    """
+    return State("number", 0.0, when, counted=True)
 
 
 def shared(value: float | str, when: str | None = None) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from gradstep.linalg.eigenbases import turn
-from gradstep.linalg.kl_factors import begin_and_fit, fit, whiten
+from gradstep.linalg.eigenbases import begin, turn
+from gradstep.linalg.kl_factors import fit, fit_in_bases, whiten
 from gradstep.linalg.kronecker import packed_length
+from gradstep.linalg.turns import turn_of
 from gradstep.rule import (
     Decay,
     NonNegative,
@@ -13,6 +14,7 @@ from gradstep.rule import (
     Value,
     lerp,
     new_weight,
+    place,
     rule,
     shaped,
     where,
@@ -26,6 +28,7 @@ def kl_shampoo(
     exp_avg: Value,
     factors: Value = shaped(packed_length, "max_size"),
     roots: Value = shaped(packed_length, "max_size"),
+    place: Value = place(when="in_turn"),
     *,
     w: Value,
     step: Value,
@@ -35,6 +38,7 @@ def kl_shampoo(
     eps: Positive = 1e-8,
     weight_decay: NonNegative = 0.01,
     precondition_frequency: Positive = 2,
+    in_turn: bool = False,
     max_size: Positive = 2048,
 ) -> Result:
     """KL-Shampoo: Shampoo whose matrices together are the covariance of the gradient.
@@ -49,6 +53,7 @@ def kl_shampoo(
         exp_avg: the moving average of the gradient.
         factors: the matrices S, one after the other.
         roots: their inverse square roots.
+        place: where the weight is among those of its group, the largest first.
 
     Hyperparameters:
         momentum: how much of the average gradient is kept at each step.
@@ -56,6 +61,7 @@ def kl_shampoo(
         eps: is added to their eigenvalues.
         weight_decay: shrinks the weight itself by lr · weight_decay, before its step.
         precondition_frequency: how many steps the roots are kept for.
+        in_turn: each weight's roots are taken at steps of its own, and not all at one.
         max_size: a larger dimension has no matrix and is left alone.
 
     Paper:
@@ -69,10 +75,11 @@ def kl_shampoo(
     """
     exp_avg = lerp(exp_avg, g, 1 - momentum)
     factors, roots = fit(
-        g, factors, roots, step, shampoo_beta, eps, precondition_frequency, max_size
+        g, factors, roots, step, shampoo_beta, eps, precondition_frequency, turn_of(place), max_size
     )
     direction = whiten(exp_avg / (1 - momentum**step), roots, max_size)
-    return new_weight(w * (1 - lr * weight_decay) - lr * direction), exp_avg, factors, roots
+    w = w * (1 - lr * weight_decay)
+    return new_weight(w - lr * direction), exp_avg, factors, roots, place
 
 
 @rule(lr=3e-3, class_name="KLSOAP")
@@ -82,6 +89,7 @@ def kl_soap(
     exp_avg_sq: Value,
     GG: Value = shaped(packed_length, "max_size", only="matrix"),
     Q: Value = shaped(packed_length, "max_size", only="matrix"),
+    place: Value = place(when="in_turn"),
     *,
     w: Value,
     step: Value,
@@ -92,6 +100,7 @@ def kl_soap(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.01,
     precondition_frequency: Positive = 10,
+    in_turn: bool = False,
     max_size: Positive = 10000,
 ) -> Result:
     """KL-SOAP: Adam in the basis of KL-Shampoo's eigenvectors.
@@ -105,6 +114,7 @@ def kl_soap(
         exp_avg_sq: the moving average of the square of the gradient in the rotated basis.
         GG: for each dimension the matrix S, one after the other.
         Q: for each dimension the basis, as columns.
+        place: where the weight is among those of its group, the largest first.
 
     Hyperparameters:
         beta1: how much of the average gradient is kept at each step.
@@ -113,6 +123,7 @@ def kl_soap(
         eps: keeps the division from blowing up where gradients are tiny.
         weight_decay: shrinks the weight itself by lr · weight_decay, after the step.
         precondition_frequency: how many steps a basis is kept for.
+        in_turn: each weight turns its bases at steps of its own, and not all at one.
         max_size: a larger dimension has no basis and is left as it is.
 
     Paper:
@@ -127,8 +138,11 @@ def kl_soap(
         g, exp_avg, exp_avg_sq, Q, step, beta1, beta2, eps, max_size
     )
     if Q is not None:
-        GG, Q = begin_and_fit(g, GG, Q, step, shampoo_beta, max_size)
-        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size, 0)
+        Q = begin(g, Q, step, max_size, 0)
+        GG = fit_in_bases(g, GG, Q, shampoo_beta, max_size)
+        exp_avg_sq, Q = turn(
+            exp_avg_sq, GG, Q, step, precondition_frequency, turn_of(place), max_size, 0
+        )
     moved = w - lr * corrections(step, beta1, beta2) * direction
     after = where(step > 1, moved * (1 - lr * weight_decay), w)
-    return new_weight(after), exp_avg, exp_avg_sq, GG, Q
+    return new_weight(after), exp_avg, exp_avg_sq, GG, Q, place

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor
 
 from gradstep.linalg.blocks import blocked_length, in_blocks
 from gradstep.linalg.kronecker import along, gram, pack, symmetric_power, unpack
+from gradstep.linalg.turns import has_turn, turn_of
 from gradstep.rule import (
     NonNegative,
     Positive,
@@ -14,6 +17,7 @@ from gradstep.rule import (
     Value,
     nonzero,
     opaque,
+    place,
     rule,
     shaped,
     zeros,
@@ -28,6 +32,7 @@ def rescale(
     step: float,
     eps: float,
     precondition_frequency: float,
+    place: float,
     max_size: float,
     block_size: float,
     merge_dims: float,
@@ -40,16 +45,17 @@ def rescale(
         step: 1 at the first.
         eps: is added to the eigenvalues.
         precondition_frequency: how many steps roots are kept for.
+        place: whose turn it is, see :func:`gradstep.linalg.turns.has_turn`.
         max_size: larger dimensions have no matrix.
         block_size: the longest side of a block with matrices of its own; 0 for none.
         merge_dims: whether small dimensions are merged.
     """
-    due = (step - 1) % precondition_frequency == 0
+    numbers = itertools.count()
 
     def of_block(x: Tensor, sums: Tensor, roots: Tensor) -> tuple[Tensor, ...]:
         before = enumerate(unpack(sums, x, max_size))
         added = [None if m is None else m + gram(x, i) for i, m in before]
-        if due:
+        if has_turn(step - 1, precondition_frequency, place, next(numbers)):
             power = -1 / (2 * max(1, sum(m is not None for m in added)))
             made = [None if m is None else symmetric_power(m, eps, power) for m in added]
             roots = pack(made, roots)
@@ -66,6 +72,7 @@ def shampoo(
     sums: Value = shaped(blocked_length, "max_size", "block_size", "merge_dims"),
     roots: Value = shaped(blocked_length, "max_size", "block_size", "merge_dims"),
     momentum_buffer: Value = zeros(when="momentum"),
+    place: Value = place(when="in_turn"),
     *,
     w: Value,
     step: Value,
@@ -73,6 +80,7 @@ def shampoo(
     eps: Positive = 1e-4,
     weight_decay: NonNegative = 0.0,
     precondition_frequency: Positive = 1,
+    in_turn: bool = False,
     max_size: Positive = 1024,
     block_size: NonNegative = 0,
     merge_dims: bool = False,
@@ -90,12 +98,15 @@ def shampoo(
         sums: the sums ``H_i``, one after the other.
         roots: their inverse roots.
         momentum_buffer: the running sum of the directions.
+        place: where the weight is among those of its group, the largest first.
 
     Hyperparameters:
         momentum: how much of the running sum is kept at each step; 0 for none.
         eps: is added to the eigenvalues, so that the first roots exist.
         weight_decay: adds this share of the weight to its gradient (an L2 penalty).
         precondition_frequency: how many steps the roots are kept for.
+        in_turn: each weight, and each block, has its roots taken at steps of its own, so that no
+            step does so for all but the first.
         max_size: a larger dimension has no matrix and is left alone; k counts the others.
         block_size: weights are cut into blocks with sides of at most this, each with matrices of
             its own, in proportion less work for large ones; 0 for weights as they are.
@@ -114,8 +125,9 @@ def shampoo(
     if nonzero(weight_decay):
         g = g + weight_decay * w
     direction, sums, roots = rescale(
-        g, sums, roots, step, eps, precondition_frequency, max_size, block_size, merge_dims
-    )
+        g, sums, roots, step, eps, precondition_frequency, turn_of(place),
+        max_size, block_size, merge_dims,
+    )  # fmt: skip
     if momentum_buffer is not None:
         direction = momentum_buffer = momentum * momentum_buffer + direction
-    return direction, sums, roots, momentum_buffer
+    return direction, sums, roots, momentum_buffer, place

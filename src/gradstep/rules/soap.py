@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 from gradstep.linalg.blocks import blocked_length
 from gradstep.linalg.eigenbases import (
-    begin_and_average,
+    average,
+    begin,
     rotate,
     rotate_back,
     told_from_rounding,
     turn,
 )
+from gradstep.linalg.turns import turn_of
 from gradstep.rule import (
     Decay,
     Interval,
@@ -21,6 +23,7 @@ from gradstep.rule import (
     Value,
     lerp,
     new_weight,
+    place,
     rule,
     shaped,
     sqrt,
@@ -36,6 +39,7 @@ def soap(
     exp_avg_sq: Value,
     GG: Value = shaped(blocked_length, "max_size", "block_size", only="matrix"),
     Q: Value = shaped(blocked_length, "max_size", "block_size", only="matrix"),
+    place: Value = place(when="in_turn"),
     *,
     w: Value,
     step: Value,
@@ -46,6 +50,7 @@ def soap(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.01,
     precondition_frequency: Positive = 10,
+    in_turn: bool = False,
     max_size: Positive = 10000,
     block_size: NonNegative = 0,
 ) -> Result:
@@ -65,6 +70,7 @@ def soap(
         exp_avg_sq: the moving average of the square of the gradient in the rotated basis.
         GG: for each dimension the moving average of ``G_i G_iᵀ``, one after the other.
         Q: for each dimension the basis, as columns.
+        place: where the weight is among those of its group, the largest first.
 
     Hyperparameters:
         beta1: how much of the average gradient is kept at each step.
@@ -74,6 +80,8 @@ def soap(
         eps: keeps the division from blowing up where gradients are tiny.
         weight_decay: shrinks the weight itself by lr · weight_decay, after the step.
         precondition_frequency: how many steps a basis is kept for.
+        in_turn: each weight, and each block, turns its bases at steps of its own, so that no step
+            does so for all; at the first step all begin.
         max_size: a larger dimension has no basis and is left as it is.
         block_size: weights are cut into blocks with sides of at most this, each with bases of its
             own, in proportion less work for large ones; 0 for weights as they are.
@@ -87,11 +95,14 @@ def soap(
         g, exp_avg, exp_avg_sq, Q, step, beta1, beta2, eps, max_size, block_size
     )
     if Q is not None:
-        GG, Q = begin_and_average(g, GG, Q, step, shampoo_beta, max_size, block_size)
-        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size, block_size)
+        Q = begin(g, Q, step, max_size, block_size)
+        GG = average(g, GG, shampoo_beta, max_size, block_size)
+        exp_avg_sq, Q = turn(
+            exp_avg_sq, GG, Q, step, precondition_frequency, turn_of(place), max_size, block_size
+        )
     moved = w - lr * corrections(step, beta1, beta2) * direction
     after = where(step > 1, moved * (1 - lr * weight_decay), w)
-    return new_weight(after), exp_avg, exp_avg_sq, GG, Q
+    return new_weight(after), exp_avg, exp_avg_sq, GG, Q, place
 
 
 def adam_in_bases(
@@ -136,6 +147,7 @@ def soap_muon(
     exp_avg_sq: Value,
     GG: Value = shaped(blocked_length, "max_size", "block_size", only="matrix"),
     Q: Value = shaped(blocked_length, "max_size", "block_size", only="matrix"),
+    place: Value = place(when="in_turn"),
     *,
     w: Value,
     step: Value,
@@ -146,6 +158,7 @@ def soap_muon(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.01,
     precondition_frequency: Positive = 10,
+    in_turn: bool = False,
     max_size: Positive = 10000,
     block_size: NonNegative = 0,
     ns_steps: Annotated[float, Interval(0, 100)] = 5,
@@ -162,6 +175,7 @@ def soap_muon(
         exp_avg_sq: the moving average of the square of the gradient in the rotated basis.
         GG: for each dimension the moving average of ``G_i G_iᵀ``, one after the other.
         Q: for each dimension the basis, as columns.
+        place: where the weight is among those of its group, the largest first.
 
     Hyperparameters:
         beta1: how much of the average gradient is kept at each step.
@@ -170,6 +184,8 @@ def soap_muon(
         eps: keeps the division from blowing up where gradients are tiny.
         weight_decay: shrinks the weight itself by lr · weight_decay, after the step.
         precondition_frequency: how many steps a basis is kept for.
+        in_turn: each weight, and each block, turns its bases at steps of its own, so that no step
+            does so for all; at the first step all begin.
         max_size: a larger dimension has no basis and is left as it is.
         block_size: weights are cut into blocks with sides of at most this, each with bases of its
             own, in proportion less work for large ones; 0 for weights as they are.
@@ -186,7 +202,10 @@ def soap_muon(
     )
     direction = adjusted(orthogonal(direction, ns_steps, coefficients, precision), w, adjust_lr_fn)
     if Q is not None:
-        GG, Q = begin_and_average(g, GG, Q, step, shampoo_beta, max_size, block_size)
-        exp_avg_sq, Q = turn(exp_avg_sq, GG, Q, step, precondition_frequency, max_size, block_size)
+        Q = begin(g, Q, step, max_size, block_size)
+        GG = average(g, GG, shampoo_beta, max_size, block_size)
+        exp_avg_sq, Q = turn(
+            exp_avg_sq, GG, Q, step, precondition_frequency, turn_of(place), max_size, block_size
+        )
     after = where(step > 1, (w - lr * direction) * (1 - lr * weight_decay), w)
-    return new_weight(after), exp_avg, exp_avg_sq, GG, Q
+    return new_weight(after), exp_avg, exp_avg_sq, GG, Q, place

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gradstep.linalg.kronecker import stacked_length
-from gradstep.linalg.sign_bases import average_and_find, sign_in_bases
+from gradstep.linalg.sign_bases import average, find, sign_in_bases
+from gradstep.linalg.turns import turn_of
 from gradstep.rule import (
     Decay,
     NonNegative,
@@ -13,6 +14,7 @@ from gradstep.rule import (
     lerp,
     maximum,
     new_weight,
+    place,
     rule,
     shaped,
     sign,
@@ -27,6 +29,7 @@ def splus(
     exp_avg: Value,
     GG: Value = shaped(stacked_length, "max_size", only="matrix"),
     Q: Value = shaped(stacked_length, "max_size", only="matrix"),
+    place: Value = place(when="in_turn"),
     *,
     w: Value,
     step: Value,
@@ -35,6 +38,7 @@ def splus(
     beta2: Decay = 0.999,
     weight_decay: NonNegative = 0.01,
     inverse_steps: Positive = 100,
+    in_turn: bool = False,
     nonstandard_constant: NonNegative = 1e-3,
     max_size: Positive = 10000,
 ) -> Result:
@@ -48,12 +52,14 @@ def splus(
         exp_avg: the moving average M of the gradient.
         GG: the moving averages of ``G Gᵀ`` and ``Gᵀ G``, one after the other.
         Q: their eigenvectors, as columns.
+        place: where the weight is among those of its group, the largest first.
 
     Hyperparameters:
         beta1: how much of the average gradient is kept at each step.
         beta2: how much of the averages ``GG`` is kept at each step.
         weight_decay: shrinks the weight itself by the length of its step · weight_decay, after it.
         inverse_steps: how many steps the eigenvectors are kept for.
+        in_turn: each weight's eigenvectors are found at steps of its own, and not all at one.
         nonstandard_constant: multiplies the learning rate of vectors, and of matrices with a
             dimension above max_size.
         max_size: a larger dimension has no eigenvectors and is left as it is.
@@ -71,8 +77,9 @@ def splus(
     direction, scale = sign(exp_avg), nonstandard_constant
     if Q is not None:
         direction = where(step > 1, sign_in_bases(exp_avg, Q, max_size), direction)
-        GG, Q = average_and_find(g, GG, Q, step, beta2, inverse_steps, max_size)
+        GG = average(g, GG, beta2, max_size)
+        Q = find(g, GG, Q, step, inverse_steps, turn_of(place), max_size)
         rows, columns = size(w, -2), size(w, -1)
         scale = where(maximum(rows, columns) > max_size, scale, 2 / (rows + columns))
     after = (w - lr * scale * direction) * (1 - lr * scale * weight_decay)
-    return new_weight(after), exp_avg, GG, Q
+    return new_weight(after), exp_avg, GG, Q, place

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 #: Elements a pass from which more than one thread is worth its while. Handing work to another
 #: thread takes 30 to 60 µs here, which is what one thread needs for about 200,000 elements of Adam.
 PARALLEL = 1 << 18
+#: Elements of a parameter's own states from which a function gets it alone: to lay them beside
+#: others' takes longer than one more call (50 µs).
+_LARGE = 1 << 16
 
 # Bound once: in a cold cache every look-up on the way costs as much as the work.
 _increment_version = torch.autograd.graph.increment_version
@@ -241,10 +244,16 @@ class PassesRun:
                     yield from self._ask_owners(bucket, node, work_out, memory, totals)
                 else:
                     self._call(bucket, node, work_out, memory, totals, own)
-        for _, before, after in kernel.own_states:
-            if after is not before:
-                for state, made in zip(own[id(before)], own[id(after)], strict=True):
-                    state.copy_(made)
+        held = {id(t) for _, before, _ in kernel.own_states for t in own[id(before)]}
+        written = [
+            # What a function that was not due has left may be another's state by its name.
+            (state, made.clone() if id(made) in held else made)
+            for _, before, after in kernel.own_states
+            for state, made in zip(own[id(before)], own[id(after)], strict=True)
+            if made is not state
+        ]
+        for state, made in written:
+            state.copy_(made)
         for tensor, found in zip(bucket.tensors, totals, strict=True):
             self._rows[tensor] = (*self._rows[tensor], *found)
         for probe in self.binding.probes:
@@ -334,6 +343,8 @@ class PassesRun:
             for place, part, to, row in zip(alike, given, batch, rows[alike.start :], strict=False):
                 tensor = bucket.tensors[place]
                 like = Replica(self.binding.mesh, tuple(part.shape), part.device)
+                if not node.value.is_due(row):
+                    continue
                 part = part.to(node.value.travels_as(part))
                 calls.append(Call(node.value, part, like, row, self.binding.names[tensor]))
                 places.append(to)
@@ -354,29 +365,38 @@ class PassesRun:
         Of each a list with one for each of the batch, by the argument's place.
         """
         function: Opaque = node.value
-        given = [
-            # A function leaves alone what it does not return. What another has made may lie in any
-            # order, on which the last bits of a matrix product depend.
-            tensors[0].unsqueeze(0).contiguous()
-            if len(tensors) == 1 and place not in function.returns
-            else torch.stack(tensors)
-            for place, tensors in enumerate(own, start=int(node.extent == "element"))
-        ]
-        batch = None
+        batch = whole = None
         if node.extent == "element":
             batch, whole = self._batch(bucket, node, memory, alike)
-            given = [whole, *given]
-        if all(row == rows[0] for row in rows):
-            results = function.on_batch(*given, *rows[0])
+        first = int(batch is not None)
+        together = all(row == rows[0] for row in rows)
+        if together and sum(tensors[0].numel() for tensors in own) < _LARGE:
+            spans = [slice(0, len(rows))]
         else:
-            each = [
-                function.on_batch(*(t[i : i + 1] for t in given), *row)
-                for i, row in enumerate(rows)
+            spans = [slice(i, i + 1) for i in range(len(rows))]
+        made: dict[int, list[Tensor]] = {place: [] for place in function.returns}
+        for span in spans:
+            row = rows[span.start]
+            if not function.is_due(row):
+                for place, tensors in enumerate(own, start=first):
+                    if place in made:
+                        made[place] += tensors[span]
+                continue
+            given = [] if whole is None else [whole[span]]
+            given += [
+                # A function leaves alone what it does not return. What another has made may lie in
+                # any order, on which the last bits of a matrix product depend.
+                tensors[span.start].unsqueeze(0).contiguous()
+                if span.stop - span.start == 1 and place not in function.returns
+                else torch.stack(tensors[span])
+                for place, tensors in enumerate(own, start=first)
             ]
-            results = [torch.cat(made) for made in zip(*each, strict=True)]
-        if batch is not None and function.returns[0] == 0:
-            batch.copy_(results[0])
-        return dict(zip(function.returns, map(list, results), strict=True))
+            results = function.on_batch(*given, *row)
+            if batch is not None and function.returns[0] == 0:
+                batch[span].copy_(results[0])
+            for place, result in zip(function.returns, results, strict=True):
+                made[place] += list(result)
+        return made
 
     def _batch(
         self, bucket: Bucket, node: Node, memory: Tensor, alike: range
