@@ -145,3 +145,61 @@ def test_a_bias_under_scion_and_what_takes_no_vector() -> None:
         row.grad = torch.ones(4)
         with pytest.raises(ValueError, match="another rule"):
             RULES[name][0]([row]).step()
+
+
+IN_TURN: dict[str, tuple[Any, str]] = {
+    "Shampoo": (gradstep.Shampoo, "roots"),
+    "SOAP": (gradstep.SOAP, "Q"),
+    "SOAPMuon": (gradstep.SOAPMuon, "Q"),
+    "KLShampoo": (gradstep.KLShampoo, "roots"),
+    "KLSOAP": (gradstep.KLSOAP, "Q"),
+    "SPlus": (gradstep.SPlus, "Q"),
+}
+
+
+def refreshed(
+    cls: Any, kept: str, shapes: list[tuple[int, int]], steps: int, **options: Any
+) -> list[Tensor]:
+    """Of each step after the first, which numbers of each weight's bases or roots have changed."""
+    random = torch.Generator().manual_seed(3)
+    weights = [torch.nn.Parameter(torch.randn(s, generator=random)) for s in shapes]
+    name = "inverse_steps" if cls is gradstep.SPlus else "precondition_frequency"
+    optimizer = cls(weights, lr=0.01, **{name: 4}, **options)
+    changes = []
+    for _ in range(steps + 1):
+        before = [optimizer.state[w][kept].clone() for w in weights if w in optimizer.state]
+        for w in weights:
+            w.grad = torch.randn(w.shape, generator=random)
+        optimizer.step()
+        after = [optimizer.state[w][kept] for w in weights]
+        if before:
+            changes.append(torch.stack([a != b for a, b in zip(before, after, strict=True)]))
+    return changes
+
+
+def by_weight(changes: list[Tensor]) -> Tensor:
+    """Of each step, of which weights any number has changed."""
+    return torch.stack([c.flatten(1).any(-1) for c in changes])
+
+
+@pytest.mark.parametrize("name", IN_TURN)
+def test_in_turn_each_matrix_is_refreshed_at_steps_of_its_own(name: str) -> None:
+    """Of eight weights two at each of four steps, in the same order again and again."""
+    cls, kept = IN_TURN[name]
+    shapes = [(6, 6)] * 8
+    changes = by_weight(refreshed(cls, kept, shapes, 8, in_turn=True))
+    assert changes.sum(0).tolist() == [2] * 8 and changes.sum(1).tolist() == [2] * 8
+    assert torch.equal(changes[:4], changes[4:])
+    together = by_weight(refreshed(cls, kept, shapes, 8))
+    assert sorted(together.sum(1).tolist()) == [0] * 6 + [8] * 2
+
+
+@pytest.mark.parametrize("name", ["Shampoo", "SOAP"])
+def test_in_turn_each_block_too(name: str) -> None:
+    """Of a weight of four blocks one at each of four steps."""
+    cls, kept = IN_TURN[name]
+    changes = torch.stack(
+        [c[0] for c in refreshed(cls, kept, [(12, 12)], 4, in_turn=True, block_size=6)]
+    )
+    blocks = changes.view(4, 4, 2 * 6 * 6).any(-1)
+    assert blocks.sum(0).tolist() == [1] * 4 and blocks.sum(1).tolist() == [1] * 4

@@ -283,3 +283,73 @@ def test_an_explained_step(engine: str) -> None:
     text = explanation.text()
     assert "direction ← whiten(momentum, factor, decay, share).x" in text
     assert "factor ←" not in text
+
+
+CALLED: list[tuple[int, float]] = []
+
+
+@gradstep.opaque(returns=("x", "kept"), due=lambda step, place: (step + place) % 3 == 0)
+def renew(x: Tensor, kept: Tensor, step: float, place: float) -> tuple[Tensor, Tensor]:
+    CALLED.append((len(x), step))
+    return x * 2, kept + step
+
+
+@gradstep.rule
+def renewed(
+    g: Any,
+    kept: Any = gradstep.shaped(lambda shape: (2,)),
+    place: Any = gradstep.place(),
+    *,
+    step: Any,
+) -> Any:
+    direction, kept = renew(g, kept, step, place)
+    return direction, kept, place
+
+
+def renewing(shapes: list[tuple[int, ...]], **options: Any) -> gradstep.Optimizer:
+    named = [(f"w{i}", torch.zeros(shape, requires_grad=True)) for i, shape in enumerate(shapes)]
+    return gradstep.Optimizer(named, renewed, lr=1.0, **options)
+
+
+def pull(optimizer: gradstep.Optimizer) -> list[float]:
+    """Take a step with gradients of 1; how far each weight went."""
+    weights = optimizer.param_groups[0]["params"]
+    before = [w.detach().clone() for w in weights]
+    for w in weights:
+        w.grad = torch.ones_like(w)
+    optimizer.step()
+    return [float((a - b).mean()) for a, b in zip(before, weights, strict=True)]
+
+
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+def test_a_function_is_called_when_it_is_due_and_each_weight_has_its_place(engine: str) -> None:
+    optimizer = renewing([(3,), (4, 2), (5, 3), (3,), (4, 2)], engine=engine)
+    CALLED.clear()
+    went = [pull(optimizer) for _ in range(3)]
+    entries = [optimizer.state[w] for w in optimizer.param_groups[0]["params"]]
+    assert [float(e["place"]) for e in entries] == [3, 1, 0, 4, 2]  # the largest first
+    # What is not due leaves the gradient, and the state, as they are.
+    assert went == [[1, 1, 1, 1, 2], [1, 2, 1, 2, 1], [2, 1, 2, 1, 1]]
+    assert [e["kept"].tolist() for e in entries] == [[3, 3], [2, 2], [3, 3], [2, 2], [1, 1]]
+    assert sorted(CALLED) == [(1, 1), (1, 2), (1, 2), (1, 3), (1, 3)]
+
+
+def test_a_place_goes_with_its_weight_into_another_order() -> None:
+    first, second = renewing([(3,), (3,)]), renewing([(3,), (3,)])
+    pull(first)
+    saved = first.state_dict()
+    names = saved["param_groups"][0]["param_names"]
+    saved["param_groups"][0]["param_names"] = names[::-1]
+    second.load_state_dict(saved)
+    went = [pull(optimizer) for optimizer in (first, second)]
+    assert went[0] == went[1][::-1] == [1, 2]
+
+
+def test_functions_without_an_optimizer_are_due_too() -> None:
+    params = {"a": torch.zeros(3), "b": torch.zeros(4, 2)}
+    state = renewed.init(params)
+    assert [float(state[n]["place"]) for n in params] == [1, 0]
+    gradients = {n: torch.ones_like(p) for n, p in params.items()}
+    for lengths in ((1, 1), (2, 1), (1, 2)):
+        after, state = renewed.update(gradients, state, params, lr=1.0)
+        assert [float((params[n] - after[n]).mean()) for n in params] == list(lengths)

@@ -71,6 +71,8 @@ def rule_for(name: str) -> Any:
         return gradstep.muon()
     if name == "soap":
         return gradstep.soap(precondition_frequency=2)
+    if name == "soap in turn":
+        return gradstep.soap(precondition_frequency=2, in_turn=True)
     if name in ("shampoo", "kron", "galore", "apollo"):
         return getattr(gradstep, name)()
     if name == "clipped":
@@ -193,7 +195,8 @@ def test_rules_that_also_sum_reach_what_one_process_does(way: str, name: str) ->
 
 
 KEEPING = [
-    "soap",
+    "soap in turn",
+    pytest.param("soap", marks=pytest.mark.deep),
     pytest.param("shampoo", marks=pytest.mark.deep),
     pytest.param("kron", marks=pytest.mark.deep),
 ]

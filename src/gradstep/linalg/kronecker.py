@@ -57,8 +57,13 @@ def as_rows(x: Tensor, dimension: int) -> Tensor:
 
 def along(x: Tensor, matrices: list[Tensor | None]) -> Tensor:
     """x with each of its dimensions multiplied by its matrix: ``M₁ X M₂ᵀ`` of a matrix."""
+    last = len(matrices) - 1
     for place, matrix in enumerate(matrices):
-        if matrix is not None:
+        if matrix is None:
+            continue
+        if place and place == last:  # so that what comes lies in the order of rows
+            x = product(x.reshape(len(x), -1, x.shape[-1]), matrix.mT).view(x.shape)
+        else:
             shape = x.movedim(place + 1, 1).shape
             x = product(matrix, as_rows(x, place)).view(shape).movedim(1, place + 1)
     return x
