@@ -19,6 +19,7 @@ class Pair:
         theirs, ours: names.
         their_options, our_options: what makes the two as alike as their arguments allow.
         reason: why they differ all the same; empty if they are expected to agree.
+        their_group: what theirs wants a group of parameters to say.
     """
 
     theirs: str
@@ -26,10 +27,12 @@ class Pair:
     their_options: Mapping[str, Any] = field(default_factory=dict)
     our_options: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    their_group: Mapping[str, Any] = field(default_factory=dict)
 
 
 _PO, _OPTAX, _TIMM = "pytorch_optimizer", "optax", "timm.optim"
 _TO, _OPTIMI = "torch_optimizer", "optimi"
+_MUON = {"use_muon": True}
 
 PAIRS = (
     Pair(f"{_OPTAX}.adam", "Adam"),
@@ -320,6 +323,47 @@ PAIRS = (
         f"{_TO}.Shampoo",
         "Shampoo",
         reason="takes roots of twice the power, of gradients that are preconditioned in part",
+    ),
+    Pair("torch.optim.Muon", "Muon"),
+    Pair(f"{_PO}.Muon", "Muon", {}, {"flatten": True, "weight_decay": 0.0}, "", _MUON),
+    Pair(
+        f"{_PO}.Muon",
+        "Muon",
+        {"use_adjusted_lr": True},
+        {"adjust_lr_fn": "match_rms_adamw", "flatten": True, "weight_decay": 0.0},
+        "",
+        _MUON,
+    ),
+    Pair(
+        f"{_PO}.Muon",
+        "Muon",
+        {"ns_coeffs": "quintic"},
+        {"coefficients": "tuned", "flatten": True, "weight_decay": 0.0},
+        "",
+        _MUON,
+    ),
+    Pair(
+        f"{_PO}.Muon",
+        "Muon",
+        {"ns_coeffs": "polar_express"},
+        {"coefficients": "polar_express", "flatten": True, "weight_decay": 0.0},
+        "its triples are for another range of singular values than the paper's",
+        _MUON,
+    ),
+    Pair(f"{_PO}.NorMuon", "NorMuon", {}, {}, "", _MUON),
+    Pair(
+        f"{_PO}.AdaMuon",
+        "AdaMuon",
+        {},
+        {"momentum": 0.9, "of_signs": False, "nesterov": False, "eps": 1e-10, "flatten": True},
+        "goes on in bfloat16 behind the iteration",
+        _MUON,
+    ),
+    Pair(
+        f"{_PO}.SOAP",
+        "SOAP",
+        reason="where the first gradient has nothing, its basis is that of LAPACK's roundings; QR "
+        "is in float32",
     ),
     Pair(
         f"{_PO}.SRMM",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import gradstep
 from gradstep.lab.audit_pairs import PAIRS, Pair
@@ -40,7 +41,7 @@ def audit_table(steps: int, say: Callable[[str], None], pairs: Sequence[Pair] = 
                 missing.append(pair.theirs)
                 continue
             found = audit(
-                theirs,
+                _grouped(theirs, pair.their_group) if pair.their_group else theirs,
                 getattr(gradstep, pair.ours),
                 steps=steps,
                 their_options=pair.their_options,
@@ -52,6 +53,11 @@ def audit_table(steps: int, say: Callable[[str], None], pairs: Sequence[Pair] = 
     if missing:
         text += "\n\nNot installed, so not audited: " + ", ".join(missing) + "."
     return text
+
+
+def _grouped(theirs: Callable[..., Any], said: Mapping[str, Any]) -> Callable[..., Any]:
+    """Their optimizer, of one group of parameters that says something."""
+    return lambda params, **options: theirs([{"params": list(params), **said}], **options)
 
 
 def _reason(pair: Pair, differing: Sequence[Outcome]) -> str:

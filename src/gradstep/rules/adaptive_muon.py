@@ -100,6 +100,7 @@ def adamuon(
     scale: NonNegative = 0.2,
     ns_steps: Annotated[float, Interval(0, 100)] = 5,
     coefficients: Coefficients = "fixed",
+    flatten: bool = False,
     split: Any = None,
     precision: Precision = "bfloat16",
 ) -> Result:
@@ -123,20 +124,22 @@ def adamuon(
         scale: the root mean square of the direction.
         ns_steps: how many Newton–Schulz iterations.
         coefficients: as in muon.
+        flatten: as in muon: all dimensions behind the first are columns, as of filters.
         split: as in muon: parts that are made orthogonal each by itself.
         precision: of the iteration, "bfloat16" or "float32".
 
     Paper:
         Si, Zhang & Shen 2025, "AdaMuon: adaptive Muon optimizer", arXiv:2507.11005.
 
-    Follows the paper's formula, and was run beside no other implementation. pytorch_optimizer's
-    AdaMuon takes no signs and no look ahead, and makes the direction as long as an orthogonal one;
+    Follows the paper's formula. pytorch_optimizer's AdaMuon takes no signs and does not look ahead;
+    with of_signs=False, nesterov=False and momentum=0.9 it has these numbers, but that it goes on
+    in bfloat16 behind the iteration, which leaves two digits of each step.
     Emerging-Optimizers' does not correct v.
     """
     momentum_buffer = lerp(momentum_buffer, g, 1 - momentum)
     average = lerp(g, momentum_buffer, momentum) if nesterov else momentum_buffer
     average = sign(average) if of_signs else average
-    direction = orthogonal(average, ns_steps, coefficients, precision, split)
+    direction = orthogonal(average, ns_steps, coefficients, precision, split, flatten=flatten)
     exp_avg_sq = lerp(exp_avg_sq, direction * direction, 1 - beta2)
     direction = direction / (sqrt(exp_avg_sq / (1 - beta2**step)) + eps)
     length = norm(direction)

@@ -26,21 +26,28 @@ def orthogonal(
     precision: str,
     split: Any = None,
     adjust_lr_fn: str | None = None,
+    flatten: bool = False,
 ) -> Any:
-    """x with all its singular values near 1; each part by itself, scaled, where it is ``split``."""
+    """x with all its singular values near 1.
+
+    Where it is ``split`` or made flat, each part by itself, and scaled.
+    """
     return newton_schulz(
         x,
         *MUON,
         ns_steps,
         coefficients=coefficients,
+        flatten=flatten,
         split=split,
         adjust_lr_fn=adjust_lr_fn,
         precision=precision,
     )
 
 
-def adjusted(direction: Any, w: Any, adjust_lr_fn: str | None, split: Any = None) -> Any:
+def adjusted(
+    direction: Any, w: Any, adjust_lr_fn: str | None, split: Any = None, flatten: bool = False
+) -> Any:
     """A direction as long as the rate is meant for; of parts, :func:`orthogonal` has seen to it."""
-    if split is not None:
+    if split is not None or flatten:
         return direction
     return scale_of(adjust_lr_fn, size(w, -2), size(w, -1)) * direction

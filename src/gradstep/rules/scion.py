@@ -20,7 +20,7 @@ from gradstep.rule import (
     sqrt,
     where,
 )
-from gradstep.rules.orthogonal import Coefficients, Precision, orthogonal
+from gradstep.rules.orthogonal import Coefficients, Precision, adjusted, orthogonal
 
 
 @rule(lr=1e-3, class_name="Scion")
@@ -37,6 +37,8 @@ def scion(
     constrained: bool = False,
     ns_steps: Annotated[float, Interval(0, 100)] = 5,
     coefficients: Coefficients = "fixed",
+    flatten: bool = False,
+    split: Any = None,
     precision: Precision = "bfloat16",
 ) -> Result:
     """Scion: each layer goes as far down as a ball of its own norm reaches.
@@ -57,6 +59,8 @@ def scion(
         constrained: stay within the ball, which shrinks weights by lr at each step.
         ns_steps: how many Newton–Schulz iterations.
         coefficients: as in muon.
+        flatten: as in muon: all dimensions behind the first are columns, as of filters.
+        split: as in muon: parts that are made orthogonal each by itself.
         precision: of the iteration, "bfloat16" or "float32".
 
     Paper:
@@ -71,8 +75,10 @@ def scion(
     if not is_matrix:
         direction = momentum_buffer * _inverse(rms(momentum_buffer))
     elif layer_norm == "spectral":
-        scale = sqrt(size(w, -2) / size(w, -1))
-        direction = scale * orthogonal(momentum_buffer, ns_steps, coefficients, precision)
+        direction = orthogonal(
+            momentum_buffer, ns_steps, coefficients, precision, split, "unit_rms", flatten
+        )
+        direction = adjusted(direction, w, "unit_rms", split, flatten)
     else:
         direction = _in_norm(momentum_buffer, layer_norm)
     w = (1 - lr) * w if constrained else w

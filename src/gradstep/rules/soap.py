@@ -164,11 +164,14 @@ def soap_muon(
     ns_steps: Annotated[float, Interval(0, 100)] = 5,
     adjust_lr_fn: Adjustment | None = "match_rms_adamw",
     coefficients: Coefficients = "fixed",
+    flatten: bool = False,
+    split: Any = None,
     precision: Precision = "bfloat16",
 ) -> Result:
     """SOAP with Muon's step: SOAP's direction with all its singular values brought near 1.
 
-    All else is as in SOAP: the first step only finds the bases. For weights of two dimensions.
+    All else is as in SOAP: the first step only finds the bases. For weights of two
+    dimensions; of more with ``flatten``.
 
     States:
         exp_avg: the moving average of the gradient.
@@ -192,6 +195,8 @@ def soap_muon(
         ns_steps: how many Newton–Schulz iterations.
         adjust_lr_fn: as in muon.
         coefficients: as in muon.
+        flatten: as in muon: all dimensions behind the first are columns, as of filters.
+        split: as in muon: parts that are made orthogonal each by itself.
         precision: of the iteration, "bfloat16" or "float32".
 
     Paper:
@@ -200,7 +205,10 @@ def soap_muon(
     direction, exp_avg, exp_avg_sq = adam_in_bases(
         g, exp_avg, exp_avg_sq, Q, step, beta1, beta2, eps, max_size, block_size
     )
-    direction = adjusted(orthogonal(direction, ns_steps, coefficients, precision), w, adjust_lr_fn)
+    direction = orthogonal(
+        direction, ns_steps, coefficients, precision, split, adjust_lr_fn, flatten
+    )
+    direction = adjusted(direction, w, adjust_lr_fn, split, flatten)
     if Q is not None:
         Q = begin(g, Q, step, max_size, block_size)
         GG = average(g, GG, shampoo_beta, max_size, block_size)

@@ -393,7 +393,11 @@ class PassesRun:
             ]
             results = function.on_batch(*given, *row)
             if batch is not None and function.returns[0] == 0:
-                batch[span].copy_(results[0])
+                # It may be a view of what the function got, which torch does not copy onto itself.
+                seen = (
+                    results[0].untyped_storage().data_ptr() == memory.untyped_storage().data_ptr()
+                )
+                batch[span].copy_(results[0].clone() if seen else results[0])
             for place, result in zip(function.returns, results, strict=True):
                 made[place] += list(result)
         return made
