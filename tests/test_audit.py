@@ -208,7 +208,7 @@ def test_every_row_of_the_table_names_a_class_of_ours() -> None:
     assert len(PAIRS) > 60
     for pair in PAIRS:
         assert issubclass(getattr(gradstep, pair.ours), gradstep.Optimizer)
-    assert len({pair.theirs for pair in PAIRS}) == len(PAIRS)
+    assert len({(pair.theirs, str(pair.their_options)) for pair in PAIRS}) == len(PAIRS)
 
 
 def test_the_reason_that_the_table_knows_is_said() -> None:

@@ -27,6 +27,7 @@ class Case:
         matrices_only: whether it updates a network's matrices alone.
         beside: another of our own optimizers that it is timed beside, and its name: a chain beside
             the rule that it is built on. The ratio is then of that one's time to the chain's.
+        compared_on: the shapes of weights on which it is told whether a peer's rule is this one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     left_out: Mapping[str, str] = field(default_factory=dict)
     matrices_only: bool = False
     beside: tuple[str, Callable[..., Any]] | None = None
+    compared_on: tuple[tuple[int, ...], ...] = ((8, 6), (5,), (4, 3, 2, 2))
 
     def aim(self, size: str) -> float | None:
         """How many times faster than torch's best mode it should be; None where nothing is set."""

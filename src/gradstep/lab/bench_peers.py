@@ -31,7 +31,6 @@ from gradstep.lab.errors import BadInput
 TOLERANCE = 1e-3
 
 _STEPS = 10
-_SHAPES = [(8, 6), (5,), (4, 3, 2, 2)]
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def compared(case: Case, make: Make) -> tuple[float, bool]:
         whether the peer wrote into the gradients.
     """
     generator = torch.Generator().manual_seed(0)
-    start = [torch.randn(shape, generator=generator) for shape in _SHAPES]
+    start = [torch.randn(shape, generator=generator) for shape in case.compared_on]
     given = [[torch.randn(w.shape, generator=generator) for w in start] for _ in range(_STEPS)]
     ours = TorchStepper(lambda p: case.ours(p, **case.options), start, given[0])
     theirs = make(start, given[0])
