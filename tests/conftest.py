@@ -78,23 +78,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(progress.Progress(config))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as deep what asks again, of another configuration, what is asked of a representative."""
-    functions: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        if hasattr(item, "callspec"):
-            functions.setdefault(item.nodeid.split("[")[0], []).append(item)
-    if not functions:
+@pytest.hookimpl(wrapper=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
+    """Mark as deep what asks again, of another configuration, what is asked of a representative.
+
+    Where deep tests are left out they are not even made: of five tests four are deep, and to make
+    and sort them took a third of the time until the first test.
+    """
+    yield
+    calls = metafunc._calls
+    if not calls:
         return
     import representatives  # a file whose tests have no parameters need not wait for its tables
 
-    for found in functions.values():
-        parameters = [item.callspec.params for item in found]  # type: ignore[attr-defined]
-        every_rule = found[0].get_closest_marker("every_rule") is not None
-        deep = representatives.deep(parameters, every_rule)
-        for item in itertools.compress(found, deep):
-            item.add_marker("deep")
+    every_rule = metafunc.definition.get_closest_marker("every_rule") is not None
+    deep = representatives.deep([call.params for call in calls], every_rule)
+    for call, is_deep in zip(calls, deep, strict=True):
+        if is_deep:
+            call.marks.append(pytest.mark.deep.mark)
+    chosen = str(metafunc.config.getoption("markexpr")).split(" and ")
+    if "not deep" in chosen and not {"(", ")", "or"} & set(" ".join(chosen).split()):
+        quick = [call for call in calls if all(mark.name != "deep" for mark in call.marks)]
+        # Without any, pytest would make one test without parameters; a deep one it leaves out.
+        metafunc._calls = quick or calls[:1]
 
 
 #: In the environment: a number that chooses an order of the tests.

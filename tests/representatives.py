@@ -49,7 +49,7 @@ class Configuration:
     make: Callable[..., Any]
     options: dict[str, Any] | None
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         """What tells it from others."""
         if self.options is None:
@@ -181,8 +181,12 @@ def wanted() -> Features:
     return frozenset(owners) - own
 
 
-def cover(candidates: Sequence[Configuration], left: Features) -> list[Configuration]:
-    """Few of the candidates that have every feature ``left`` that any of them has.
+def cover(
+    candidates: Sequence[Configuration],
+    left: Features,
+    features: Callable[[Configuration], Features] = features,
+) -> list[Configuration]:
+    """Few of the candidates that have every one of ``left`` of the features that any of them has.
 
     Again and again the one that has most of what is missing; of several, the first. What turns out
     to have nothing that the others have not is left out.
@@ -231,9 +235,11 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
             these; alone, for the class with those that it has by default. A rule beside
             ``settings`` stands for an optimizer with these, and so does whatever has ``options``
             and the name of a class of gradstep.
-        every_rule: whether the test asks each rule for what is its own. Then only other types than
-            float64, other engines than the fused one, and weights in ``all_layouts`` are left to
-            the representatives; and these layouts, of other types than float32, to the deep run.
+        every_rule: whether the test asks each rule for what is its own. In float64, by the fused
+            engine, each class then keeps the fewest of its configurations that have all that any of
+            them has: every feature of its graphs, flag, word and argument. Other types, other
+            engines and weights in ``all_layouts`` are left to the representatives; and these
+            layouts, of other types than float32, to the deep run.
     """
     subjects = [{name: _subject(value, item) for name, value in item.items()} for item in items]
     looked_at: dict[str, set[Hashable]] = {}
@@ -248,15 +254,45 @@ def deep(items: Sequence[Mapping[str, Any]], every_rule: bool = False) -> list[b
     ]
     if not every_rule:
         return others
-    return [_left_of_a_rules_own(item, other) for item, other in zip(items, others, strict=True)]
+    found = [next((s for s in each.values() if s is not None), None) for each in subjects]
+    own = _kept_of_each([subject for subject in found if subject is not None])
+    return [
+        _left_of_a_rules_own(item, other, subject is not None and subject.key not in own)
+        for item, other, subject in zip(items, others, found, strict=True)
+    ]
 
 
-def _left_of_a_rules_own(item: Mapping[str, Any], other: bool) -> bool:
-    """Whether an item that asks a rule for its own is deep; ``other``: of no representative."""
+def _kept_of_each(subjects: Iterable[Configuration]) -> set[Hashable]:
+    """Keys of the fewest configurations of each class that have all that its others have."""
+    by_class: dict[str, dict[Hashable, Configuration]] = {}
+    for each in subjects:
+        by_class.setdefault(each.name, {})[each.key] = each
+    chosen: set[Hashable] = set()
+    for own in by_class.values():
+        every = frozenset().union(*map(with_arguments, own.values()))
+        chosen |= {each.key for each in cover(list(own.values()), every, with_arguments)}
+    return chosen
+
+
+def with_arguments(configuration: Configuration) -> Features:
+    """Its features, and which arguments it is given."""
+    given = (("argument", name) for name in configuration.options or {})
+    return features(configuration) | frozenset(given)
+
+
+def _left_of_a_rules_own(item: Mapping[str, Any], other: bool, repeats: bool) -> bool:
+    """Whether an item that asks a rule for its own is deep.
+
+    Args:
+        item: its parameters.
+        other: whether it is of no representative.
+        repeats: whether the class's other configurations have all that it has.
+    """
     dtype, all_layouts = item.get("dtype", SHARPEST), item.get("all_layouts", False)
     if all_layouts and dtype != torch.float32:
         return True
-    return other and (dtype != SHARPEST or item.get("engine", "fused") != "fused" or all_layouts)
+    sharpest = dtype == SHARPEST and item.get("engine", "fused") == "fused" and not all_layouts
+    return other and (repeats or not sharpest)
 
 
 def _subject(value: Any, item: Mapping[str, Any]) -> Configuration | None:

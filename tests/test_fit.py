@@ -3,62 +3,49 @@
 from __future__ import annotations
 
 import copy
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from torch import nn
 
 import gradstep
+from ranks import run_ranks
 
 OPTIONS = {"SGD": {"momentum": 0.9}, "AdamW": {}, "NAdam": {}, "RMSprop": {"centered": True}}
 
 
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def _train_sharded(rank: int, port: int, name: str) -> None:
+def _train_sharded(rank: int, name: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    try:
-        torch.manual_seed(0)
-        # 13 and 5 do not divide by two: the parts differ in size.
-        model = nn.Sequential(nn.Linear(13, 17), nn.ReLU(), nn.Linear(17, 5))
-        single = copy.deepcopy(model)
-        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-        options = {"lr": 0.01, **OPTIONS[name]}
-        sharded = getattr(gradstep, name)(model.named_parameters(), **options)
-        reference = getattr(torch.optim, name)(single.parameters(), **options)
-        for _ in range(5):
-            x = torch.randn(8, 13)
-            for network, optimizer in ((model, sharded), (single, reference)):
-                optimizer.zero_grad()
-                network(x).square().mean().backward()
-                optimizer.step()
-        assert set(sharded.engines_used().values()) == {"fused"}
-        for p, q in zip(model.parameters(), single.parameters(), strict=True):
-            # Gradients are reduced in another order, and these rules divide by their size: where
-            # one is nearly 0 its last bits count. A part left out would be off by 0.01 a step.
-            torch.testing.assert_close(p.full_tensor(), q.data, rtol=0, atol=1e-5)
-        state = sharded.state[next(model.parameters())]
-        assert all(type(v) is type(next(model.parameters())) for v in state.values() if v.dim())
-    finally:
-        dist.destroy_process_group()
+    torch.manual_seed(0)
+    # 13 and 5 do not divide by two: the parts differ in size.
+    model = nn.Sequential(nn.Linear(13, 17), nn.ReLU(), nn.Linear(17, 5))
+    single = copy.deepcopy(model)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    options = {"lr": 0.01, **OPTIONS[name]}
+    sharded = getattr(gradstep, name)(model.named_parameters(), **options)
+    reference = getattr(torch.optim, name)(single.parameters(), **options)
+    for _ in range(5):
+        x = torch.randn(8, 13)
+        for network, optimizer in ((model, sharded), (single, reference)):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+    assert set(sharded.engines_used().values()) == {"fused"}
+    for p, q in zip(model.parameters(), single.parameters(), strict=True):
+        # Gradients are reduced in another order, and these rules divide by their size: where
+        # one is nearly 0 its last bits count. A part left out would be off by 0.01 a step.
+        torch.testing.assert_close(p.full_tensor(), q.data, rtol=0, atol=1e-5)
+    state = sharded.state[next(model.parameters())]
+    assert all(type(v) is type(next(model.parameters())) for v in state.values() if v.dim())
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.deep] * (n != "NAdam")) for n in OPTIONS]
 )
 def test_fully_sharded_weights_are_updated_part_by_part(name):
-    torch.multiprocessing.spawn(_train_sharded, (_free_port(), name), nprocs=2)
+    run_ranks(_train_sharded, 2, name)
 
 
 def test_a_reason_is_logged_once(caplog):

@@ -147,9 +147,20 @@ def extremes(g: Any, *, w: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "rule", [trust_ratio, everything_reduced, extremes, gradstep.lamb, gradstep.prodigy]
+    ("rule", "dtype"),
+    [
+        # All sums and the largest in every type; of the others each its own type.
+        pytest.param(rule, dtype, marks=[pytest.mark.deep] * (own not in (None, dtype)))
+        for rule, own in (
+            (everything_reduced, None),
+            (extremes, None),
+            (trust_ratio, torch.float64),
+            (gradstep.lamb, torch.bfloat16),
+            (gradstep.prodigy, torch.float32),
+        )
+        for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_lines_summed_as_they_are_read_have_the_same_bits(
     rule: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

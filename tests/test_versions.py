@@ -22,7 +22,7 @@ def test_a_requirement_without_one_is_named(
 ) -> None:
     (tmp_path / "pyproject.toml").write_text(
         f'[project]\ndependencies = ["{requirement}"]\n'
-        '[project.optional-dependencies]\nlab = []\ntest = ["gradstep[lab]"]\n'
+        '[project.optional-dependencies]\ncuda = []\nlab = []\ntest = ["gradstep[lab]"]\n'
     )
     monkeypatch.setattr(versions, "ROOT", tmp_path)
     with pytest.raises(ValueError, match=f"{requirement!r} declares no lowest release"):

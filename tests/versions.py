@@ -42,7 +42,7 @@ def declared() -> list[str]:
     """The requirements of the package and of its tests, as pyproject.toml has them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    found = [*project["dependencies"], *extras["lab"], *extras["test"]]
+    found = [*project["dependencies"], *extras["cuda"], *extras["lab"], *extras["test"]]
     return [r for r in found if not r.startswith("gradstep")]
 
 

@@ -75,7 +75,7 @@ class _Bound(Binding):
         self._try_out(values)
         program, update, way, given = self._program, self._update, self._way, values.given
         if program.graph.sums_over_all or waits_for_owners(program, update):
-            return EagerRounds(program.graph, update, given)
+            return EagerRounds(program.contracted, program.passes, update, given)
         # What a function of the user's raises is left as it is.
         own = program.graph.calls_opaque
 
@@ -107,7 +107,7 @@ class _Bound(Binding):
         with naming(program.rule.name, update):
             copied = copy_of(update)
             if program.graph.sums_over_all:
-                EagerRounds(program.graph, copied, values.given)()
+                EagerRounds(program.contracted, program.passes, copied, values.given)()
             else:
                 run(program.rule, copied, values.given, program.maximize, self._way)
         program.tried.add(kind)

@@ -7,7 +7,7 @@ owner of a matrix, so its graph is worked out instead, operation by operation.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -28,21 +28,33 @@ from gradstep.backends.update import (
     wide_weight,
     working_dtype,
 )
-from gradstep.program.passes import passes
+from gradstep.program.passes import Pass
 from gradstep.program.shards import is_sharded, like_shards_of, local
-from gradstep.rule.contraction import contracted
 from gradstep.rule.graph import REDUCTIONS, Graph, Node
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.reductions import facts_of, reduce_tensor
 
 
 class EagerRounds:
-    """What makes the step of one weight; see :mod:`gradstep.backends.global_sums`."""
+    """What makes the step of one weight; see :mod:`gradstep.backends.global_sums`.
+
+    Args:
+        settled: the rule's graph, contracted.
+        passes: of that graph. Both are made once for all weights and steps: to make them anew took
+            ten times as long as the step of a small weight.
+        update: the weight, its gradient and states.
+        numbers: lr and the numeric hyperparameters, by name.
+        shared_out: whether functions of a plain weight are called by one process for all.
+    """
 
     def __init__(
-        self, graph: Graph, update: Update, numbers: Mapping[str, Any], shared_out: bool = True
+        self,
+        settled: Graph,
+        passes: Sequence[Pass],
+        update: Update,
+        numbers: Mapping[str, Any],
+        shared_out: bool = True,
     ) -> None:
-        settled = contracted(graph)
         mesh = mesh_of(update.weight) if shared_out or is_sharded(update.weight) else None
         #: What the weight is to the other processes, where it is plain and functions are shared.
         self._replica: Replica | None = None
@@ -53,7 +65,7 @@ class EagerRounds:
         self._after = settled.numbers
         # In the order in which the passes of the other engine come to them.
         self._awaited: list[Node] = []
-        for each in passes(settled):
+        for each in passes:
             self._awaited += [n for n in each.sums if n.operation == "global_sum"]
             self._awaited += [n for n in each.calls if mesh is not None and self._travels(n)]
         #: Whether a DTensor's part is worked with alone.
@@ -68,7 +80,7 @@ class EagerRounds:
         self._inputs: dict[str, Any] = {n: numpy.float64(float(v)) for n, v in given.items()}
         self._inputs |= facts_of(update.weight, number_eps(update))
         self._inputs |= {"step": numpy.float64(step), "first": float(update.first)}
-        own = (name for name, _, _ in graph.numbers)
+        own = (name for name, _, _ in settled.numbers)
         self._inputs |= {n: numpy.float64(float(update.numbers[n])) for n in own}
         self._step = step
         #: What opaque functions returned, by the place of the argument that it replaces.

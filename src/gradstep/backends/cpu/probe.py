@@ -121,12 +121,12 @@ def gathered_eagerly(
         numbers: lr and the numeric hyperparameters, by name.
         places: of the weights to look at.
     """
-    step = EagerRounds(graph, update, numbers, shared_out=False)
-    tagged = _numbered(graph)
-    settled = contracted(tagged)
+    settled = contracted(_numbered(graph))
+    walk = passes(settled)
+    step = EagerRounds(settled, walk, update, numbers, shared_out=False)
     known = step.given(settled)
     values: dict[str, Any] = {}
-    for each in passes(settled):
+    for each in walk:
         for node in each.sums:
             if node.operation == "global_sum":
                 known[id(node)] = numpy.float64((yield 0.0))
