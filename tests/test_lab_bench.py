@@ -12,11 +12,20 @@ import torch
 import forked
 import gradstep.cli
 import gradstep.torch_optim
+from gradstep.classes import rule_classes
 from gradstep.lab import bench, bench_report
 from gradstep.lab.bench_case import WRITES
-from gradstep.lab.bench_cases import GROUPS, NOT_TIMED, USUAL
+from gradstep.lab.bench_cases import (
+    GROUPS,
+    NOT_TIMED,
+    USUAL,
+    by_elements,
+    calls_functions,
+    others,
+)
 from gradstep.lab.bench_memory import temporary_bytes
 from gradstep.lab.bench_models import Size, sizes
+from gradstep.lab.bench_peer_tables import by_class_name
 from gradstep.lab.bench_peers import PEERS, Peer, Rivals, compared
 from gradstep.lab.bench_steppers import TorchStepper
 from gradstep.lab.errors import BadInput
@@ -136,6 +145,35 @@ def test_every_class_is_timed_or_it_is_said_why_not():
     assert len(untimed) == len(NOT_TIMED)
     assert timed | untimed >= set(gradstep.torch_optim.__all__)
     assert set(USUAL) < set(bench.CASES)
+
+
+def test_every_rule_has_a_row_or_is_among_the_others():
+    timed = {getattr(case.ours, "__name__", "") for case in bench.CASES.values()}
+    rest = {case.ours.__name__ for case in others().values()}
+    assert timed.isdisjoint(rest)
+    assert timed | rest >= set(rule_classes.load())
+
+
+#: One that asks for the loss, one for matrices alone, one with states of their own shape.
+FEW_OTHERS = ("alig", "adago", "splus", "accsgd")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in FEW_OTHERS else pytest.param(n, marks=pytest.mark.deep) for n in others()],
+)
+def test_a_rule_without_a_row_is_timed_as_its_class_is(name):
+    row = bench.measure(others()[name], SMALL, 1)
+    assert set(row.seconds) == {"gradstep"} and row.seconds["gradstep"] > 0
+    assert (row.kernel > 0) == (name in by_elements())
+
+
+def test_the_rules_of_one_pass_and_those_of_matrix_functions():
+    elements = by_elements()
+    assert {"sgd", "adamw", "rmsprop-centered-momentum", "lion", "accsgd", "srmm"} < set(elements)
+    assert not {"lamb", "adafactor", "muon", "prodigy", "adai", "adam+decay"} & set(elements)
+    heavy = {name for name, case in others().items() if calls_functions(case)}
+    assert {"splus", "kron", "adago", "galore"} < heavy and not heavy & {"accsgd", "adai", "dog"}
 
 
 def test_aims():
@@ -282,7 +320,10 @@ def test_a_peer_that_cannot_be_imported(monkeypatch, tmp_path, capsys):
 
 
 #: What a peer has under the same name and with the same hyperparameters, and is not our rule.
-OTHERS = {("optax", name) for name in ("adam-amsgrad", "nadam", "rprop")}
+OTHERS = {
+    *(("optax", name) for name in ("adam-amsgrad", "nadam", "rprop")),
+    ("pytorch_optimizer", "lars"),  # since its 4.1
+}
 
 
 @pytest.mark.parametrize("name", list(PEERS))
@@ -291,6 +332,8 @@ def test_the_peers_themselves(name):
     peer = PEERS[name]
     module = pytest.importorskip(peer.module, exc_type=Exception)
     for case, modes in peer.table(module).items():
+        if case not in bench.CASES:
+            continue  # found by its class's name: the bench times those that prove to be the same
         for mode, make in modes.items():
             away, _ = compared(bench.CASES[case], make)
             assert (away > 0.01) == ((name, case) in OTHERS), (case, mode, away)
@@ -301,3 +344,21 @@ def test_the_peers_themselves(name):
     mode, _ = row.best_of(name)
     assert row.temporary[mode] >= 0
     assert any(version[0].isdigit() for version in rivals.versions()[0].split())
+
+
+class Library:
+    """Another library, whose classes are called as ours: one is our rule, one is not."""
+
+    NAdamW = gradstep.NAdamW
+
+    class AccSGD(torch.optim.SGD):
+        pass
+
+
+def test_classes_of_a_library_are_found_by_their_names_and_compared():
+    table = by_class_name(Library, others().values())
+    assert set(table) == {"accsgd", "nadamw"}
+    away, _ = compared(others()["nadamw"], table["nadamw"]["foreach"])
+    assert away == 0
+    away, _ = compared(others()["accsgd"], table["accsgd"]["loop"])
+    assert away > 0.01

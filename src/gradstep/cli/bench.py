@@ -32,8 +32,10 @@ steps on the same gradients show whether its rule is ours; what differs is named
 _EXAMPLES = """\
 examples:
   gradstep bench                                    a rule of each kind, on two sizes
-  gradstep bench --rules all --sizes all            every rule and flag: some minutes
+  gradstep bench --rules all --sizes all            rules and flags of all kinds: some minutes
   gradstep bench --rules nadam,radam,rprop          these
+  gradstep bench --rules elements --sizes large     each rule of one pass, beside the bandwidth
+  gradstep bench --rules others --peers pytorch_optimizer   all that have no row of their own
   gradstep bench --rules all --peers optax,timm     beside libraries that you have installed
   gradstep bench --rules chains --sizes large       what stages cost beside AdamW alone
   gradstep bench --rules formats --sizes large      states in 16 bits beside AdamW alone
@@ -58,8 +60,9 @@ def add_parser(subparsers: Any) -> None:
         help="names, with commas; or all; or usual, the default: a rule of each kind, which is "
         "sgd, momentum, adam, adamw, adagrad, rmsprop, rmsprop-centered-momentum and lion; or "
         "torch (torch.optim's classes and flags), beyond (rules that torch has not), chains "
-        "(beside the rule that they are built on) or formats (states in 16 bits beside the rule "
-        "without), which have all others",
+        "(beside the rule that they are built on), formats (states in 16 bits beside the rule "
+        "without), which all has, others (every other rule, as its class is), or elements (of "
+        "all and others those that make their step in one pass)",
     )
     parser.add_argument(
         "--sizes",
@@ -130,9 +133,9 @@ def _chosen(
     from gradstep.sight.catalogue import nearest, spelled
 
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == ["all"]:
-        return known
     groups = groups or {}
+    if names == ["all"]:
+        return list(groups.get("all", known))
     names = [one for name in names for one in groups.get(name, (spelled(name, known) or name,))]
     for name in names:
         if impossible and name in impossible:
@@ -149,20 +152,31 @@ def run(args: argparse.Namespace) -> int:
 
     from gradstep.backends.dispatch import engines
     from gradstep.lab import bench, bench_device, bench_report
-    from gradstep.lab.bench_cases import GROUPS, NOT_TIMED, USUAL
+    from gradstep.lab.bench_cases import (
+        GROUPS,
+        NOT_TIMED,
+        USUAL,
+        by_elements,
+        calls_functions,
+        others,
+    )
     from gradstep.lab.bench_formats import FORMAT_PEERS
     from gradstep.lab.bench_models import sizes
     from gradstep.lab.bench_peers import PEERS, Rivals
     from gradstep.lab.errors import BadInput
 
-    cases = dict(bench.CASES)
+    cases = {**bench.CASES, **others()}
+    named = [name.strip() for name in (args.rules or "usual").split(",")]
     try:
-        own = [name.strip() for name in (args.rules or "").split(",") if ":" in name]
+        own = [name for name in named if ":" in name]
         cases |= {name: bench.own_case(name) for name in own}
     except BadInput as error:
         return _fail(f"argument --rules: {error}")
     usual = USUAL if args.device is None else bench_device.USUAL
-    rules = _chosen(args.rules or "usual", list(cases), {"usual": usual, **GROUPS}, NOT_TIMED)
+    groups = {"usual": usual, "all": tuple(bench.CASES), "others": tuple(others()), **GROUPS}
+    if "elements" in named:
+        groups["elements"] = by_elements()
+    rules = _chosen(args.rules or "usual", list(cases), groups, NOT_TIMED)
     if isinstance(rules, str):
         return _fail(f"argument --rules: {rules}")
     known_sizes = sizes() if args.device is None else bench_device.sizes()
@@ -208,6 +222,10 @@ def run(args: argparse.Namespace) -> int:
     for size_name in chosen_sizes:
         size = known_sizes[size_name]
         for rule in rules:
+            asked_for = size_name != "large" or rule in named or rule in bench.CASES
+            if not asked_for and calls_functions(cases[rule]):
+                print(f"not timed: {rule} on the large net, as long as it is not named itself")
+                continue
             rounds = args.rounds or size.rounds
             row = bench.measure(cases[rule], size, rounds, dtype, args.engine, args.seed, rivals)
             rows.append(row)

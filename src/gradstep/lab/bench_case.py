@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 #: The aims, as torch's best mode over ours, by size: where torch has a fused kernel on the CPU ...
@@ -25,6 +26,7 @@ class Case:
         own_aims: aims that differ from those of its kind, by size.
         left_out: modes of torch that are not timed, as ``"torch foreach"`` -> why.
         matrices_only: whether it updates a network's matrices alone.
+        asks_for_loss: whether its step needs a closure.
         beside: another of our own optimizers that it is timed beside, and its name: a chain beside
             the rule that it is built on. The ratio is then of that one's time to the chain's.
         compared_on: the shapes of weights on which it is told whether a peer's rule is this one.
@@ -38,8 +40,13 @@ class Case:
     own_aims: Mapping[str, float] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     matrices_only: bool = False
+    asks_for_loss: bool = False
     beside: tuple[str, Callable[..., Any]] | None = None
     compared_on: tuple[tuple[int, ...], ...] = ((8, 6), (5,), (4, 3, 2, 2))
+
+    def step_of(self, optimizer: Any) -> Callable[[], object]:
+        """A step of it, with a loss of 1 where it asks for one."""
+        return partial(optimizer.step, lambda: 1.0) if self.asks_for_loss else optimizer.step
 
     def aim(self, size: str) -> float | None:
         """How many times faster than torch's best mode it should be; None where nothing is set."""

@@ -5,12 +5,18 @@ A class is added by one row.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 import gradstep
+from gradstep import rules
+from gradstep.classes import rule_classes
 from gradstep.lab.bench_case import WRITES, Case
 from gradstep.lab.bench_cases_beyond import BEYOND, CHAINS
-from gradstep.lab.optimizers import choice
+from gradstep.lab.optimizers import MATRICES_ONLY, choice
+from gradstep.optimizer.optimizer import planner_of
+from gradstep.rule.graph import Graph
 
 _MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
 
@@ -122,6 +128,46 @@ NOT_TIMED = {
     "lbfgs": "it is torch's own class under another name, so there is nothing to compare",
     "sparseadam": "it takes sparse gradients only, and those of the three networks are dense",
 }
+
+
+@functools.cache
+def others() -> dict[str, Case]:
+    """The rules that no row is about, by name, each as its class has it where nothing is set."""
+    classes = rule_classes.load()
+    with_rows = {getattr(case.ours, "__name__", "") for case in CASES.values()}
+    return {
+        rule.name: Case(
+            rule.name,
+            classes[rule.class_name],
+            None,
+            {"lr": rule.lr},
+            matrices_only=rule.name in MATRICES_ONLY,
+            asks_for_loss="loss" in rule.inputs,
+            compared_on=((8, 6), *(() if rule.name in MATRICES_ONLY else ((5,), (4, 3, 2, 2)))),
+        )
+        for rule in rules.load().values()
+        if rule.class_name is not None and rule.class_name not in with_rows
+    }
+
+
+def by_elements() -> tuple[str, ...]:
+    """Of all rules those whose step is one pass, each element by itself."""
+    return tuple(
+        name
+        for name, case in {**CASES, **others()}.items()
+        if name not in (*GROUPS["chains"], *GROUPS["formats"])
+        and all(graph.is_elementwise for graph in _graphs(case))
+    )
+
+
+def calls_functions(case: Case) -> bool:
+    """Whether its rule calls functions of whole matrices, whose time grows faster than memory's."""
+    return any(graph.calls_opaque for graph in _graphs(case))
+
+
+def _graphs(case: Case) -> list[Graph]:
+    optimizer = case.ours([torch.zeros(2, 2, requires_grad=True)], **case.options)
+    return [graph for _, graph in planner_of(optimizer).graphs()]
 
 
 def own_case(name: str) -> Case:

@@ -6,9 +6,12 @@ torch.optim have no row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from gradstep.lab.bench_case import Case
+from gradstep.lab.bench_cases import others
 from gradstep.lab.bench_steppers import Make, OptaxStepper, TorchStepper
 
 
@@ -56,8 +59,36 @@ def optax_table(optax: Any) -> dict[str, dict[str, Make]]:
     }
 
 
+def by_class_name(library: Any, cases: Iterable[Case]) -> dict[str, dict[str, Make]]:
+    """Of a library's classes those that are called as ours are, with the arguments of ours.
+
+    That the rules are the same is not said by their name: the bench compares ten steps.
+    """
+    table: dict[str, dict[str, Make]] = {}
+    for case in cases:
+        kind = getattr(library, getattr(case.ours, "__name__", ""), None)
+        if not isinstance(kind, type):
+            continue
+        theirs = inspect.signature(kind).parameters
+        ours = inspect.signature(case.ours).parameters
+        options = {
+            name: parameter.default
+            for name, parameter in ours.items()
+            if name in theirs and type(parameter.default) in (int, float, tuple)
+        } | case.options
+        if "foreach" in theirs:
+            table[case.name] = _loop_and_foreach(kind, **options)
+        else:
+            table[case.name] = {"loop": _loop(kind, options)}
+    return table
+
+
+def _loop(kind: Callable[..., Any], options: Mapping[str, Any]) -> Make:
+    return lambda w, g: TorchStepper(lambda p: kind(p, **options), w, g)
+
+
 def pytorch_optimizer_table(library: Any) -> dict[str, dict[str, Make]]:
-    return {
+    return by_class_name(library, others().values()) | {
         "sgd": _loop_and_foreach(library.SGDW, lr=1e-3),
         "momentum": _loop_and_foreach(library.SGDW, lr=1e-3, momentum=0.9),
         "nesterov": _loop_and_foreach(library.SGDW, lr=1e-3, momentum=0.9, nesterov=True),

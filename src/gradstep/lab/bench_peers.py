@@ -175,7 +175,7 @@ def compared(case: Case, make: Make) -> tuple[float, bool]:
         copies = [g.clone() for g in gradients]
         for stepper, own in ((ours, gradients), (theirs, copies)):
             stepper.give(own)
-            stepper.step()
+            case.step_of(stepper)()
         wrote = wrote or not torch.equal(_flat(copies), _flat(gradients))
     begun, a, b = (_flat(tensors) for tensors in (start, ours.weights(), theirs.weights()))
     return float((a - b).abs().max() / (a - begun).abs().max()), wrote

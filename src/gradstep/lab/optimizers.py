@@ -43,7 +43,7 @@ def _meaning(rule: gradstep.Rule) -> str:
 
 
 #: Rules that LeNet's biases and filters are nothing for.
-_MATRICES_ONLY = (
+MATRICES_ONLY = (
     "muon",
     "normuon",
     "adamuon",
@@ -144,7 +144,7 @@ CHOICES |= {
         _meaning(rule),
     )
     for rule in rules.load().values()
-    if rule.class_name is not None and rule.name not in (*CHOICES, *_MATRICES_ONLY)
+    if rule.class_name is not None and rule.name not in (*CHOICES, *MATRICES_ONLY)
 }
 
 #: Those whose steps are as long as AdamW's, so that both have one learning rate.
@@ -210,7 +210,7 @@ def check_name(name: str) -> str:
             f"{name} takes sparse gradients only, such as nn.Embedding(sparse=True) makes; LeNet "
             "has none: its gradients are dense. Take adam"
         )
-    if name in _MATRICES_ONLY:
+    if name in MATRICES_ONLY:
         instead = f"{name}+adamw" if f"{name}+adamw" in TRAINABLE else "muon+adamw"
         raise UnknownOptimizer(
             f"{name} updates matrices only, and LeNet also has convolutions and biases. Take "
