@@ -241,7 +241,7 @@ def test_the_table_has_a_row_for_each_step_and_parameter(tmp_path: Path) -> None
 def _size(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         image.load()
-        colours = image.convert("RGB").getcolors(1 << 24)
+        colours = image.convert("RGB").getcolors(image.width * image.height)
         assert colours is not None and len(colours) > 10
         return image.size
 
