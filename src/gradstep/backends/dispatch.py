@@ -14,7 +14,7 @@ from gradstep.backends.cuda import Cuda
 from gradstep.backends.eager import Eager
 from gradstep.backends.eligibility import is_recorded, overlapping
 from gradstep.backends.inductor import Inductor
-from gradstep.backends.update import Update, check, is_matrix
+from gradstep.backends.update import AlikeUpdates, Update, check, is_matrix
 from gradstep.program.program import Program
 from gradstep.program.registration import checked_name
 from gradstep.rule.definition import Rule
@@ -224,6 +224,9 @@ class Plan:
         """
         takes_all = takes_plain(self.engine, self.programs) if plain else None
         refusals: dict[int, str] = {}
+        one = takes_all is not None and self._are_of_one(updates)
+        if not one:
+            updates = list(updates)
         if takes_all is not None:
             self.backends = [takes_all] * len(updates)
         else:
@@ -232,10 +235,11 @@ class Plan:
                 _check_rule(self._program_of(update), update)
             self.backends, refusals = self._choose(updates)
         by_kind: dict[Any, list[int]] = {}
-        for i, (update, backend) in enumerate(zip(updates, self.backends, strict=True)):
-            program = self._program_of(update)
-            kind = (backend, id(program), backend.kind(update, program))
-            by_kind.setdefault(kind, []).append(i)
+        if one:
+            by_kind[self._kind(updates[0], self.backends[0])] = list(range(len(updates)))
+        else:
+            for i, (update, backend) in enumerate(zip(updates, self.backends, strict=True)):
+                by_kind.setdefault(self._kind(update, backend), []).append(i)
         runs: list[Run] = []
         # Kept when all is bound: where the second refuses, the first alone is no plan.
         self._bound, self.rows = [], {}
@@ -244,7 +248,7 @@ class Plan:
         order = {backend: place for place, backend in enumerate(_engines[self.engine])}
         for kind in sorted(by_kind, key=lambda kind: order[kind[0]]):
             positions, backend = by_kind[kind], kind[0]
-            own = [updates[i] for i in positions]
+            own = updates if len(by_kind) == 1 else [updates[i] for i in positions]
             binding = backend.bind(self._program_of(own[0]), own)
             runs.append(binding.prepare(values))
             bound.append((positions, binding))
@@ -259,6 +263,18 @@ class Plan:
                 by = "the eager engine" if self.backends[i] is _EAGER else self.backends[i].name
                 _log.warning("%s is updated by %s: %s", updates[i].name(), by, reason)
         return runs
+
+    def _are_of_one(self, updates: Sequence[Update]) -> bool:
+        """Whether one look tells the program and kind of all, which a backend takes as plain."""
+        if not isinstance(updates, AlikeUpdates):
+            return False
+        one = len(set(map(id, self.programs.values()))) == 1
+        return one or len(updates.kinds) == 1
+
+    def _kind(self, update: Update, backend: Backend) -> tuple[Any, ...]:
+        """Updates of equal kinds are bound together."""
+        program = self._program_of(update)
+        return backend, id(program), backend.kind(update, program)
 
     def _program_of(self, update: Update) -> Program:
         return self.programs[is_matrix(update.weight)]

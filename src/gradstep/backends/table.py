@@ -20,7 +20,7 @@ from gradstep.backends.cpu.addresses import locate
 from gradstep.backends.cpu.number_states import NumberStates
 from gradstep.backends.eligibility import alike_in_parts, as_stored, local_update, spans_of
 from gradstep.backends.guard import make_guard
-from gradstep.backends.update import Update, is_dense
+from gradstep.backends.update import AlikeUpdates, Update, is_dense, weights_of
 from gradstep.program.shards import is_sharded, local
 
 # Bound once: in a cold cache every look-up on the way costs as much as the work.
@@ -92,6 +92,7 @@ class Table(Binding):
 
     Attributes:
         count: how many weights there are.
+        sizes: how many elements each has.
         state_names, row_width: the states, numbers included, that a weight has; how many.
         counts: whether steps are counted.
         names: gives each weight's name, for messages.
@@ -104,7 +105,7 @@ class Table(Binding):
     def __init__(self, of: Sequence[Update] | Sequence[Row]) -> None:
         first = of[0]
         self.count = len(of)
-        self.names = [each.name for each in of]
+        self.names = of.names if isinstance(of, AlikeUpdates) else [each.name for each in of]
         #: What was accepted last, or checked at the beginning, until it is prepared.
         self._accepted: Accepted | None = None
         self._rows: list[Row] = []
@@ -117,31 +118,43 @@ class Table(Binding):
             self._take_updates(of)  # type: ignore[arg-type]
 
     def _take_updates(self, updates: Sequence[Update]) -> None:
-        owners = [u.weight for u in updates]
+        owners = weights_of(updates)
         self.sharded = is_sharded(updates[0].weight)
         updates = [local_update(u) for u in updates] if self.sharded else updates
         first = updates[0]
-        weights, gradients = [u.weight for u in updates], [u.gradient for u in updates]
-        self._relaid = _relaid(gradients, weights)
-        self._empty = {i for i, size in enumerate(map(Tensor.numel, weights)) if not size}
+        weights = weights_of(updates)
+        entries: Sequence[Mapping[str, Any]]
+        if isinstance(updates, AlikeUpdates):
+            gradients, entries, self._relaid = updates.gradients, updates.entries, []
+        else:
+            gradients = [u.gradient for u in updates]
+            entries = [{**u.states, **u.numbers} for u in updates]
+            self._relaid = _relaid(gradients, weights)
+        self._set_sizes(list(map(Tensor.numel, weights)))
         stored = [str(n.dtype).removeprefix("torch.") for n in first.numbers.values()]
         self._set_columns((*first.states, *first.numbers), stored)
-        flat = self._flat(weights, gradients, [{**u.states, **u.numbers} for u in updates])
+        flat = self._flat(weights, gradients, entries)
         found = list(map(_data_ptr, flat))
         pointers = self._with_memory(array("q", [*found, 0]), found.count(0))
         self._addresses = self._written(pointers)
         self._accepted = (owners, flat, pointers)
-        self._guard_all(flat)
+        # Plain tensors are known to lie apart, but for those without elements, and numbers.
+        plain = isinstance(updates, AlikeUpdates) and not (stored or self._empty)
+        self._guard_all(flat, plain)
 
     def _take_rows(self, rows: Sequence[Row]) -> None:
         self.sharded = False
         self._relaid = [i for i, row in enumerate(rows) if row.relaid]
-        self._empty = {i for i, row in enumerate(rows) if not row.size}
+        self._set_sizes([row.size for row in rows])
         self._set_columns(rows[0].names, rows[0].stored)
         states = chain.from_iterable([row.written[1:] for row in rows])
         self._addresses = array("q", [*[row.written[0] for row in rows], *states])
         self._rows = [*rows]
         self._looks = 0
+
+    def _set_sizes(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+        self._empty = {i for i, size in enumerate(sizes) if not size} if 0 in sizes else set()
 
     def _set_columns(self, names: Sequence[str], stored: Sequence[str]) -> None:
         self.row_width = len(names)
@@ -153,14 +166,18 @@ class Table(Binding):
         if stored:
             self.number_states = NumberStates(self.count, len(names), stored)
 
-    def _guard_all(self, flat: Sequence[Tensor]) -> None:
+    def _guard_all(self, flat: Sequence[Tensor], distinct: bool = False) -> None:
         """One guard for all of these."""
         # A number that all parameters have together stands in every row, and once in the guard.
+        self._once, self._again = None, []
+        if distinct or len(set(map(id, flat))) == len(flat):
+            self._guard = make_guard(flat)
+            return
         first_at: dict[int, int] = {}
         places = [first_at.setdefault(id(tensor), i) for i, tensor in enumerate(flat)]
-        self._once = list(first_at.values()) if len(first_at) < len(flat) else None
+        self._once = list(first_at.values())
         self._again = [(i, place) for i, place in enumerate(places) if place != i]
-        self._guard = make_guard(flat if self._once is None else [flat[i] for i in self._once])
+        self._guard = make_guard([flat[i] for i in self._once])
 
     def _guard_rows(self, flat: Sequence[Tensor]) -> bool:
         """Ask the guard of each row. Who comes again gets one guard for all, which is quicker."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -52,6 +52,67 @@ class Update:
     entry: dict[str, Any] = field(default_factory=dict)
     weight_format: WeightFormat | None = None
     seed: int = 0
+
+
+@dataclass(eq=False)
+class AlikeUpdates(Sequence[Update]):
+    """Updates that differ in their tensors alone; each is made when it is asked for.
+
+    There may be thousands, and as many objects would cost more than the step.
+
+    Attributes:
+        weights: plain ones, of one dtype.
+        gradients: one a weight, of its dtype, shape and layout.
+        entries: one mapping a weight, that holds its states.
+        states: the names of those of the weight's shape, dtype and layout.
+        numbers: the names of those that are one number, stored alike for all weights.
+        firsts: whether it is the weight's first step.
+        begun: whether its states have just been made.
+        names: what gives each weight's name.
+    """
+
+    weights: Sequence[Tensor]
+    gradients: Sequence[Tensor]
+    entries: Sequence[dict[str, Any]]
+    states: Sequence[str]
+    numbers: Sequence[str]
+    firsts: Sequence[bool]
+    begun: Sequence[bool]
+    names: Sequence[Callable[[], str]]
+
+    @property
+    def kinds(self) -> set[bool]:
+        """Whether weights have rows and columns: one answer, or both."""
+        return {dimensions > 1 for dimensions in set(map(Tensor.dim, self.weights))}
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @overload
+    def __getitem__(self, place: int) -> Update: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Update]: ...
+    def __getitem__(self, place: int | slice) -> Update | list[Update]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(len(self))[place]]
+        entry = self.entries[place]
+        return Update(
+            self.weights[place],
+            self.gradients[place],
+            {name: entry[name] for name in self.states},
+            {name: entry[name] for name in self.numbers},
+            self.firsts[place],
+            self.names[place],
+            begun=self.begun[place],
+            entry=entry,
+        )
+
+
+def weights_of(updates: Sequence[Update]) -> Sequence[Tensor]:
+    """The weights of updates."""
+    if isinstance(updates, AlikeUpdates):
+        return updates.weights
+    return [update.weight for update in updates]
 
 
 def working_dtype(weight: Tensor) -> torch.dtype:

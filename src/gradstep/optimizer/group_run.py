@@ -146,6 +146,10 @@ class GroupRun:
 
     def remember(self, ids: Sequence[int], plan: Plan) -> None:
         """What a step with care has found out about parameters, for steps of another mask."""
+        if not (self.rows or plan.rows) and len(set(plan.backends)) == 1:
+            self.engines.update(dict.fromkeys(ids, plan.backends[0].name))
+            self._forget_gone()
+            return
         for key, backend in zip(ids, plan.backends, strict=True):
             if self.engines.get(key) != backend.name:
                 self.engines[key] = backend.name

@@ -94,6 +94,10 @@ class ParameterNames:
         """
         return functools.partial(self._now, contents, id(p))
 
+    def namers(self, contents: Contents, params: Sequence[Tensor]) -> Sequence[Callable[[], str]]:
+        """The same for each of many parameters."""
+        return _Namers(self, contents, list(map(id, params)))
+
     def _now(self, contents: Contents, key: int) -> str:
         named = self.all(contents.groups)
         return next((name for name, p in named if id(p) == key), "a parameter")
@@ -163,6 +167,19 @@ class ParameterNames:
             own if name is None and own not in taken else name
             for name, own in zip(names, given, strict=True)
         ]
+
+
+class _Namers(Sequence[Any]):
+    """What gives the names of parameters, made where it is asked for."""
+
+    def __init__(self, names: ParameterNames, contents: Contents, ids: list[int]) -> None:
+        self._names, self._contents, self._ids = names, contents, ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, place: Any) -> Any:
+        return functools.partial(self._names._now, self._contents, self._ids[place])
 
 
 def names_of(optimizer: Any) -> ParameterNames:

@@ -15,7 +15,7 @@ from gradstep.backends.base import Run, UnreadValues
 from gradstep.backends.desync import check_desync, mean_over
 from gradstep.backends.dispatch import Plan, takes_plain
 from gradstep.backends.owners import mesh_of, settle_holders
-from gradstep.backends.update import has_shape, is_matrix
+from gradstep.backends.update import AlikeUpdates, has_shape, is_matrix
 from gradstep.optimizer.alike_groups import AlikeGroups, AlikeRun
 from gradstep.optimizer.beginning import Begun
 from gradstep.optimizer.cycled_momentum import CycledMomentum
@@ -463,7 +463,7 @@ class Planner:
             self._read(run)  # the group has gained the first vector, or the first matrix
         if "param_names" in group:
             self.names.follow(run.members if isinstance(run, AlikeRun) else (group,), alone=False)
-        if len({id(p) for p in params}) != len(params):
+        if len(set(map(id, params))) != len(params):
             if together:
                 return None
             places = {id(p): i for i, p in enumerate(params)}
@@ -483,29 +483,44 @@ class Planner:
         if self.one_by_one is not None:
             prepared = list(map(self.one_by_one.stored, params, prepared))
         updates = self._preparation.updates(
-            run.numbers, beginnings.numbers, names, params, gradients, prepared, begun
+            run.numbers,
+            beginnings.numbers,
+            names,
+            params,
+            gradients,
+            prepared,
+            begun,
+            plain is not None,
         )
         plan = run.plans[mask].plan if mask in run.plans else None
         if plan is None or plan.programs is not run.programs:
             plan = self._empty_plan(run)
         # A differentiable step puts new tensors into the entries that the optimizer will hold.
-        entries = [self.contents.state.get(p, e) for p, e in zip(params, prepared, strict=True)]
-        for update, held in zip(updates, entries, strict=True):
-            update.entry = held
+        entries: Sequence[Any] = prepared
+        if self.contents.state:
+            get = self.contents.state.get
+            entries = [get(p, entry) for p, entry in zip(params, prepared, strict=True)]
+        if isinstance(updates, AlikeUpdates):
+            updates.entries = prepared
+        else:
+            for update, held in zip(updates, entries, strict=True):
+                update.entry = held
         runs = plan.anew(updates, run.values, self._said, bool(mask), bool(plain))
         # torch's own operations may run out of memory, and miss for some types.
-        self.may_stop = self.may_stop or any(backend.may_stop for backend in plan.backends)
-        self.leaves_verdict = all(backend.may_skip for backend in plan.backends)
+        backends = set(plan.backends)
+        self.may_stop = self.may_stop or any(backend.may_stop for backend in backends)
+        self.leaves_verdict = all(backend.may_skip for backend in backends)
         if len(run.plans) > 16:  # masks that will hardly come back
             run.plans.clear()
 
         def install() -> None:
-            for p, entry, held in zip(params, prepared, entries, strict=True):
-                if held is not entry:
-                    held.update(entry)
-                if held:
-                    self.contents.state[p] = held
-            self.know_layouts([p for p, held in zip(params, entries, strict=True) if held])
+            if any(prepared) or any(entries):
+                for p, entry, held in zip(params, prepared, entries, strict=True):
+                    if held is not entry:
+                        held.update(entry)
+                    if held:
+                        self.contents.state[p] = held
+                self.know_layouts([p for p, held in zip(params, entries, strict=True) if held])
             if shared and not self._shared_in_all:
                 for entry in self.contents.state.values():
                     if isinstance(entry, dict):  # also those that sit this step out

@@ -7,9 +7,9 @@ fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter, ge
+from operator import attrgetter, ge, is_
 from types import NoneType
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradstep.backends.update import Update, layout
+from gradstep.backends.update import AlikeUpdates, Update, layout
 from gradstep.optimizer.observer import Contents
 from gradstep.optimizer.parameter_names import ParameterNames
 from gradstep.optimizer.state_spec import StateSpec
@@ -48,11 +48,21 @@ class Preparation:
     def __init__(self, rule: Rule, contents: Contents, names: ParameterNames) -> None:
         self._rule, self._contents, self._names = rule, contents, names
         self._layouts: dict[int, Any] = {}  # by the ids of parameters
+        self._dtypes: set[torch.dtype] = set()  # of the parameters that were plain last
 
     def know_layouts(self, params: Iterable[Tensor]) -> None:
         """Take the parameters' layouts for those that their states have."""
+        by_shape: dict[torch.Size, Any] = {}
         for p in params:
-            self._layouts[id(p)] = layout(p) if p.layout is torch.strided else None
+            if p.layout is not torch.strided:
+                self._layouts[id(p)] = None
+            elif not p.is_contiguous():
+                self._layouts[id(p)] = layout(p)
+            else:  # as nearly always, and of thousands of parameters many are of one shape
+                shape = p.shape
+                if shape not in by_shape:
+                    by_shape[shape] = layout(p)
+                self._layouts[id(p)] = by_shape[shape]
 
     def forget_gone(self, most: int, params: Iterable[Tensor]) -> None:
         """Where there are more layouts than that, keep those of these parameters alone."""
@@ -69,7 +79,8 @@ class Preparation:
         gradients: Sequence[Tensor],
         entries: Sequence[Entry],
         begun: Sequence[bool],
-    ) -> list[Update]:
+        plain: bool = False,
+    ) -> Sequence[Update]:
         """The updates of a step.
 
         Args:
@@ -80,12 +91,17 @@ class Preparation:
             gradients: one a parameter.
             entries: the states of each, complete.
             begun: whether they have just been begun.
+            plain: whether parameters, gradients and states are so, as :func:`are_plain` says.
         """
         rule, specs = self._rule, self._unlike(names)
         firsts = begun
         if "first" in rule.inputs:  # states may have been saved before the first step
             pairs = zip(begun, entries, strict=True)
             firsts = [new or ("step" in e and not float(e["step"])) for new, e in pairs]
+        if plain and len(self._dtypes) == 1 and self._are_alike(names, numbers, entries):
+            own = names[params[0].dim() > 1]
+            namers = self._names.namers(self._contents, params)
+            return AlikeUpdates(params, gradients, entries, own, numbers, firsts, begun, namers)
         all_specs = state_specs(rule)
         alike: Unlike = ({}, {}, {})
         updates: list[Update] = []
@@ -106,6 +122,18 @@ class Preparation:
                 update.weight_format, update.seed = kept, seed_of(rule)
             updates.append(update)
         return updates
+
+    def _are_alike(
+        self,
+        names: Mapping[bool, Sequence[str]],
+        numbers: Sequence[str],
+        entries: Sequence[Entry],
+    ) -> bool:
+        """Whether plain parameters of one dtype differ in their tensors alone."""
+        if any(self._unlike(names).values()) or names[True] != names[False]:
+            return False
+        kept = ([entry[name] for entry in entries] for name in numbers)
+        return all(len(set(map(_dtype, tensors))) == 1 for tensors in kept)
 
     def _unlike(self, names: Mapping[bool, Sequence[str]]) -> dict[bool, list[StateSpec]]:
         """Of these states those that have not always their weight's shape and dtype."""
@@ -133,7 +161,8 @@ class Preparation:
         """
         if self._rule.low_precision != "nearest":
             return None
-        held: list[Any] = list(map(self._contents.state.get, params))
+        state = self._contents.state
+        held: list[Any] = list(map(state.get, params)) if state else [None] * len(params)
         states: list[list[Any]] = []
         counts: list[Any] = []
         if not {dict, NoneType}.issuperset(map(type, held)):
@@ -155,14 +184,19 @@ class Preparation:
                 counts = [entry[n] for entry in held if entry for n in beginnings.numbers]
             except KeyError:
                 return None
-        if not are_plain(params, gradients, states, counts, dtypes):
+        self._dtypes = set()
+        if not are_plain(params, gradients, states, counts, dtypes, self._dtypes):
             return None
         if all(held):
             return held, [False] * len(held)
         made = {kind: beginnings.makes_any(kind) for kind in (False, True)}
+        copied = any(state.start == "gradient" for state in self._rule.states.values())
+        if made[True] == made[False] and not any(held):
+            nothing = [None] * len(held)
+            new = beginnings.begin_all(params, gradients if copied else nothing)
+            return new, [made[True]] * len(held)
         begun = [not entry and made[p.dim() > 1] for p, entry in zip(params, held, strict=True)]
         lacking = [i for i, entry in enumerate(held) if not entry]
-        copied = any(state.start == "gradient" for state in self._rule.states.values())
         firsts = [gradients[i] if copied else None for i in lacking]
         new = beginnings.begin_all([params[i] for i in lacking], firsts)
         for i, entry in zip(lacking, new, strict=True):
@@ -197,6 +231,7 @@ def are_plain(
     states: Sequence[Sequence[Any]] = (),
     numbers: Sequence[Any] = (),
     dtypes: Mapping[bool, Sequence[torch.dtype | None]] | None = None,
+    seen: set[torch.dtype] | None = None,
 ) -> bool:
     """Whether kernels can have all of these together, as far as the tensors themselves tell.
 
@@ -211,34 +246,83 @@ def are_plain(
         numbers: all states of one number.
         dtypes: where states have dtypes of their own: whether a weight has rows and columns -> the
             dtypes of its states, None for the weight's.
+        seen: the dtypes of the weights, as far as was looked; added to.
     """
-    flat: list[Any] = [*gradients, *chain.from_iterable(states)]
-    if not (_WEIGHTS.issuperset(map(type, weights)) and _only(Tensor, map(type, flat))):
+    seen = set() if seen is None else seen
+    held: list[Any] = list(chain.from_iterable(states))
+    if not (
+        _WEIGHTS.issuperset(map(type, weights))
+        and _only(Tensor, map(type, gradients))
+        and _only(Tensor, map(type, held))
+    ):
         return False
-    owners: list[Tensor] = [*weights]
-    if states:
-        owners += [p for p, own in zip(weights, states, strict=True) for _ in own]
-    wanted, shapes = list(map(_dtype, owners)), list(map(_shape, owners))
+    owners = [p for p, own in zip(weights, states, strict=True) for _ in own] if states else []
+    own_dtypes: list[Any] = []
     if dtypes and states:
         pairs = zip(weights, states, strict=True)
-        own = [dtype for p, held in pairs if held for dtype in dtypes[p.dim() > 1]]
-        n = len(weights)
-        wanted[n:] = [dtype or other for dtype, other in zip(own, wanted[n:], strict=True)]
-    written = [*weights, *flat[len(gradients) :]]
-    everything = [*weights, *flat]
-    return (
-        _DTYPES.issuperset(wanted)
-        and list(map(_dtype, flat)) == wanted
-        and list(map(_shape, flat)) == shapes
-        and _only(torch.strided, map(_layout, everything))
-        and all(map(_is_cpu, everything))
-        and all(map(Tensor.is_contiguous, everything))
-        and not any(map(Tensor.is_neg, everything))
-        and not any(map(Tensor.is_inference, written))
-        and _have_memory(everything)
-        and _lie_apart(everything)
-        and _are_numbers(numbers)
+        own_dtypes = [dtype for p, own in pairs if own for dtype in dtypes[p.dim() > 1]]
+    if len(gradients) != len(weights) or (own_dtypes and len(own_dtypes) != len(held)):
+        return False
+    starts: list[int] = []
+    sizes: list[int] = []
+    # Piece by piece, so that what is asked of a tensor finds it in a fast cache; and long lists of
+    # shapes would wake the garbage collector.
+    for piece in _pieces(len(weights)):
+        of_weights, of_gradients = weights[piece], gradients[piece]
+        wanted = list(map(_dtype, of_weights))
+        seen.update(wanted)
+        if not (
+            _DTYPES.issuperset(seen)
+            and _are_alike(of_gradients, of_weights, wanted)
+            and _lie_plainly([*of_weights, *of_gradients], starts, sizes)
+            and not any(map(Tensor.is_inference, of_weights))
+        ):
+            return False
+    for piece in _pieces(len(held)):
+        of_states, of_owners = held[piece], owners[piece]
+        wanted = list(map(_dtype, of_owners))
+        if own_dtypes:
+            wanted = [own or of for own, of in zip(own_dtypes[piece], wanted, strict=True)]
+        if not (
+            _DTYPES.issuperset(wanted)
+            and _are_alike(of_states, of_owners, wanted)
+            and _lie_plainly(of_states, starts, sizes)
+            and not any(map(Tensor.is_inference, of_states))
+        ):
+            return False
+    return _are_apart(starts, sizes) and _are_numbers(numbers)
+
+
+def _pieces(count: int) -> Iterator[slice]:
+    return (slice(start, start + 256) for start in range(0, count, 256))
+
+
+def _are_alike(
+    tensors: Sequence[Tensor], owners: Sequence[Tensor], dtypes: Sequence[torch.dtype]
+) -> bool:
+    shapes = list(map(_shape, owners))
+    return all(map(is_, map(_dtype, tensors), dtypes)) and list(map(_shape, tensors)) == shapes
+
+
+def _lie_plainly(tensors: Sequence[Tensor], starts: list[int], sizes: list[int]) -> bool:
+    """Whether tensors lie in the CPU's memory in the order of their elements.
+
+    Args:
+        tensors: of plain types.
+        starts, sizes: where they lie, and their bytes; added to.
+    """
+    plain = (
+        _only(torch.strided, map(_layout, tensors))
+        and all(map(_is_cpu, tensors))
+        and all(map(Tensor.is_contiguous, tensors))
+        and not any(map(Tensor.is_neg, tensors))
     )
+    if plain:
+        own = list(map(_nbytes, tensors))
+        plain = _have_memory(tensors, own)
+        sizes += own
+        starts += map(Tensor.data_ptr, tensors)
+    return plain
 
 
 def are_apart(weights: Sequence[Tensor]) -> bool:
@@ -248,7 +332,7 @@ def are_apart(weights: Sequence[Tensor]) -> bool:
         and _only(torch.strided, map(_layout, weights))
         and all(map(_is_cpu, weights))
         and all(map(Tensor.is_contiguous, weights))
-        and _lie_apart(weights)
+        and _are_apart(list(map(Tensor.data_ptr, weights)), list(map(_nbytes, weights)))
     )
 
 
@@ -256,23 +340,25 @@ def _only(wanted: Any, found: Any) -> bool:
     return set(found) <= {wanted}
 
 
-def _have_memory(tensors: Sequence[Tensor]) -> bool:
+def _have_memory(tensors: Sequence[Tensor], sizes: Sequence[int]) -> bool:
     """Whether each storage is as large as its tensor needs: it may have been resized."""
-    needed = list(map(_nbytes, tensors))
-    for place, offset in enumerate(map(Tensor.storage_offset, tensors)):
-        if offset:
-            needed[place] += offset * tensors[place].element_size()
-    return all(map(ge, map(_held, map(Tensor.untyped_storage, tensors)), needed))
+    needed = list(sizes)
+    if any(map(Tensor.storage_offset, tensors)):
+        for place, offset in enumerate(map(Tensor.storage_offset, tensors)):
+            if offset:
+                needed[place] += int(offset) * tensors[place].element_size()
+    held = list(map(_held, map(Tensor.untyped_storage, tensors)))
+    return held == needed or all(map(ge, held, needed))
 
 
-def _lie_apart(tensors: Sequence[Tensor]) -> bool:
-    """Whether no two share memory."""
-    sizes = numpy.array(list(map(_nbytes, tensors)), numpy.int64)
-    starts = numpy.array(list(map(Tensor.data_ptr, tensors)), numpy.uint64).view(numpy.int64)
-    starts, sizes = starts[sizes > 0], sizes[sizes > 0]
-    order = starts.argsort()
-    ends = (starts + sizes)[order]
-    return bool((ends[:-1] <= starts[order][1:]).all())
+def _are_apart(starts: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Whether no two of these stretches of memory share any."""
+    lengths = numpy.array(sizes, numpy.int64)
+    places = numpy.array(starts, numpy.uint64).view(numpy.int64)
+    places, lengths = places[lengths > 0], lengths[lengths > 0]
+    order = places.argsort()
+    ends = (places + lengths)[order]
+    return bool((ends[:-1] <= places[order][1:]).all())
 
 
 def _are_numbers(numbers: Sequence[Any]) -> bool:
@@ -282,5 +368,5 @@ def _are_numbers(numbers: Sequence[Any]) -> bool:
         and _only(1, map(Tensor.numel, numbers))
         and _only(torch.strided, map(_layout, numbers))
         and all(map(_is_cpu, numbers))
-        and _have_memory(numbers)
+        and _have_memory(numbers, list(map(_nbytes, numbers)))
     )

@@ -192,10 +192,16 @@ class Beginnings:
         if not any(tensors.values()) and not shared:
             return entries
         with _making_states():
-            for p, gradient, entry in zip(params, gradients, entries, strict=True):
-                for each in tensors[p.dim() > 1]:
-                    each.begin(p, self._values, gradient, entry)
-                if shared:
+            if tensors[True] == tensors[False] and all(map(_begins_as_zeros, tensors[True])):
+                for each in tensors[True]:
+                    for entry, zeros in zip(entries, map(torch.zeros_like, params), strict=True):
+                        entry[each.name] = zeros
+            else:
+                for p, gradient, entry in zip(params, gradients, entries, strict=True):
+                    for each in tensors[p.dim() > 1]:
+                        each.begin(p, self._values, gradient, entry)
+            if shared:
+                for entry in entries:
                     entry.update(shared)
         return entries
 
@@ -216,6 +222,10 @@ class Beginnings:
         if number == 0 and type(number) is float and str(number) == "0.0":
             return torch.zeros((), dtype=dtype, device=device)  # in a fifth of the time
         return torch.tensor(float(number), dtype=dtype, device=device)
+
+
+def _begins_as_zeros(spec: StateSpec) -> bool:
+    return spec.is_like_weight and spec.state.start == "zeros"
 
 
 def shared_states(

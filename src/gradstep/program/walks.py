@@ -15,7 +15,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
+
+import numpy
 
 #: Elements a line, at most: values to be summed lie in the fastest cache for a line at a time.
 LINE = 2048
@@ -59,8 +60,9 @@ FIELDS = {
 def flat_tiles(sizes: Sequence[int]) -> array[int]:
     """The tiles of a flat walk through tensors of these sizes."""
     if max(sizes) <= TILE:
-        whole = [(tensor, 0, size) for tensor, size in enumerate(sizes) if size]
-        return array("q", chain.from_iterable(whole))
+        whole = numpy.zeros((len(sizes), 3), numpy.int64)
+        whole[:, 0], whole[:, 2] = numpy.arange(len(sizes)), sizes
+        return array("q", whole[whole[:, 2] > 0].tobytes())
     found = array("q")
     for tensor, size in enumerate(sizes):
         for start in range(0, size, TILE):

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from gradstep.backends.base import Backend, Binding
 from gradstep.backends.eligibility import ineligible, ineligible_as_whole, unreadable
 from gradstep.backends.owners import mesh_of
-from gradstep.backends.update import Update
+from gradstep.backends.update import Update, weights_of
 from gradstep.program.format import DType
 from gradstep.program.formats import format_of
 from gradstep.program.program import Program
@@ -56,5 +56,4 @@ class Cpu(Backend):
         with _importing:
             from gradstep.backends.cpu.binding import Tensors
             from gradstep.backends.cpu.kernel import kernel_for
-        weights = [u.weight for u in updates]
-        return Tensors(kernel_for(program, updates[0]), updates, weights)
+        return Tensors(kernel_for(program, updates[0]), updates, weights_of(updates))

@@ -17,7 +17,7 @@ from gradstep.backends.cpu.run import FlatRun, PassesRun
 from gradstep.backends.eligibility import STORAGE
 from gradstep.backends.owners import goes_to_owner, mesh_of
 from gradstep.backends.table import Row, Table, taken_strides
-from gradstep.backends.update import Update
+from gradstep.backends.update import AlikeUpdates, Update
 from gradstep.program.shards import local
 from gradstep.program.walks import FIELDS, flat_tiles
 from gradstep.rule.reductions import facts_of
@@ -51,12 +51,16 @@ class Tensors(Table):
     ) -> None:
         super().__init__(of)
         self.kernel = kernel
-        self._firsts = None if isinstance(of[0], Row) else [u.first for u in of]  # type: ignore[union-attr]
+        self._firsts: Sequence[bool] | None = None
+        if isinstance(of, AlikeUpdates):
+            self._firsts = of.firsts
+        elif not isinstance(of[0], Row):
+            self._firsts = [u.first for u in of]  # type: ignore[union-attr]
         weights = list(map(local, weights)) if self.sharded else weights
         self._is_flat = kernel.is_flat
         if self._is_flat:
             stored = STORAGE[weights[0].dtype][1]
-            self._lay_flat([stored * count for count in map(Tensor.numel, weights)])
+            self._lay_flat([stored * count for count in self.sizes])
             self._row_for: Given | None = None
             self._row = array("d")
             return
@@ -100,7 +104,7 @@ class Tensors(Table):
 
     def _take_accepted(
         self,
-    ) -> tuple[Sequence[Tensor], list[Any], array[int], list[bool] | None]:
+    ) -> tuple[Sequence[Tensor], list[Any], array[int], Sequence[bool] | None]:
         """The parameters, all tensors, where they lie, and whose first step it is, if it is any's.
 
         Once, so that no tensor is held.
