@@ -130,7 +130,7 @@ class Preparation:
         entries: Sequence[Entry],
     ) -> bool:
         """Whether plain parameters of one dtype differ in their tensors alone."""
-        if any(self._unlike(names).values()) or names[True] != names[False]:
+        if any(self._unlike(names).values()) or len(set(map(tuple, names.values()))) > 1:
             return False
         kept = ([entry[name] for entry in entries] for name in numbers)
         return all(len(set(map(_dtype, tensors))) == 1 for tensors in kept)
