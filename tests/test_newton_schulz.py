@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import gradstep
-from gradstep.linalg.gram import gram
+from gradstep.linalg.gram import gram, plus_square
 from gradstep.linalg.newton_schulz import COEFFICIENTS, FIXED, newton_schulz
 
 Array = Any
@@ -66,6 +66,16 @@ def test_every_set_is_its_iteration(name: str, shape: tuple[int, int]) -> None:
     numpy.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-9)
     values = numpy.linalg.svd(expected / (shape[0] / shape[1]) ** 0.5)[1]
     assert values.min() > 0.3 and values.max() < 1.4  # what all of them are for
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_symmetric_products_by_blocks_are_the_whole_products(dtype: torch.dtype) -> None:
+    x = torch.randn(600, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    s = (x @ x.mT / 600).to(dtype)
+    made, wide = plus_square(s, -0.5, 2.0), s.double()
+    expected = -0.5 * wide + 2.0 * wide @ wide
+    tolerance = 1e-12 if dtype == torch.float64 else 2**-8
+    assert (made.double() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("steps", [1, 8, 10])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradstep.linalg.batches import each, plus_product, product
-from gradstep.linalg.gram import gram
+from gradstep.linalg.gram import HALVED, gram, plus_square
 from gradstep.linalg.matrices import as_matrices, in_parts, parts_of, stacked, unfit
 from gradstep.rule import maximum, opaque, sqrt
 
@@ -171,12 +171,25 @@ def _in_bfloat16(x: Tensor, triples: Triples, eps: float, by_rows: bool) -> Tens
 
 
 def _narrow(x: Tensor, triples: Triples, eps: float, by_rows: bool) -> Tensor:
+    if x.is_cpu and x.shape[-2] >= HALVED:  # one by one, for their symmetric products by blocks
+        made: Tensor = each(lambda one: _narrow_by_blocks(one, triples, eps, by_rows), x)
+        return made
     for i, (a, b, c) in enumerate(triples):
         squares = product(x, x.mT)
         if by_rows and i == 0:
             x, squares = _by_rows(x, squares, eps)
         polynomial = plus_product(squares, squares, squares, b, c) if c else squares * b
         x = plus_product(x, polynomial, x, a, 1.0)
+    return x
+
+
+def _narrow_by_blocks(x: Tensor, triples: Triples, eps: float, by_rows: bool) -> Tensor:
+    for i, (a, b, c) in enumerate(triples):
+        squares = gram(x)
+        if by_rows and i == 0:
+            x, squares = _by_rows(x, squares, eps)
+        polynomial = plus_square(squares, b, c) if c else squares * b
+        x = torch.addmm(x, polynomial, x, beta=a)
     return x
 
 
@@ -211,7 +224,7 @@ def _rounded_iterations(x: Tensor, triples: Triples, eps: float, by_rows: bool) 
         squares = _rounded(gram(x))
         if by_rows and i == 0:
             x, squares = map(_rounded, _by_rows(x, squares, eps))
-        polynomial = torch.addmm(squares, squares, squares, beta=b, alpha=c) if c else squares * b
+        polynomial = plus_square(squares, b, c) if c else squares * b
         x = _rounded(torch.addmm(x, _rounded(polynomial), x, beta=a))
     return x
 
@@ -229,7 +242,7 @@ def _in_float32(x: Tensor, triples: Triples, eps: float, by_rows: bool) -> Tenso
             return _by_gram(g, triples) @ x
         for i, (a, b, c) in enumerate(triples):
             g = g if i == 0 else gram(x)
-            polynomial = torch.addmm(g, g, g, beta=b, alpha=c) if c else g * b
+            polynomial = plus_square(g, b, c) if c else g * b
             x = torch.addmm(x, polynomial, x, beta=a)
         return x
 
@@ -246,7 +259,7 @@ def _by_gram(g: Tensor, triples: Triples) -> Tensor:
     found: Tensor | None = None
     last = len(triples) - 1
     for i, (a, b, c) in enumerate(triples):
-        polynomial = torch.addmm(g, g, g, beta=b, alpha=c) if c else g * b
+        polynomial = plus_square(g, b, c) if c else g * b
         polynomial.diagonal().add_(a)
         found = polynomial if found is None else polynomial @ found
         if i < last:
