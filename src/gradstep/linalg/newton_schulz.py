@@ -259,7 +259,7 @@ def _by_gram(g: Tensor, triples: Triples) -> Tensor:
     found: Tensor | None = None
     last = len(triples) - 1
     for i, (a, b, c) in enumerate(triples):
-        polynomial = plus_square(g, b, c) if c else g * b
+        polynomial = torch.addmm(g, g, g, beta=b, alpha=c) if c else g * b
         polynomial.diagonal().add_(a)
         found = polynomial if found is None else polynomial @ found
         if i < last:
