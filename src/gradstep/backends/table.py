@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends.base import Binding
-from gradstep.backends.cpu.addresses import locate
+from gradstep.backends.cpu import addresses
 from gradstep.backends.cpu.number_states import NumberStates
 from gradstep.backends.eligibility import alike_in_parts, as_stored, local_update, spans_of
 from gradstep.backends.guard import make_guard
@@ -234,7 +234,7 @@ class Table(Binding):
             *[flat[i] for i in self._once]
         ):
             return False
-        pointers = self._with_memory(*locate(flat))
+        pointers = self._with_memory(*addresses.locate(flat))
         if self._written(pointers) != self._addresses:
             return False
         self._accepted = (weights, flat, pointers)

@@ -36,12 +36,16 @@ def by_python(tensors: list[Any]) -> tuple[array[int], int]:
 
 
 def _code() -> str:
-    """A function of a list, its length, where to put the addresses, and the two functions."""
+    """A function of a list, its length, where to put the addresses, and where two functions are."""
     module = ir.Module(name="gradstep_addresses")
-    kind = ir.FunctionType(I64, [POINTER, I64, POINTER, I64, I64])
+    kind = ir.FunctionType(I64, [POINTER, I64, POINTER, POINTER])
     function = ir.Function(module, kind, "addresses")
-    tensors, count, out, item, data_ptr = function.args
+    tensors, count, out, called = function.args
     builder = ir.IRBuilder(function.append_basic_block("entry"))
+    item, data_ptr = (
+        builder.load(builder.gep(called, [ir.Constant(I64, i)], source_etype=I64), typ=I64)
+        for i in range(2)
+    )
     item = builder.inttoptr(item, ir.FunctionType(POINTER, [POINTER, I64]).as_pointer())
     data_ptr = builder.inttoptr(data_ptr, ir.FunctionType(I64, [POINTER]).as_pointer())
     zeros = builder.alloca(I64)
@@ -59,16 +63,18 @@ def _by_code() -> Locate:
     from torch._C._dynamo import guards
 
     data_ptr = int(guards._torchinductor_pyobject_tensor_data_ptr)  # type: ignore[attr-defined]
-    item = ctypes.cast(ctypes.pythonapi.PyList_GetItem, ctypes.c_void_p).value
-    made = functions("addresses", _code, {"addresses": (5, True)})["addresses"]
+    item = ctypes.cast(ctypes.pythonapi.PyList_GetItem, ctypes.c_void_p).value or 0
+    called = array("q", [item, data_ptr])
+    called_at, zero = called.buffer_info()[0], array("q", [0])
+    made = functions("addresses", _code, {"addresses": (4, True)})["addresses"]
     # The same code, called without letting go of Python's lock.
-    kind = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)
+    kind = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)
     call = kind(ctypes.cast(made, ctypes.c_void_p).value or 0)
 
-    def locate(tensors: list[Any]) -> tuple[array[int], int]:
+    def locate(tensors: list[Any], called: array[int] = called) -> tuple[array[int], int]:
         count = len(tensors)
-        found = array("q", bytes(8 * count + 8))
-        return found, call(id(tensors), count, found.buffer_info()[0], item, data_ptr)
+        found = zero * (count + 1)
+        return found, call(id(tensors), count, found.buffer_info()[0], called_at)
 
     return locate
 
@@ -84,25 +90,17 @@ def _works(locate: Locate) -> bool:
     return locate(tensors) == by_python(tensors) and locate([]) == by_python([])
 
 
-_locate: Locate | None = None
+def _first(tensors: list[Any]) -> tuple[array[int], int]:
+    global locate
+    locate = by_python
+    try:
+        made = _by_code()
+        locate = made if _works(made) else by_python
+    except Exception:  # another torch, or a Python without that function
+        pass
+    return locate(tensors)
 
 
-def locate(tensors: list[Any]) -> tuple[array[int], int]:
-    """Where tensors lie.
-
-    Args:
-        tensors: of which a guard has just said that each has the type and the kind of memory that
-            an earlier one had: what has none, torch's function does not survive.
-
-    Returns:
-        the addresses with a 0 behind them, and how many of them are 0.
-    """
-    global _locate
-    if _locate is None:
-        _locate = by_python
-        try:
-            made = _by_code()
-            _locate = made if _works(made) else by_python
-        except Exception:  # another torch, or a Python without that function
-            pass
-    return _locate(tensors)
+#: Where tensors lie, of which a guard has just said that each has the type and the kind of memory
+#: that an earlier one had: what has none, torch's function does not survive.
+locate: Locate = _first

@@ -78,6 +78,9 @@ def _functions(stored: tuple[str, ...]) -> tuple[Any, Any]:
     return known["read_numbers"], known["write_numbers"]
 
 
+_ZERO = array("d", [0.0])
+
+
 class NumberStates:
     """Reads and writes the last entries of ``rows`` rows of ``width`` addresses.
 
@@ -89,11 +92,11 @@ class NumberStates:
         numbers = len(stored)
         self._read, self._write = _functions(tuple(stored))
         self._shape = (rows, width, numbers)
-        self._bytes = bytes(8 * rows * numbers)
+        self._count = rows * numbers
 
     def read(self, rows_at: int) -> array[float]:
         """All numbers, row after row."""
-        out = array("d", self._bytes)
+        out = _ZERO * self._count
         self._read(rows_at, *self._shape, out.buffer_info()[0])
         return out
 
