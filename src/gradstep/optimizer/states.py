@@ -185,6 +185,8 @@ class Beginnings:
         """
         numbers, shared = self._own_numbers, self.shared
         tensors = {kind: self._of(kind)[2] for kind in (False, True)}
+        if not numbers and not any(tensors.values()) and not shared:
+            return [{}] * len(params)  # one, for nobody puts anything into it
         entries: list[Entry] = [{} for _ in params]
         for name in numbers:
             for p, entry in zip(params, entries, strict=True):
