@@ -6,7 +6,6 @@ as :mod:`gradstep.linalg.kronecker` says.
 
 from __future__ import annotations
 
-import itertools
 import math
 
 from torch import Tensor
@@ -15,7 +14,7 @@ from gradstep.linalg.bases import rounding_as_inf, singular_basis, turned
 from gradstep.linalg.batches import each
 from gradstep.linalg.blocks import in_blocks
 from gradstep.linalg.kronecker import along, as_rows, gram, pack, unpack
-from gradstep.linalg.turns import TOGETHER, has_turn
+from gradstep.linalg.turns import TOGETHER, block_numbers, has_turn
 from gradstep.rule import opaque
 
 
@@ -111,7 +110,7 @@ def turn(
     eigenvalues, and the averages of squares with them. Where weights have places, each block of
     each is turned at steps of its own.
     """
-    numbers = itertools.count()
+    numbers = block_numbers()
 
     def of_block(x: Tensor, GG: Tensor, Q: Tensor) -> tuple[Tensor, ...]:
         if not has_turn(step - 1, precondition_frequency, place, next(numbers)):

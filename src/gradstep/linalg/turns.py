@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 #: The place of a weight whose matrices are all refreshed at the steps of the others'.
@@ -25,3 +27,8 @@ def has_turn(steps: float, frequency: float, place: float, block: int = 0) -> bo
     if place == TOGETHER or not steps:
         return steps % frequency == 0
     return (steps + place + block) % frequency == 0
+
+
+def block_numbers() -> Iterator[int]:
+    """Which block it is, for functions that get the blocks of a weight one after the other."""
+    return itertools.count()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 from torch import Tensor
 
 from gradstep.linalg.blocks import blocked_length, in_blocks
 from gradstep.linalg.kronecker import along, gram, pack, symmetric_power, unpack
-from gradstep.linalg.turns import has_turn, turn_of
+from gradstep.linalg.turns import block_numbers, has_turn, turn_of
 from gradstep.rule import (
     NonNegative,
     Positive,
@@ -50,7 +48,7 @@ def rescale(
         block_size: the longest side of a block with matrices of its own; 0 for none.
         merge_dims: whether small dimensions are merged.
     """
-    numbers = itertools.count()
+    numbers = block_numbers()
 
     def of_block(x: Tensor, sums: Tensor, roots: Tensor) -> tuple[Tensor, ...]:
         before = enumerate(unpack(sums, x, max_size))
