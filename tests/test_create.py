@@ -301,12 +301,25 @@ def test_each_name_trains(name: str) -> None:
     assert all(torch.isfinite(p).all() for p in itertools.chain(model.parameters()))
 
 
+def test_a_name_of_another_library_is_answered_from_the_catalogue() -> None:
+    for name, words in (
+        ("add_decayed_weights", r"optax .*: `decay_weights`$"),
+        ("FusedAdam", r"apex .*: the classes, all of which are fused"),
+        ("BSAM", r"pytorch_optimizer .*: not here"),
+    ):
+        with pytest.raises(AttributeError, match=rf"has no {name}: .*{words}"):
+            getattr(gradstep, name)
+    with pytest.raises(AttributeError, match=r"has no adopted_name$"):
+        gradstep.adopted_name  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("name", "way"),
     [
         ("AdamW8bit", r'gradstep\.AdamW\(…, state_dtype="dynamic8"\)'),
         ("PagedLion8bit", r'gradstep\.Offload\(Lion\(…, state_dtype="dynamic8"\)\)'),
         ("PagedAdamW", r"gradstep\.Offload\(AdamW\(…\)\)"),
+        ("Lion32bit", r"gradstep\.Lion\(…\)"),
     ],
 )
 def test_a_class_of_bitsandbytes_is_answered_by_ours(name: str, way: str) -> None:

@@ -318,8 +318,10 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
     way = ""
-    if name.startswith("Paged") or name.endswith("8bit"):
+    if name.startswith("Paged") or name.endswith("bit"):
         way = import_module("gradstep.compose.create").of_bitsandbytes(name)
+    if not way and not name.startswith("_"):
+        way = import_module("gradstep.sight.peer_catalogue").answer(name)
     raise AttributeError(f"module gradstep has no {name}" + (way and f": {way}"))
 
 

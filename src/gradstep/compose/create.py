@@ -316,11 +316,11 @@ def _found(name: str) -> Kind:
 
 
 def of_bitsandbytes(name: str) -> str:
-    """What a class of bitsandbytes is here; nothing for another name, or for one without 8 bits."""
-    found = re.fullmatch(r"(paged)?(.+?)(?:bnb)?(8bit)?", _plain(name))
+    """What a class of bitsandbytes is here; nothing for another name, or for one without bits."""
+    found = re.fullmatch(r"(paged)?(.+?)(?:bnb)?(8bit|32bit)?", _plain(name))
     if found is None or found[2] not in _plainly() or not (found[1] or found[3]):
         return ""
-    options = 'state_dtype="dynamic8"' if found[3] else ""
+    options = 'state_dtype="dynamic8"' if found[3] == "8bit" else ""
     made = f"{_plainly()[found[2]][0]}(…{', ' * bool(options)}{options})"
     made = f"Offload({made})" if found[1] else made
     return f"here it is gradstep.{made}, see docs/coming-from.md"

@@ -53,6 +53,16 @@ def cell(row: PeerRow) -> str:
     return f"`{spelled_as_theirs(row.theirs)}`"
 
 
+def answer(name: str) -> str:
+    """What a name of another library is here, for an error message; nothing for an unknown one."""
+    for peer, text in PEERS.items():
+        for row in peer_rows(text):
+            theirs = (each.split()[0].rpartition(".")[2] for each in row.theirs.split(", "))
+            if name in theirs:
+                return f"docs/catalogue.md has for that of {peer.split(',')[0]}: {cell(row)}"
+    return ""
+
+
 def named(text: str) -> list[str]:
     """The names of this package in a cell."""
     return re.findall(r"`([\w.]+)`", text)
