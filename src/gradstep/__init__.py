@@ -15,6 +15,7 @@ optimizer = gradstep.Optimizer(model.parameters(), heavy_ball, lr=0.1)
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from gradstep.optimizer.checkpoint import tell_apart
@@ -320,7 +321,8 @@ def __getattr__(name: str) -> Any:
     way = ""
     if name.startswith("Paged") or name.endswith("bit"):
         way = import_module("gradstep.compose.create").of_bitsandbytes(name)
-    if not way and not name.startswith("_"):
+    # `from gradstep import rules` asks here first, and is answered by the import itself.
+    if not way and not name.startswith("_") and find_spec(f"gradstep.{name}") is None:
         way = import_module("gradstep.sight.peer_catalogue").answer(name)
     raise AttributeError(f"module gradstep has no {name}" + (way and f": {way}"))
 
