@@ -322,7 +322,8 @@ def __getattr__(name: str) -> Any:
     if name.startswith("Paged") or name.endswith("bit"):
         way = import_module("gradstep.compose.create").of_bitsandbytes(name)
     # `from gradstep import rules` asks here first, and is answered by the import itself.
-    if not way and not name.startswith("_") and find_spec(f"gradstep.{name}") is None:
+    a_name = name.isidentifier() and not name.startswith("_")
+    if not way and a_name and find_spec(f"gradstep.{name}") is None:
         way = import_module("gradstep.sight.peer_catalogue").answer(name)
     raise AttributeError(f"module gradstep has no {name}" + (way and f": {way}"))
 
