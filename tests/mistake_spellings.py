@@ -155,6 +155,13 @@ for _ in range(8):
     loss = F.cross_entropy(out.reshape(-1, 9), x[:, 1:].reshape(-1))  # HERE
     optimizer.zero_grad(); loss.backward(); optimizer.step()
 """,
+        """
+model = mlp(8, 32, 4)
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+for x, y in loader():
+    loss = F.cross_entropy(torch.sigmoid(model(x)), y)  # HERE
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
+""",
     ],
     "nll-loss-without-log-softmax": [
         """
@@ -223,6 +230,13 @@ for _ in range(10):
     og.zero_grad()
     (F.relu(1 - d(fake))).mean().backward()
     og.step()
+""",
+        """
+model = mlp(8, 32, 1, last=nn.Sigmoid())
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+for x, y in loader():
+    loss = F.binary_cross_entropy(torch.sigmoid(model(x))[:, 0], (y > 1).float())  # HERE
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
 """,
     ],
     "softmax-over-batch": [
@@ -470,6 +484,17 @@ for epoch in range(4):
             p.grad = None
         F.cross_entropy(model(x), y).backward()
     optimizer.step()  # HERE
+""",
+        """
+model = mlp(8, 32, 4)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+for step in range(5):
+    for micro in range(3):
+        x, y = labelled()
+        loss = F.cross_entropy(model(x), y) / 3
+        optimizer.zero_grad(set_to_none=False)  # HERE
+        loss.backward()
+    optimizer.step()
 """,
     ],
     "zero-grad-before-step": [

@@ -1,7 +1,8 @@
-"""Every command in terminals of few letters; every command and class without docstrings."""
+"""Every command in terminals of few letters and of 80 columns; all without docstrings."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gradstep import cli
+from gradstep.cli import main
 from gradstep.sight.ink import writable
 
 #: Runs every command's help and its main ways; prints the exit codes, and tracebacks.
@@ -135,3 +138,40 @@ def test_letters_that_a_stream_has_not_are_written_in_plain_ones() -> None:
 
     found = writable("5 ± 1 µs ≤ √(x²) · ‖β₁‖ … ü 漢", Stream())  # type: ignore[arg-type]
     assert found == "5 +- 1 us <= sqrt(x^2) * |beta1| ... u ?"
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_help_fits_into_80_columns(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([*([command] if command else []), "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.startswith("usage: gradstep") and f"gradstep {command}" in text
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
+@pytest.mark.parametrize("arguments", [["doctor", "--list"], ["explain", "adam"]])
+def test_pages_are_as_wide_as_the_terminal(arguments: list[str]) -> None:
+    person, terminal = os.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "gradstep", *arguments]
+    shown = subprocess.Popen(command, stdout=terminal, env=environment)
+    os.close(terminal)
+    told = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while piece := os.read(person, 10_000):
+            told += piece
+    os.close(person)
+    assert shown.wait(300) == 0
+    lines = told.decode().replace("\r", "").splitlines()
+    assert len(lines) > 10 and max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("flag", ["--rules", "--sizes", "--peers"])
+def test_an_empty_name_is_no_choice_of_all(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", flag, ""]) == 2
+    assert capsys.readouterr().err == f"gradstep bench: argument {flag}: no name given\n"

@@ -2,13 +2,15 @@
 
 import io
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 import torch
 
-from gradstep.lab.colours import colour_of
+from gradstep.lab import race_page
+from gradstep.lab.colours import COLOURS, colour_of
 from gradstep.lab.optimizers import TRAINABLE
 from gradstep.lab.plots import draw_curves, draw_filters, draw_mistakes, png
 from gradstep.lab.rule_pages import draw
@@ -151,3 +153,11 @@ def test_many_mistakes_fill_four_rows_of_one_or_one_row_of_each() -> None:
     both = draw_mistakes(images, labels, {"adam": wrong, "sgd": wrong})
     assert len(both.axes[0].images) == 20
     pixels(both)
+
+
+def test_a_rule_has_one_colour_in_all_pictures() -> None:
+    figure = draw_curves(records(**{name: [0.5, 0.6] for name in TRAINABLE}))
+    drawn = [line.get_color() for line in figure.axes[0].get_lines()]
+    assert drawn == [colour_of(name) for name in TRAINABLE]
+    page = Path(race_page.__file__).with_suffix(".js").read_text(encoding="utf-8")
+    assert ", ".join(f'"{colour}"' for colour in COLOURS) in page

@@ -21,7 +21,8 @@ _ADVICE = {
 
 #: Whole programs that were missed once, or named at another line.
 _MISSED = {
-    "left-in-eval-mode": {1}, "sigmoid-before-bce-with-logits": {0, 2},
+    "softmax-before-cross-entropy": {4}, "gradients-dropped": {3},
+    "left-in-eval-mode": {1}, "sigmoid-before-bce-with-logits": {0, 2, 3},
     "softmax-over-batch": {1, 2},
     "loss-broadcasts": {2}, "parameter-replaced": {0},
     "schedule-rises-again": {0},

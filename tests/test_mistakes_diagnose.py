@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import pickle
 import warnings
 import weakref
@@ -356,3 +357,58 @@ def test_mistakes_of_ones_own_are_found_beside_the_known_ones() -> None:
     assert {"round-rate", "forgotten-zero-grad"} <= {f.name for f in diagnosis.findings}
     with pytest.raises(TypeError, match=r"also= takes classes derived from .*Family; got 3"):
         gradstep.diagnose(model, optimizer, also=[3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "late, name",
+    [
+        ("backward(model); optimizer.step()", "forgotten-zero-grad"),
+        (
+            "optimizer.zero_grad(); backward(model); optimizer.step(); optimizer.step()",
+            "step-twice",
+        ),
+        (
+            "optimizer.zero_grad(); backward(model); model[0].bias.grad.fill_(math.inf); "
+            "optimizer.step()",
+            "non-finite-gradient",
+        ),
+        (
+            "optimizer.zero_grad(); backward(model); optimizer.step(); "
+            "[p.data.sub_(0.05 * p.grad) for p in model.parameters()]",
+            "updated-by-hand-too",
+        ),
+    ],
+    ids=lambda value: None if " " in value else value,
+)
+def test_what_begins_late_in_a_long_training_is_found_soon(late: str, name: str) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    known = {"model": model, "optimizer": optimizer, "backward": backward, "math": math}
+    with gradstep.diagnose(model, optimizer, on_mistake="list") as diagnosis:
+        for step in range(210):
+            if step < 143:
+                optimizer.zero_grad()
+                backward(model)
+                optimizer.step()
+            else:
+                exec(late, known)
+    found = [f for f in diagnosis.findings if f.severity == "mistake"]
+    assert [f.name for f in found] == [name]
+    assert 143 <= found[0].step <= (203 if "step(); optimizer" not in late else 260)
+
+
+def test_most_steps_of_a_long_training_are_left_alone() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradstep.diagnose(model, optimizer, on_mistake="list") as diagnosis:
+        [watched] = diagnosis.watched
+        attended, hooks = 0, set()
+        for step in range(200):
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+            if step >= 100:
+                attended += watched.attended
+                hooks |= {p._post_accumulate_grad_hooks is None for p in model.parameters()}
+    assert attended <= 10 and hooks == {True}
+    assert diagnosis.findings == []

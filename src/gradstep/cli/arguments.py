@@ -4,8 +4,49 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal, and at most 100 columns: paragraphs are filled anew, examples
+    keep their lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        width = min(width, 98)
+        blocks = text.strip("\n").split("\n\n")
+        return "\n\n".join("\n".join(self._block(block, width, indent)) for block in blocks)
+
+    def _block(self, block: str, width: int, indent: str) -> list[str]:
+        lines = block.split("\n")
+        if not any(line.startswith(" ") for line in lines):
+            return textwrap.wrap(
+                " ".join(lines),
+                width,
+                initial_indent=indent,
+                subsequent_indent=indent,
+                break_on_hyphens=False,
+            )
+        return [row for line in lines for row in self._example(indent + line, width)]
+
+    def _example(self, line: str, width: int) -> list[str]:
+        """A command and, behind a gap, what it does: below it where both are too long."""
+        command = re.match(r"( *\S.*?) {2,}(\S.*)", line)
+        if len(line) <= width:
+            return [line]
+        before, text = command.groups() if command else ("", line.strip())
+        margin = " " * (len(line) - len(line.lstrip()) + 4 * bool(command))
+        rows = textwrap.wrap(
+            text,
+            width,
+            initial_indent=margin,
+            subsequent_indent=margin,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        return [before, *rows] if command else rows
 
 
 def whole(lowest: int, highest: int) -> Callable[[str], int]:

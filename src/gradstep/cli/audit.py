@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
             "checkpoint. The exit code is 0 if they agree and 1 if they differ."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=arguments.Help,
     )
     parser.add_argument(
         "theirs",

@@ -53,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
         help="time a step, ours and torch.optim's, side by side",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=arguments.Help,
     )
     parser.add_argument(
         "--rules",
@@ -71,7 +71,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--peers",
-        default="",
         help="other libraries to time beside, with commas: optax, pytorch_optimizer, timm, optimi, "
         "or all of them (default: none)",
     )
@@ -176,16 +175,16 @@ def run(args: argparse.Namespace) -> int:
     groups = {"usual": usual, "all": tuple(bench.CASES), "others": tuple(others()), **GROUPS}
     if "elements" in named:
         groups["elements"] = by_elements()
-    rules = _chosen(args.rules or "usual", list(cases), groups, NOT_TIMED)
+    rules = _chosen("usual" if args.rules is None else args.rules, list(cases), groups, NOT_TIMED)
     if isinstance(rules, str):
         return _fail(f"argument --rules: {rules}")
     known_sizes = sizes() if args.device is None else bench_device.sizes()
     few = "lenet,transformer" if args.device is None else "transformer,thousand"
-    chosen_sizes = _chosen(args.sizes or few, list(known_sizes))
+    chosen_sizes = _chosen(few if args.sizes is None else args.sizes, list(known_sizes))
     if isinstance(chosen_sizes, str):
         return _fail(f"argument --sizes: {chosen_sizes}")
     known_peers = list(FORMAT_PEERS) if args.formats else list(PEERS)
-    peers = _chosen(args.peers, known_peers) if args.peers else []
+    peers = _chosen(args.peers, known_peers) if args.peers is not None else []
     if isinstance(peers, str):
         return _fail(f"argument --peers: {peers}")
     if args.dtype not in ("float32", "float64", "bfloat16"):
@@ -197,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
             args, [cases[rule] for rule in rules], [known_sizes[s] for s in chosen_sizes]
         )
     if args.diagnose:
-        return _diagnose(args.rounds or 20, args.seed)
+        return _diagnose(args.rounds or 8, args.seed)
     if args.many:
         return _many(args.many, args.rounds or 5, args.seed)
     if args.threads:
@@ -295,8 +294,13 @@ def _diagnose(rounds: int, seed: int) -> int:
 
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, 1 thread, float32, CPU time", flush=True)
-    for make in (torch.optim.SGD, torch.optim.Adam, gradstep.SGD, gradstep.Adam):
-        print("\n".join(lines(measure_cost(make, 64, rounds, seed))), flush=True)
+    for make, batch in (
+        (torch.optim.Adam, 4),
+        (torch.optim.Adam, 32),
+        (torch.optim.Adam, 128),
+        (gradstep.Adam, 32),
+    ):
+        print("\n".join(lines(measure_cost(make, batch, rounds, seed))), flush=True)
     return 0
 
 

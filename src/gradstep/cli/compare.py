@@ -58,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
         help="race the rules, over seeds and learning rates, and see it on a page",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=arguments.Help,
     )
     what = parser.add_argument_group("what to race")
     what.add_argument(

@@ -8,7 +8,7 @@ import textwrap
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from gradstep.cli import arguments
 
@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
         help="run a training script and name the mistakes in it",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=arguments.Help,
     )
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 if there are mistakes (not for advice)"
@@ -145,7 +145,9 @@ class _List(argparse.Action):
         for each in load()[1]:
             mark = ink.warning if each.severity == "mistake" else ink.heading
             lines += ["", mark(f"{each.severity}: {each.name}")]
-            lines += _wrapped(("when", each.when), ("why", each.why), ("write", each.write))
+            lines += _wrapped(
+                sys.stdout, ("when", each.when), ("why", each.why), ("write", each.write)
+            )
         parser.exit(tell("gradstep doctor", "\n".join(lines[1:])))
 
 
@@ -177,11 +179,12 @@ def _report(script: str, outcome: ScriptRun, ink: Ink, where: str) -> list[str]:
     lines = [ink.heading(f"gradstep doctor: {said} in {script} ({of})")]
     if outcome.processes:
         lines += _wrapped(
+            sys.stderr,
             (
                 "note",
                 f"the script started {_processes(outcome.processes)} of which nothing was seen: "
                 "run the training in one process, or each under gradstep doctor, as torchrun does",
-            )
+            ),
         )
     for finding in outcome.findings:
         lines += ["", *_paragraph(finding, ink)]
@@ -215,15 +218,19 @@ def _paragraph(finding: Finding, ink: Ink) -> list[str]:
         lines[0] += f"  {_short(place.file)}:{place.line}{inside}"
         if place.text:
             lines.append("    " + ink.code(place.text))
-    return lines + _wrapped(("seen", finding.seen), ("why", finding.why), ("write", finding.write))
+    return lines + _wrapped(
+        sys.stderr, ("seen", finding.seen), ("why", finding.why), ("write", finding.write)
+    )
 
 
-def _wrapped(*labelled: tuple[str, str]) -> list[str]:
+def _wrapped(stream: TextIO | None, *labelled: tuple[str, str]) -> list[str]:
+    from gradstep.sight.ink import columns
+
     lines: list[str] = []
     for label, text in labelled:
         lines += textwrap.wrap(
             text,
-            96,
+            columns(96, stream),
             initial_indent=f"  {label + ':':<7}",
             subsequent_indent=" " * 9,
             break_long_words=False,

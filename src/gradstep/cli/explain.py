@@ -11,6 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradstep.cli import arguments
+
 if TYPE_CHECKING:
     from gradstep.rule.definition import Rule
     from gradstep.rule.formula import Line
@@ -82,7 +84,7 @@ def add_parser(subparsers: Any) -> None:
             "the papers that it comes from. 'gradstep rules' lists the rules."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=arguments.Help,
     )
     parser.add_argument(
         "rule",
@@ -277,8 +279,10 @@ def _formula(lines: Sequence[Line], ink: Ink) -> list[str]:
 
 def _code(line: Line, indent: str, ink: Ink) -> list[str]:
     """A line of a formula; what is too long for a screen goes on below."""
+    from gradstep.sight.ink import columns
+
     text = str(line)
-    if len(indent + text) <= 100:
+    if len(indent + text) <= columns(100, sys.stdout):
         return [f"{indent}{ink.code(text)}"]
     return [ink.code(row) for row in _wrapped(text, indent)]
 
@@ -359,9 +363,11 @@ def _shown(value: Any) -> str:
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
+    from gradstep.sight.ink import columns
+
     return textwrap.wrap(
         text,
-        width=92,
+        width=columns(92, sys.stdout),
         initial_indent=indent,
         subsequent_indent=indent + ("    " if indent else ""),
         break_long_words=False,

@@ -21,6 +21,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "rules",
         help="list the update rules",
+        usage="%(prog)s [-h] [--matrix] [--state BYTES]\n"
+        "                      [--json | --markdown | --memory | --catalogue |\n"
+        "                       --pages DIR] [--epochs N] [RULE ...]",
         description=(
             "List the update rules, a line each: how much memory it needs, and the paper that it "
             "comes from. Of those that are named, also what they do to a weight."

@@ -64,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
             "Without any option it takes the 1,797 digits that come with scikit-learn."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=arguments.Help,
     )
     what = parser.add_argument_group("what to train")
     what.add_argument(

@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
             "if zero_grad() is forgotten. Needs no data and takes a few seconds."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=arguments.Help,
     )
     parser.add_argument(
         "--param",

@@ -28,6 +28,19 @@ _PLAIN_SIGNS = {
 _CHINESE = re.compile("([\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]+)")
 
 
+def columns(most: int, stream: TextIO | None) -> int:
+    """How wide text may be: as a terminal, at most ``most``, which is what a file gets."""
+    if stream is None or not stream.isatty():
+        return most
+    found = os.environ.get("COLUMNS", "")
+    if not found.isdecimal():
+        try:
+            found = str(os.get_terminal_size(stream.fileno()).columns)
+        except (OSError, ValueError):  # it does not say
+            return most
+    return min(most, max(int(found), 40)) if int(found) else most
+
+
 @dataclass(frozen=True)
 class Ink:
     """Marks pieces of text: in colour for a terminal, otherwise not at all."""

@@ -31,8 +31,9 @@ _log = logging.getLogger(__name__)
 
 OnMistake = Literal["warn", "list", "raise"]
 
-#: Of the steps after the hundredth, one in so many is looked at.
-_REST = 20
+#: Of the steps after the hundredth, one in so many is looked at: a prime, since what a loop does at
+#: each second or tenth step would otherwise never be met, or always.
+_REST = 19
 
 #: What wrappers put before a parameter's name.
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradstep.sight.mistakes.finding import Mistake
 from gradstep.sight.mistakes.forward import Forward
-from gradstep.sight.mistakes.watched import Family, Held, Watched
+from gradstep.sight.mistakes.watched import FIRST_STEPS, Family, Held, Watched
 
 NON_FINITE_GRADIENT = Mistake(
     "non-finite-gradient",
@@ -22,7 +22,8 @@ NON_FINITE_GRADIENT = Mistake(
     "torch.autograd.set_detect_anomaly(True) shows which makes them",
 )
 
-#: At each of the first steps, where a training that diverges does so, then at each of these.
+#: At each of the first steps, where a training that diverges does so, then at each of these; after
+#: the hundredth at each at which anything is looked at.
 _FIRST, _EACH = 20, 10
 
 
@@ -38,7 +39,8 @@ class Finite(Family):
     def before_step(self, watched: Watched) -> None:
         if id(watched) in self._explained:
             return
-        if watched.steps >= _FIRST and watched.steps % _EACH and not watched.looks:
+        often = watched.steps < _FIRST or watched.steps >= FIRST_STEPS or not watched.steps % _EACH
+        if not often and not watched.looks:
             return
         if watched.has_closure or getattr(watched.optimizer, "found_inf", None) is not None:
             return  # GradScaler has looked itself

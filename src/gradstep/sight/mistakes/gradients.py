@@ -125,6 +125,8 @@ class Gradients(Family):
     def __init__(self, diagnosis: Any) -> None:
         super().__init__(diagnosis)
         self.tick = itertools.count(1).__next__
+        #: When somebody called a zero_grad() last, as far as that is followed.
+        self.cleared = 0
         self._anything_arrived = False
         self._last_step = 0  # when any optimizer has made its last one
         self._always = False
@@ -211,9 +213,12 @@ class Gradients(Family):
                 elif held.piled and version != held.arrived_version + 1:
                     held.piled = False
                 # The last one is gone, and nobody has made a step with it or moved the weight.
+                gone = held.last() is not gradient or (
+                    self.cleared > held.arrived and version == held.arrived_version + 2
+                )
                 if (
-                    held.arrived > self._last_step
-                    and held.last() is not gradient
+                    gone
+                    and held.arrived > self._last_step
                     and held.weight_version == parameter._version
                 ):
                     held.dropped += 1

@@ -18,7 +18,7 @@ from gradstep.sight.mistakes.watched import Family
 
 SOFTMAX_BEFORE_CROSS_ENTROPY = Mistake(
     "softmax-before-cross-entropy",
-    when="cross_entropy() gets what softmax() returned",
+    when="cross_entropy() gets what softmax() or sigmoid() returned",
     why="it takes the softmax itself: of values between 0 and 1 that is nearly uniform, so the "
     "loss cannot come near 0 and gradients are small",
     write="the network's raw scores to cross_entropy(), and softmax() only where you want "
@@ -33,7 +33,8 @@ NLL_LOSS_WITHOUT_LOG_SOFTMAX = Mistake(
 )
 SIGMOID_BEFORE_BCE_WITH_LOGITS = Mistake(
     "sigmoid-before-bce-with-logits",
-    when="binary_cross_entropy_with_logits() gets what sigmoid() or softmax() returned",
+    when="binary_cross_entropy_with_logits() gets what sigmoid() or softmax() returned, or "
+    "binary_cross_entropy() the sigmoid of a sigmoid",
     why="it takes the sigmoid itself: of values between 0 and 1 that is between 0.5 and 0.73, so "
     "the network can never say no",
     write="the raw scores to BCEWithLogitsLoss, and sigmoid() only where you want probabilities",
@@ -177,10 +178,12 @@ def _is_it(mistake: Mistake, function: str, given: Tensor, target: Any) -> bool:
     node = _source(given.grad_fn)
     kind = _kind(node)
     if mistake is SOFTMAX_BEFORE_CROSS_ENTROPY:
-        return function == "cross_entropy" and kind == "Softmax"
+        return function == "cross_entropy" and kind in ("Softmax", "Sigmoid")
     if mistake is NLL_LOSS_WITHOUT_LOG_SOFTMAX:
         return function == "nll_loss" and (kind in _LAYERS or kind == "Softmax")
     if mistake is SIGMOID_BEFORE_BCE_WITH_LOGITS:
+        if function == "binary_cross_entropy":
+            return _is_twice(node)
         return function == "binary_cross_entropy_with_logits" and kind in ("Sigmoid", "Softmax")
     if mistake is SOFTMAX_OVER_BATCH:
         return _is_over_batch(_inputs(node)[0] if kind == "Log" else node)
@@ -227,10 +230,10 @@ def _look(top: Any) -> Iterator[_Seen]:
 
 
 def _at_log_softmax(node: Any) -> Iterator[_Seen]:
-    if _kind(_source(_inputs(node)[0])) == "Softmax":
-        yield _Seen(
-            SOFTMAX_BEFORE_CROSS_ENTROPY, "cross_entropy() was given what softmax() returned", None
-        )
+    kind = _kind(_source(_inputs(node)[0]))
+    if kind in ("Softmax", "Sigmoid"):
+        seen = f"cross_entropy() was given what {kind.lower()}() returned"
+        yield _Seen(SOFTMAX_BEFORE_CROSS_ENTROPY, seen, None)
     elif _is_over_batch(node):
         yield _over_batch(node)
 
@@ -273,7 +276,18 @@ def _at_comparison(node: Any) -> Iterator[_Seen]:
         yield _over_batch(_inputs(node)[0])
 
 
+def _is_twice(node: Any) -> bool:
+    return _kind(node) == "Sigmoid" and _kind(_source(_inputs(node)[0])) == "Sigmoid"
+
+
 def _at_probabilities(node: Any) -> Iterator[_Seen]:
+    if _is_twice(_source(_inputs(node)[0])):
+        yield _Seen(
+            SIGMOID_BEFORE_BCE_WITH_LOGITS,
+            "binary_cross_entropy() was given the sigmoid of a sigmoid",
+            None,
+            "sigmoid() once: in the network, or before the loss",
+        )
     if _is_over_batch(_inputs(node)[0]):
         yield _over_batch(_inputs(node)[0])
 

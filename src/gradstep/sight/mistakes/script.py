@@ -30,6 +30,7 @@ from gradstep.sight.mistakes.calls import follow, leave_out_this_frame
 from gradstep.sight.mistakes.diagnosis import Diagnosis
 from gradstep.sight.mistakes.elsewhere import Told, collect, leave, together
 from gradstep.sight.mistakes.finding import Finding
+from gradstep.sight.mistakes.gradients import Gradients
 from gradstep.sight.mistakes.place import Line, Place, belongs_to_user, here, line_here
 from gradstep.sight.mistakes.scaling import Scaling
 
@@ -172,6 +173,8 @@ class _Watch:
 
     def _cleared(self, *_: Any, **__: Any) -> None:
         self._zero_grad = line_here()
+        gradients = self.diagnosis.family(Gradients)
+        gradients.cleared = gradients.tick()
 
     def _last_zero_grad(self) -> Place | None:
         return None if self._zero_grad is None else self._zero_grad.place
