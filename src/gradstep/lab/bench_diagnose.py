@@ -38,6 +38,10 @@ TURN = 2
 #: Processes for each contender: two equal ones differ by where their memory happens to lie.
 PROCESSES = 3
 
+#: glibc then gives no memory back between steps: whether it does depends on where the last small
+#: tensor happens to lie, and getting it again costs more than all that is measured here.
+_KEEP = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32)}
+
 #: The loop, as somebody would write it.
 _SCRIPT = """\
 from torch.nn.functional import cross_entropy
@@ -187,6 +191,8 @@ def measure_cost(
     cost = Cost(kind, batch)
     context = multiprocessing.get_context("spawn")
     processes, parents = [], {}
+    before = {name: os.environ.get(name) for name in _KEEP}
+    os.environ.update(_KEEP)
     for name in CONTENDERS:
         cost.usual[name] = [[] for _ in range(each)]
         cost.looks[name] = [[] for _ in range(each)]
@@ -197,6 +203,11 @@ def measure_cost(
             process.start()
             child.close()
             processes.append(process)
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
     order, keys = random.Random(seed), list(parents)
     for begun in range(0, 2 * EVERY + rounds * EVERY, TURN):
         order.shuffle(keys)
