@@ -155,7 +155,7 @@ def test_many_mistakes_fill_four_rows_of_one_or_one_row_of_each() -> None:
     pixels(both)
 
 
-def test_a_rule_has_one_colour_in_all_pictures() -> None:
+def test_the_page_of_a_race_has_the_same_colours() -> None:
     figure = draw_curves(records(**{name: [0.5, 0.6] for name in TRAINABLE}))
     drawn = [line.get_color() for line in figure.axes[0].get_lines()]
     assert drawn == [colour_of(name) for name in TRAINABLE]
