@@ -75,7 +75,7 @@ def test_with_the_schedulers_of_torchs_tests(row: Row, number: int) -> None:
 
 
 #: Classes whose papers' learning rates are too much for this loss, and one that is not.
-GENTLE = {"QHM": 0.05, "ApolloQuasiNewton": 1e-4}
+GENTLE = {"QHM": 0.05, "ApolloQuasiNewton": 1e-4, "DAdaptAdan": 0.1}
 
 
 @sets_of_schedulers(WITH_GROUPS)

@@ -160,6 +160,15 @@ def given_out(step: Callable[[], Any]) -> int:
     return sum(n for n in handed_out(step) if n > 0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_tried_out_once_in_a_process() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    weight.grad = torch.ones(3)
+    optimizer = gradstep.SGD([weight], lr=0.1)
+    for _ in range(2):
+        optimizer.step()
+
+
 def named(configurations: Iterable[tuple[Reference, dict[str, Any]]]) -> Any:
     rows = [pytest.param(r, o, id=f"{r.name}-{spelled(o)}") for r, o in configurations]
     return pytest.mark.parametrize(("reference", "options"), rows)
@@ -180,7 +189,9 @@ def test_a_step_asks_torch_for_its_states_and_nothing_else(
         at_construction = bytes_of(optimizer.state)
         first = given_out(optimizer.step)
         states = bytes_of(optimizer.state) - at_construction
-        assert states <= first <= states + SMALL, dtype
+        # At lr 0 it is asked whether all gradients are 0, as torch.distributed.checkpoint has them.
+        asked = 0 if optimizer.param_groups[0]["lr"] else max(w.numel() for w in weights)
+        assert states <= first <= states + asked + SMALL, dtype
         assert handed_out(optimizer.step) == [], dtype
         # Nor where a step has to be planned anew.
         optimizer.param_groups[0]["lr"] = 0.5

@@ -72,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME[,NAME…]",
         help="one or several, side by side: sgd, momentum, nesterov, adam, adamw, rmsprop, "
         "adagrad, lion, adafactor, nadam, radam, adamax, adadelta, asgd, rprop, muon+adamw, "
-        "muon_filters+adamw, normuon+adamw, adamuon+adamw, soap_muon+adamw, lbfgs, or another "
+        "normuon+adamw, adamuon+adamw, soap_muon+adamw, muon_filters+adamw, lbfgs, or another "
         "rule that 'gradstep rules' lists (default: adamw)",
     )
     what.add_argument(

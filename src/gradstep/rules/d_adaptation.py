@@ -183,7 +183,7 @@ def dadapt_adagrad(
     dlr = d * lr
     sum, s = sum + g * g, s + dlr * g
     root = sqrt(sum) + eps
-    gsq_weighted = gsq_weighted + dlr * dlr * global_sum(g * g / root)
+    gsq_weighted = gsq_weighted + global_sum(dlr * dlr * (g * g / root))
     length, size = global_sum(s * s / root), global_sum(abs(s))
     larger = where(size > 0, maximum(d, (length - gsq_weighted) / size), d)
     return new_weight(lerp(w, x0 - s / root, 1 - momentum)), s, sum, x0, larger, gsq_weighted
@@ -245,7 +245,7 @@ def dadapt_adan(
     exp_avg_diff = lerp(exp_avg_diff, dlr * change, 1 - beta2)
     exp_avg_sq = lerp(exp_avg_sq, ahead * ahead, 1 - beta3)
     s, root = lerp(s, dlr * g, 1 - beta3), sqrt(exp_avg_sq) + eps
-    gsq_weighted = lerp(gsq_weighted, dlr * dlr * global_sum(g * g / root), 1 - beta3)
+    gsq_weighted = lerp(gsq_weighted, global_sum(dlr * dlr * (g * g / root)), 1 - beta3)
     length, size = global_sum(s * s / root) / (1 - beta3), global_sum(abs(s))
     larger = where(size > 0, maximum(d, (length - gsq_weighted) / size), d)
     shrink = dlr * weight_decay if nonzero(weight_decay) else 0.0
