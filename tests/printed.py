@@ -71,8 +71,8 @@ def evaluate_numbers(text: str) -> Decimal:
 
 
 def unbroken(text: str) -> str:
-    """A print with its broken lines whole again: the pieces start with a sign."""
-    return re.sub(r"\n +(?=(?:[+−·/]|if|else) )", " ", text)
+    """A print with its broken lines whole again: pieces start with a sign, or behind a comma."""
+    return re.sub(r"\n +(?=(?:[+−·/]|if|else) )|(?<=,)\n +", " ", text)
 
 
 def number(text: str) -> Decimal:

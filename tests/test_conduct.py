@@ -126,6 +126,7 @@ def has_own_steps(subject: Subject) -> bool:
 def moves_alone(subject: Subject) -> bool:
     """Whether a weight's step depends on that weight alone, and no state is of all of them."""
     coupled = subject.reference is not None and subject.reference.coupled
+    coupled = coupled or "in_turn" in subject.options  # a place among the others
     return has_own_steps(subject) and not coupled
 
 

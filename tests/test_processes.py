@@ -908,18 +908,24 @@ def scenario_descend_as(user: str) -> None:
     scenario_descend()
 
 
+def kernels_of_one_alone(one: Path, other: Path) -> tuple[str, str]:
+    """The names of the kernels that one cache has and another has not, one in each."""
+    ours, theirs = ({entry.stem for entry in entries(folder)} for folder in (one, other))
+    (mine,), (yours,) = ours - theirs, theirs - ours
+    return mine, yours
+
+
 @pytest.fixture
 def poisoned(tmp_path: Path, monkeypatch: Any) -> tuple[Path, str, str]:
     """A cache whose kernel for descent climbs; and the bits of both."""
-    folder = tmp_path / "poisoned"
+    folder, apart = tmp_path / "poisoned", tmp_path / "apart"
     climb = run("climb", GRADSTEP_CACHE_DIR=str(folder))
-    (climbing,) = entries(folder)
-    descend = run("descend", GRADSTEP_CACHE_DIR=str(folder))
-    (descending,) = (f for f in entries(folder) if f != climbing)
+    descend = run("descend", GRADSTEP_CACHE_DIR=str(apart))
+    climbing, descending = kernels_of_one_alone(folder, apart)
     monkeypatch.setenv("GRADSTEP_CACHE_DIR", str(folder))
-    content = kernel_cache.read(climbing.stem)
+    content = kernel_cache.read(climbing)
     assert content is not None
-    kernel_cache.write(descending.stem, content)
+    kernel_cache.write(descending, content)
     assert climb != descend
     return folder, climb, descend
 
@@ -960,13 +966,12 @@ def test_a_folder_of_somebody_else_is_not_trusted(
 def test_an_entry_under_another_name_is_no_other_kernel(
     poisoned: tuple[Path, str, str], tmp_path: Path
 ) -> None:
-    folder, climb, descend = poisoned
-    apart = tmp_path / "apart"
-    assert run("climb", GRADSTEP_CACHE_DIR=str(apart)) == climb
-    (climbing,) = entries(apart)
-    (name,) = (f.name for f in entries(folder) if f.name != climbing.name)
-    climbing.rename(apart / name)
-    assert run("descend", GRADSTEP_CACHE_DIR=str(apart)) == descend
+    _, climb, descend = poisoned
+    folder = tmp_path / "renamed"
+    assert run("climb", GRADSTEP_CACHE_DIR=str(folder)) == climb
+    climbing, descending = kernels_of_one_alone(folder, tmp_path / "apart")
+    (folder / f"{climbing}.o").rename(folder / f"{descending}.o")
+    assert run("descend", GRADSTEP_CACHE_DIR=str(folder)) == descend
 
 
 def scenario_many_kernels(folder: str) -> None:

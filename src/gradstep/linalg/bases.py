@@ -80,10 +80,11 @@ def turned(average: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
         the new basis, and which columns of the old one those of the new one were.
     """
     small = max(len(average) * torch.finfo(average.dtype).eps, _NOISE[average.dtype])
-    # In their own precision, to which the average has been rounded: more digits would be those of
-    # that rounding, and take 2.2 times as long.
-    made = average @ basis
-    values = (basis * made).sum(0)
+    # In float64, though it takes 2.2 times as long: in float32 a gradient's last bit would turn the
+    # columns whose values are next to nothing, and Adam's steps in them are as long as any.
+    old = basis.double()
+    made = average.double() @ old
+    values = (old * made).sum(0)
     values = torch.where(values > small * values.max(), values, 0)
     order = values.argsort(descending=True, stable=True)
     found, sizes = torch.linalg.qr(made[:, order])
@@ -92,8 +93,8 @@ def turned(average: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     if nothing.any():
         last = nothing.to(torch.uint8).argsort(stable=True)
         order, nothing = order[last], nothing[last]
-        found = torch.linalg.qr(torch.where(nothing, basis[:, order], made[:, order]))[0]
-    return found, order
+        found = torch.linalg.qr(torch.where(nothing, old[:, order], made[:, order]))[0]
+    return found.to(basis.dtype), order
 
 
 def rounding_as_inf(sizes: Tensor) -> Tensor:

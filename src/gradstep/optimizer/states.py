@@ -65,6 +65,12 @@ def _making_states() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+def places_in_group(params: Sequence[Tensor]) -> dict[int, int]:
+    """Of a group's parameters, by their ids: the largest first, then by shape and order."""
+    ordered = sorted(filter(has_shape, params), key=lambda p: (-p.numel(), tuple(p.shape)))
+    return {id(p): place for place, p in enumerate(ordered)}
+
+
 class Beginnings:
     """How the states of a group's parameters begin.
 
@@ -101,10 +107,7 @@ class Beginnings:
 
     @cached_property
     def _places(self) -> dict[int, int]:
-        """Of the group's parameters, by their ids: the largest first, then by shape and order."""
-        known = [p for p in self._params if has_shape(p)]
-        ordered = sorted(known, key=lambda p: (-p.numel(), tuple(p.shape)))
-        return {id(p): place for place, p in enumerate(ordered)}
+        return places_in_group(self._params)
 
     def _of(self, matrix: bool) -> tuple[list[str], list[str], list[StateSpec]]:
         """Names that begin together, all names that are the parameter's own, and its tensors."""

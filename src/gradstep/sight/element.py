@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradstep.backends.update import chance_key, is_matrix
 from gradstep.optimizer.planning import Planner
-from gradstep.optimizer.states import common_number
+from gradstep.optimizer.states import common_number, places_in_group
 from gradstep.optimizer.weight_spec import state_specs, weight_number
 from gradstep.program.format import Format
 from gradstep.program.formats import seed_of, weight_format
@@ -129,6 +129,8 @@ def element_of(
         if state.shape == "own":
             continue
         value = settings[state.value] if isinstance(state.value, str) else state.value
+        if state.counted:
+            value = float(places_in_group(group["params"])[id(parameter)])
         if state.shared:  # also of a parameter whose first gradient comes late
             kept = common_number(name, planner.contents.state.values())
             states[name] = float(value if kept is None else kept)
