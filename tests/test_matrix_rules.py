@@ -203,3 +203,23 @@ def test_in_turn_each_block_too(name: str) -> None:
     )
     blocks = changes.view(4, 4, 2 * 6 * 6).any(-1)
     assert blocks.sum(0).tolist() == [1] * 4 and blocks.sum(1).tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("name", ["AdaMuon", "Scion"])
+def test_filters_that_are_flattened_move_as_the_matrix_that_they_are(name: str) -> None:
+    filters = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(5))
+    options = {"precision": "float32", "flatten": True}
+    (whole,) = trained(name, [filters], **options)
+    (matrix,) = trained(name, [filters.flatten(1)], **options)
+    assert torch.equal(whole.flatten(1), matrix)
+    assert not torch.equal(whole, filters)
+
+
+def test_parts_of_scions_matrix_move_as_matrices_of_their_own() -> None:
+    fused = torch.randn(8, 5, generator=torch.Generator().manual_seed(6))
+    options = {"precision": "float32", "coefficients": "cubic"}
+    (whole,) = trained("Scion", [fused], split=(6, 2), **options)
+    parts = trained("Scion", list(fused.split((6, 2))), **options)
+    torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-5, atol=1e-6)
+    (unsplit,) = trained("Scion", [fused], **options)
+    assert not torch.allclose(whole, unsplit, atol=1e-3)
