@@ -170,7 +170,9 @@ def measure(
         if value.dim() or value.numel() > 1
     )
     temporary = {name: temporary_bytes(steps[name]) for name in optimizers}
-    temporary.update({name: one.temporary() for name, one in others.items()})
+    for name, one in others.items():
+        own = temporary_bytes(steps[name]) if case.asks_for_loss else one.temporary()
+        temporary[name] = own
     item = streamed.element_size()
     return Row(
         case.name,
