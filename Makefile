@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine with Python and make:
 #   make run    sets up an environment and trains LeNet
-#   make test   sets up an environment and checks it: 9 to 14 minutes
+#   make test   sets up an environment and checks it: 8 to 18 minutes
 # and for who changes something:
 #   make test-all           the same of every rule with every flag, and the lines covered: hours
 #   make test-versions      the tests of `make test` with other releases of Python, torch and numba
