@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy
@@ -149,28 +149,15 @@ def _dadapt_adam(parameters: Any, options: dict[str, Any]) -> Any:
     return DAdaptAdam(parameters, decouple=decouple, **options)
 
 
-def _dadapt_sgd(parameters: Any, options: dict[str, Any]) -> Any:
-    from dadaptation import DAdaptSGD
+def _of_dadaptation(name: str) -> Callable[[Any, dict[str, Any]], Any]:
+    """The authors' class of that name, where it takes the arguments of ours."""
 
-    return DAdaptSGD(parameters, **options)
+    def oracle(parameters: Any, options: dict[str, Any]) -> Any:
+        import dadaptation
 
+        return getattr(dadaptation, name)(parameters, **options)
 
-def _dadapt_adagrad(parameters: Any, options: dict[str, Any]) -> Any:
-    from dadaptation import DAdaptAdaGrad
-
-    return DAdaptAdaGrad(parameters, **options)
-
-
-def _dadapt_adan(parameters: Any, options: dict[str, Any]) -> Any:
-    from dadaptation import DAdaptAdan
-
-    return DAdaptAdan(parameters, **options)
-
-
-def _dadapt_lion(parameters: Any, options: dict[str, Any]) -> Any:
-    from dadaptation import DAdaptLion
-
-    return DAdaptLion(parameters, **options)
+    return oracle
 
 
 REFERENCES = [
@@ -206,7 +193,7 @@ REFERENCES = [
         elementwise=False,
         coupled=True,
         bound=16.0,  # a longer step makes the next longer: roundings grow
-        oracle=_dadapt_sgd,
+        oracle=_of_dadaptation("DAdaptSGD"),
     ),
     Reference(
         gradstep.DAdaptAdaGrad,
@@ -220,7 +207,7 @@ REFERENCES = [
         elementwise=False,
         coupled=True,
         bound=16.0,  # a longer step makes the next longer: roundings grow
-        oracle=_dadapt_adagrad,
+        oracle=_of_dadaptation("DAdaptAdaGrad"),
     ),
     Reference(
         gradstep.DAdaptAdan,
@@ -241,7 +228,7 @@ REFERENCES = [
         elementwise=False,
         coupled=True,
         bound=16.0,  # a longer step makes the next longer: roundings grow
-        oracle=_dadapt_adan,
+        oracle=_of_dadaptation("DAdaptAdan"),
     ),
     Reference(
         gradstep.DAdaptLion,
@@ -256,6 +243,6 @@ REFERENCES = [
         elementwise=False,
         coupled=True,
         bound=16.0,  # a longer step makes the next longer: roundings grow
-        oracle=_dadapt_lion,
+        oracle=_of_dadaptation("DAdaptLion"),
     ),
 ]
