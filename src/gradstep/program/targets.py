@@ -21,6 +21,8 @@ class Target:
         cache_line: bytes of memory that come at once.
         lines_ahead: cache lines that are asked for behind a line of elements, while it is summed.
         bytes_ahead: how far ahead memory is asked for where it is summed as it is read.
+        streaming_bits: how wide the vectors are of a loop that waits for memory, where that is not
+            the widest; 0 for what the compiler takes.
         side_by_side: lines of elements that are summed at once, where one or two columns are read:
             a core has more requests on their way where they go to several pages.
         converts_half: whether the processor in hand has ``half_feature``.
@@ -37,6 +39,7 @@ class Target:
     cache_line: int = 64
     lines_ahead: int = 32
     bytes_ahead: int = 1 << 14
+    streaming_bits: int = 0
     side_by_side: int = 4
     converts_half: bool = False
     grid: str = ""
@@ -54,7 +57,7 @@ PLAIN = Target("any")
 _TARGETS = {
     target.name: target
     for target in (
-        Target("x86_64", half_feature="f16c"),
+        Target("x86_64", half_feature="f16c", streaming_bits=256),
         Target("aarch64", half_feature=""),
         Target(
             "nvptx64", half_feature="", grid="nvvm", vector_bytes=16, global_space=1, shared_space=3

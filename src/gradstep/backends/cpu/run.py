@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradstep.backends import global_sums
-from gradstep.backends.cpu import threads
+from gradstep.backends.cpu import team, threads
 from gradstep.backends.cpu.buckets import Bucket
 from gradstep.backends.owners import Replica, goes_to_owner
 from gradstep.backends.sharing import Call
@@ -38,10 +38,14 @@ _increment_version = torch.autograd.graph.increment_version
 
 def run_pass(kernel: Any, arguments: Sequence[int], elements: int, tiles: int) -> None:
     """Run a pass's machine code, in several threads where it is worth their while."""
-    if elements < PARALLEL:
+    count = torch.get_num_threads()
+    if elements < PARALLEL or count < 2 or tiles < 2:
         kernel(*arguments)
+    elif (lend := team.lent()) is not None:
+        # All of the team, or OpenMP would end some for torch to begin them anew.
+        lend(kernel, arguments, count)
     else:
-        threads.run(lambda: kernel(*arguments), min(torch.get_num_threads(), tiles))
+        threads.run(lambda: kernel(*arguments), min(count, tiles))
 
 
 class FlatRun:

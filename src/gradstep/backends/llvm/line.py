@@ -29,6 +29,10 @@ from gradstep.program.loops import counted, internal
 #: Elements a stretch of codes, a multiple of every block: two states are 8 KiB of float32.
 STRETCH = 1024
 
+#: Operations an element up to which a loop does nothing but wait for memory. With narrower vectors
+#: SGD takes 0.95 to 0.98 of the time there (Zen 4), momentum 0.97 to 0.99, AdamW 1.00 to 1.04.
+STREAMING = 5
+
 
 def real_type(spec: KernelSpec) -> Any:
     """The type that elements are worked out in."""
@@ -143,6 +147,10 @@ def _write_elements(module: ir.Module, spec: KernelSpec) -> ir.Function:
     function = ir.Function(module, kind, "line")
     *pointers, count, row, _ = function.args
     builder = internal(function, *pointers)
+    if spec.target.streaming_bits and len(spec.work) <= STREAMING:
+        # llvmlite's own method knows no attributes of processors.
+        narrow = f'"prefer-vector-width"="{spec.target.streaming_bits}"'
+        set.add(function.attributes, narrow)
     element = ElementCode(builder, real_type(spec))
     given(element, spec, row)
     columns, buffers = pointers[: len(spec.columns)], pointers[len(spec.columns) :]
