@@ -303,9 +303,11 @@ def _subject(value: Any, item: Mapping[str, Any]) -> Configuration | None:
     if isinstance(value, Rule) and isinstance(item.get("settings"), dict):
         make = functools.partial(gradstep.Optimizer, rule=value)
         return Configuration(f"{value.name} as a rule", make, item["settings"])
-    make = getattr(gradstep, str(getattr(value, "name", None)), None)
-    if isinstance(make, type) and isinstance(getattr(value, "options", None), dict):
-        return Configuration(value.name, make, value.options)
+    name, options = getattr(value, "name", None), getattr(value, "options", None)
+    if isinstance(name, str) and isinstance(options, dict):
+        make = getattr(gradstep, name, None)
+        if isinstance(make, type):
+            return Configuration(name, make, options)
     return None
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import gradstep
 from gradstep import rules, trainers
 from gradstep.cli import main
+from gradstep.sight import peer_catalogue
 from gradstep.sight.peer_catalogue import catalogue_markdown, cell, named, ours
-from gradstep.sight.peer_names import PEERS, peer_rows
+from gradstep.sight.peer_names import PEERS, PeerRow, peer_rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 ROWS = [(peer, row) for peer, text in PEERS.items() for row in peer_rows(text)]
@@ -77,3 +80,19 @@ def test_the_page_is_what_the_command_makes(capsys: pytest.CaptureFixture[str]) 
 
 def first(theirs: str) -> str:
     return theirs.split(", ")[0]
+
+
+def test_to_ask_for_many_names_reads_the_tables_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hasattr() asks here, and who looks through all names of another library asks for hundreds."""
+    read: list[str] = []
+
+    def counted(text: str) -> Iterator[PeerRow]:
+        read.append(text)
+        return peer_rows(text)
+
+    monkeypatch.setattr(peer_catalogue, "peer_rows", counted)
+    peer_catalogue._by_their_name.cache_clear()
+    assert not any(hasattr(gradstep, f"a_name_{i}") for i in range(50))
+    with pytest.raises(AttributeError, match=r"docs/catalogue.md has for that of optax "):
+        _ = gradstep.scale_by_adam  # type: ignore[attr-defined]
+    assert read == [*PEERS.values()]

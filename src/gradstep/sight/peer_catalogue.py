@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -55,12 +56,19 @@ def cell(row: PeerRow) -> str:
 
 def answer(name: str) -> str:
     """What a name of another library is here, for an error message; nothing for an unknown one."""
+    peer, row = _by_their_name().get(name, ("", None))
+    return "" if row is None else f"docs/catalogue.md has for that of {peer}: {cell(row)}"
+
+
+@cache  # who asks whether a name is here asks for many, as hasattr() does
+def _by_their_name() -> dict[str, tuple[str, PeerRow]]:
+    """Their names without their modules -> the first library that has each, and its row."""
+    found: dict[str, tuple[str, PeerRow]] = {}
     for peer, text in PEERS.items():
         for row in peer_rows(text):
-            theirs = (each.split()[0].rpartition(".")[2] for each in row.theirs.split(", "))
-            if name in theirs:
-                return f"docs/catalogue.md has for that of {peer.split(',')[0]}: {cell(row)}"
-    return ""
+            for theirs in row.theirs.split(", "):
+                found.setdefault(theirs.split()[0].rpartition(".")[2], (peer.split(",")[0], row))
+    return found
 
 
 def named(text: str) -> list[str]:
