@@ -35,10 +35,6 @@ os.environ["LANGUAGE"] = "en"
 # slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
-
-torch.set_num_threads(2)
-
 hypothesis.settings.register_profile(
     "gradstep", deadline=None, derandomize=True, print_blob=True, max_examples=50
 )
@@ -48,6 +44,8 @@ hypothesis.settings.load_profile("gradstep")
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
     """Each test starts from the same random state, thread count and default dtype."""
+    import torch
+
     torch.manual_seed(0)
     yield
     torch.set_num_threads(2)
@@ -71,8 +69,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Report as asked, in the process that has the terminal."""
-    if config.getoption("--progress") and not hasattr(config, "workerinput"):
+    """Two threads where tests run, and a report as asked in the process that has the terminal."""
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or not config.getoption("numprocesses", None):
+        # Not in a process that only hands out tests: without torch it takes 200 MiB less.
+        import torch
+
+        torch.set_num_threads(2)
+    if config.getoption("--progress") and not is_worker:
         import progress
 
         config.pluginmanager.register(progress.Progress(config))
