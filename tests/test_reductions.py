@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 import gradstep
-from gradstep import dot, lerp, max, mean, norm, per_column, per_row, rms, size, sqrt, sum
+from gradstep import dot, lerp, max, mean, norm, per_column, per_row, rms, size, sqrt, sum, where
 from gradstep.backends.cpu import buckets, compiler
+from gradstep.backends.cpu import kernel as kernel_module
+from gradstep.backends.cpu import run as run_module
 from gradstep.backends.llvm import walk
 from gradstep.program import walks
 from gradstep.rule.contraction import contracted
@@ -509,3 +511,70 @@ def test_a_comparison_of_rows_is_kept_between_passes(dtype: torch.dtype) -> None
         assert set(optimizer.engines_used().values()) == {engine}
         ends.append(w)
     torch.testing.assert_close(*ends, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+@gradstep.rule
+def measured_at_first(
+    g: Any,
+    scale: Any = gradstep.number(0.0),
+    *,
+    w: Any,
+    lr: Any,
+    first: Any,
+    limit: float = 0.0,
+) -> Any:
+    """Sums that the first step, a limit or a learning rate asks for, and one of each step."""
+    centred = g - mean(g)
+    found = where(norm(centred) > 0, norm(centred), 1)
+    scale = where(first, 1 / found, scale)
+    rows = where(limit > 0, norm(w - mean(w, -1), -1), 1.0)
+    moved = w - lr * scale * rows * (g / (1 + rms(g)))
+    return gradstep.new_weight(where(lr > 0, moved, w)), scale
+
+
+def test_sums_that_a_step_does_not_need_are_not_made_and_change_no_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where weights begin at other steps, limits are set and the learning rate is 0 for a time."""
+
+    def train() -> tuple[list[Tensor], list[int]]:
+        generator = torch.Generator().manual_seed(0)
+        ws = [torch.randn(shape, generator=generator) for shape in ((5, 7), (3, 4), (2, 3, 4))]
+        optimizer = gradstep.Optimizer(ws, measured_at_first, lr=0.1, engine="fused")
+        passes = []
+        for number in range(6):
+            for i, w in enumerate(ws):
+                w.grad = torch.randn(w.shape, generator=generator) if number >= i else None
+            optimizer.param_groups[0]["limit"] = float(number == 4)
+            optimizer.param_groups[0]["lr"] = 0.1 * (number != 5)
+            before = len(ran)
+            optimizer.step()
+            passes.append(len(ran) - before)
+        states = [optimizer.state[w]["scale"] for w in ws]
+        return [*ws, *states], passes
+
+    ran: list[int] = []
+    run_pass = run_module.run_pass
+    monkeypatch.setattr(run_module, "run_pass", lambda *a: (ran.append(1), run_pass(*a)))
+    short, few = train()
+    monkeypatch.setattr(kernel_module.Due, "__call__", lambda *_: True)
+    whole, all_of_them = train()
+    assert len(set(all_of_them)) == 1
+    assert few[3] < few[2] < all_of_them[2] and few[4] > few[3] > few[5]
+    for left, right in zip(short, whole, strict=True):
+        assert torch.equal(left, right)
+
+
+def test_an_explanation_has_the_sums_that_its_step_does_not_need() -> None:
+    weight = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    weight.grad = weight.clone()
+    optimizer = gradstep.Optimizer([weight], measured_at_first, lr=0.1)
+    optimizer.step()
+    explained = gradstep.explain(optimizer, weight, (1, 2))
+    optimizer.step()
+    (account,) = explained.accounts
+    assert account.explanation.weight == weight[1, 2]
+    found = 1 / norm(weight.grad - mean(weight.grad))
+    (line,) = [line for line in account.explanation.lines if line.name == "centred"]
+    assert line.value == pytest.approx(float((weight.grad - mean(weight.grad))[1, 2]), rel=1e-5)
+    assert account.explanation.states["scale"] == pytest.approx(float(found), rel=1e-6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gradstep.program.needs import EVER, Cases, any_of, needs
 from gradstep.rule.graph import REDUCTIONS, Graph, Node, in_order
 
 #: The extents that passes run over, in the order in which they are tried.
@@ -32,6 +33,7 @@ class Pass:
         calls: the opaque functions to be called after it.
         available: what earlier passes have left, by the nodes' ids.
         walk: how it goes through a tensor: ``"flat"``, each element by itself, or in ``"lines"``.
+        due: in which steps anybody needs what it makes.
     """
 
     domain: str
@@ -44,6 +46,7 @@ class Pass:
     calls: list[Node] = field(default_factory=list)
     available: frozenset[int] = frozenset()
     walk: str = "lines"
+    due: Cases = EVER
 
     def wanted(self) -> list[Node]:
         """The values that are this pass's purpose."""
@@ -73,9 +76,19 @@ def passes(graph: Graph) -> list[Pass]:
     _place_writes(found, graph)
     if len(found) == 1 and graph.is_elementwise:
         found[0].walk = "flat"
+    when = needs(graph)
     for each in found:
         each.find_needs()
+        each.due = _due(each, when)
     return found
+
+
+def _due(each: Pass, when: dict[int, Cases]) -> Cases:
+    """When a pass is needed: always if it writes, calls a function or has others wait for it."""
+    if each.writes or each.calls or any(n.operation == "global_sum" for n in each.sums):
+        return EVER
+    made = [*each.sums, *(owner for _, owner in each.keeps)]
+    return any_of(when[id(node)] for node in made)
 
 
 def _next(nodes: tuple[Node, ...], graph: Graph, available: set[int]) -> Pass | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -57,10 +57,64 @@ def scalar_function(
     microsecond, where a walk over the nodes takes five. A division by zero, the root of a negative
     number and an overflow give inf or nan, as they do on tensors.
     """
-    lines = []
-    names: dict[int, str] = {}
     # Names of its own for all, since a hyperparameter may be called anything.
     places = {name: f"input{position}" for position, name in enumerate(inputs)}
+    condition = next(
+        (n.arguments[0] for n in in_order(outputs) if _is_choice(n)), None
+    )  # most often of the first step, whose numbers no other has to work out
+    if condition is None:
+        body = _body(outputs, places, "    ")
+    else:
+        yes, no = (
+            _body(_settled(outputs, condition, answer), places, "        ")
+            for answer in (True, False)
+        )
+        body = f"    if {places[str(condition.value)]}:\n{yes}    else:\n{no}"
+    source = f"def numbers({', '.join(places.values())}):\n{body}"
+    python = _compile(source, lambda function: function)
+    ieee = _compile(source, lambda function: lambda *values: numpy.float64(function(*values)))
+
+    def numbers(*values: float) -> tuple[float, ...]:
+        try:
+            return python(*values)
+        except ArithmeticError:  # 1/0 or an overflow, which Python refuses and NumPy's numbers do
+            with numpy.errstate(all="ignore"):
+                return tuple(float(n) for n in ieee(*map(numpy.float64, values)))
+
+    return numbers
+
+
+def _is_choice(node: Node) -> bool:
+    """Whether it is one of two numbers, by an input."""
+    return node.operation == "where" and node.arguments[0].operation == "input"
+
+
+def _settled(outputs: Sequence[Node], condition: Node, answer: bool) -> list[Node]:
+    """The outputs with each choice by a condition made."""
+    made: dict[int, Node] = {}
+    for node in in_order(outputs):
+        if node.operation == "where" and node.arguments[0] is condition:
+            made[id(node)] = made[id(node.arguments[1 if answer else 2])]
+        elif node.arguments:
+            arguments = tuple(made[id(a)] for a in node.arguments)
+            made[id(node)] = Node(
+                node.operation, arguments, "number", node.boolean, node.value, node.name, node.line
+            )
+        else:
+            made[id(node)] = node
+    return [made[id(node)] for node in outputs]
+
+
+def _body(outputs: Sequence[Node], places: Mapping[str, str], indent: str) -> str:
+    """The text that works out the outputs and returns them.
+
+    Args:
+        outputs: of the function.
+        places: its arguments, by the inputs' names.
+        indent: before each line.
+    """
+    lines = []
+    names: dict[int, str] = {}
     for position, node in enumerate(in_order(outputs)):
         if node.operation == "input":
             names[id(node)] = places[str(node.value)]
@@ -77,20 +131,9 @@ def scalar_function(
         else:
             text = f"_{node.operation}({', '.join(arguments)})"
         names[id(node)] = f"n{position}"
-        lines.append(f"    n{position} = {text}\n")
+        lines.append(f"{indent}n{position} = {text}\n")
     result = "".join(f"{names[id(node)]}, " for node in outputs)
-    source = f"def numbers({', '.join(places.values())}):\n{''.join(lines)}    return ({result})\n"
-    python = _compile(source, lambda function: function)
-    ieee = _compile(source, lambda function: lambda *values: numpy.float64(function(*values)))
-
-    def numbers(*values: float) -> tuple[float, ...]:
-        try:
-            return python(*values)
-        except ArithmeticError:  # 1/0 or an overflow, which Python refuses and NumPy's numbers do
-            with numpy.errstate(all="ignore"):
-                return tuple(float(n) for n in ieee(*map(numpy.float64, values)))
-
-    return numbers
+    return f"{''.join(lines)}{indent}return ({result})\n"
 
 
 class ScalarRows:

@@ -21,13 +21,14 @@ from gradstep.program.kernel_spec import (
     kernel_spec,
     working_type,
 )
+from gradstep.program.needs import EVER, Cases
 from gradstep.program.passes import Pass
 from gradstep.program.program import Program
 from gradstep.program.scalars import ScalarRows, TotalsAsInputs, scalar_function
 from gradstep.program.targets import Target
 from gradstep.program.walks import Geometry, flat, of_matrices
 from gradstep.program.weight_formats import WeightFormat
-from gradstep.rule.graph import FACTS, Node
+from gradstep.rule.graph import FACTS, Node, in_order
 
 #: The count of the step that is being made, as a number of the row.
 STEP = Node("input", value="step")
@@ -51,12 +52,45 @@ class Stage:
         run: the machine code.
         row: works out the scalars that it reads.
         calls: the opaque functions after it, each with what works out its scalars.
+        due: says of the rows of some tensors whether any of these needs the pass; None for always.
+        totals: how many whole reductions it makes.
     """
 
     each: Pass
     run: Any
     row: ScalarRows
     calls: list[tuple[Node, ScalarRows]]
+    due: Due | None
+    totals: int
+
+
+class Due:
+    """Whether a step needs a pass that stands behind choices by numbers.
+
+    Args:
+        cases: of the pass.
+        nodes: of the graph, by their ids.
+        inputs: the names of the numbers that there are, in order.
+    """
+
+    def __init__(self, cases: Cases, nodes: Mapping[int, Node], inputs: Sequence[str]) -> None:
+        conditions = list({node: None for case in cases for node, _ in case})
+        outputs = [nodes[node] for node in conditions]
+        names = {str(n.value) for n in in_order(outputs) if n.operation == "input"}
+        used = [place for place, name in enumerate(inputs) if name in names]
+        self._cases = [[(conditions.index(n), answer) for n, answer in case] for case in cases]
+        self._function = scalar_function(outputs, [inputs[place] for place in used])
+        self._used = used
+
+    def __call__(self, rows: Sequence[Sequence[float]]) -> bool:
+        """Whether any of the tensors with these numbers needs it."""
+        used = self._used
+        for key in {tuple([row[place] for place in used]) for row in rows}:
+            found = self._function(*key)
+            for case in self._cases:
+                if all(bool(found[i]) is answer for i, answer in case):
+                    return True
+        return False
 
 
 class Kernel:
@@ -120,11 +154,17 @@ class Kernel:
         self.inputs = (*self.inputs, *FACTS, *totals)
         as_host = TotalsAsInputs(self.totals)
         self.stages = []
+        nodes = {id(node): node for node in contracted.nodes}
+        asked: dict[Cases, Due] = {}
         for each, spec in zip(program.passes, specs, strict=True):
             run = compile(spec) if each.wanted() else None
             calls = [(node, self._scalars_of(node, as_host)) for node in each.calls]
             row = self._host_rows([as_host(n) for n in spec.scalars])
-            self.stages.append(Stage(each, run, row, calls))
+            if each.due != EVER and each.due not in asked:
+                asked[each.due] = Due(each.due, nodes, self.inputs)
+            due = asked.get(each.due)
+            whole = sum(n.extent == "tensor" for n in each.sums)
+            self.stages.append(Stage(each, run, row, calls, due, whole))
         self.after = self._host_rows([*map(as_host, after), STEP])
         #: States of a shape of their own: name, before and after.
         self.own_states = [state for state in contracted.states if state[1].extent == "own"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from gradstep.backends import global_sums
 from gradstep.backends.cpu import team, threads
 from gradstep.backends.cpu.buckets import Bucket
+from gradstep.backends.cpu.kernel import Due
 from gradstep.backends.owners import Replica, goes_to_owner
 from gradstep.backends.sharing import Call
 from gradstep.program.kernel_spec import ITEM_BYTES, kept_storage
@@ -216,7 +217,15 @@ class PassesRun:
         view = memory.numpy()
         totals: list[list[float]] = [[] for _ in bucket.tensors]
         own = self._own_states(bucket)
+        due: dict[Due, bool] = {}
         for number, stage in enumerate(kernel.stages):
+            if stage.due is not None and not binding.probes:  # which show sums that nobody needs
+                if stage.due not in due:
+                    due[stage.due] = stage.due([self._rows[i] for i in bucket.tensors])
+                if not due[stage.due]:
+                    for found in totals:  # any number will do, but 0 might be divided by
+                        found += [1.0] * stage.totals
+                    continue
             if stage.run is not None:
                 self._run_stage(bucket, number, memory, totals)
             for operation, start, count, length in bucket.joins[number]:
