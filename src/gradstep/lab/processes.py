@@ -34,6 +34,12 @@ _PATIENCE = timedelta(minutes=10)
 #: Seconds that the news of an interrupt of all may take from one process to the next.
 _GRACE = 0.5
 
+#: Seconds in which gloo's threads let go of the last tensors that were sent, a moment after those
+#: who waited for them. These threads outlive their group where DistributedDataParallel was, and one
+#: that lets go of a tensor of Python's while Python ends aborts the process ("terminate called
+#: without an active exception", seen once on a busy machine).
+_LETS_GO = 0.1
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -124,6 +130,7 @@ def together() -> Iterator[Processes]:
             raise ProcessLost("another process of this run has ended") from error
         finally:
             dist.destroy_process_group()
+            time.sleep(_LETS_GO)
 
 
 def _processes_in(environment: Any) -> Processes:
