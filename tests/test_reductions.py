@@ -74,7 +74,20 @@ def with_functions(g: Any, exp_avg: Any, *, step: Any, factor: float = 1.5) -> A
 
 
 WHOLE = [trust_ratio, everything_reduced]
-BY_ROWS = [rows_and_columns]
+
+
+@gradstep.rule
+def of_units(g: Any, exp_avg: Any, *, w: Any, is_matrix: bool, share: float = 0.25) -> Any:
+    """Each reduction of a row or filter, and of what they leave."""
+    if not is_matrix:
+        return lerp(g, exp_avg, share), exp_avg
+    centred = g - mean(g, "unit")
+    length = norm(w, "unit") + max(gradstep.abs(centred), dim="unit") + size(w, "unit")
+    exp_avg = lerp(exp_avg, rms(centred, "unit") * g, share)
+    return exp_avg / (length + 0.5 * mean(length) + max(length)), exp_avg
+
+
+BY_ROWS = [rows_and_columns, of_units]
 SHAPES: list[tuple[int, ...]] = [
     (7,),
     (),
@@ -578,3 +591,42 @@ def test_an_explanation_has_the_sums_that_its_step_does_not_need() -> None:
     (line,) = [line for line in account.explanation.lines if line.name == "centred"]
     assert line.value == pytest.approx(float((weight.grad - mean(weight.grad))[1, 2]), rel=1e-5)
     assert account.explanation.states["scale"] == pytest.approx(float(found), rel=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+def test_an_explanation_has_the_sum_of_a_filter(engine: str) -> None:
+    weight = torch.randn(6, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    weight.grad = weight.flip(0)
+    optimizer = gradstep.Optimizer([weight], of_units, lr=0.1, engine=engine)
+    length = float(weight[4].norm())
+    explained = gradstep.explain(optimizer, weight, (4, 1, 0, 2))
+    optimizer.step()
+    (account,) = explained.accounts
+    assert account.explanation.weight == pytest.approx(float(weight[4, 1, 0, 2]), rel=1e-6)
+    assert "of unit 4" in explained.text() and "18 elements" in explained.text()
+    (line,) = [each for each in account.explanation.lines if each.name == "length"]
+    assert line.value > length + 18
+
+
+def test_units_are_not_taken_beside_rows() -> None:
+    @gradstep.rule
+    def both(g: Any) -> Any:
+        return g / (norm(g, "unit") + norm(g, -1))
+
+    @gradstep.rule
+    def twice(g: Any) -> Any:
+        return g / sum(norm(g, "unit"), "unit")
+
+    @gradstep.rule
+    def with_rows(g: Any, row: Any = per_row()) -> Any:
+        return g / norm(g, "unit"), row
+
+    for rule, words in (
+        (both, "reduces units, and along single dimensions"),
+        (twice, "reduces units that are gone already"),
+        (with_rows, "has one number a row"),
+    ):
+        weight = torch.ones(2, 3)
+        weight.grad = weight.clone()
+        with pytest.raises(gradstep.RuleError, match=words):
+            gradstep.Optimizer([weight], rule, lr=0.1).step()

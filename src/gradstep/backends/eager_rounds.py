@@ -30,7 +30,7 @@ from gradstep.backends.update import (
 )
 from gradstep.program.passes import Pass
 from gradstep.program.shards import is_sharded, like_shards_of, local
-from gradstep.rule.graph import REDUCTIONS, Graph, Node
+from gradstep.rule.graph import REDUCTIONS, Graph, Node, along
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.reductions import facts_of, reduce_tensor
 
@@ -238,7 +238,7 @@ def called(node: Node, arguments: list[Any], made: dict[int, dict[int, Any]]) ->
 def applied(node: Node, arguments: list[Any]) -> Any:
     """The value of an operation or reduction, by torch's own operations."""
     if node.operation in REDUCTIONS:
-        return reduce_tensor(node.operation, arguments[0], {"c": -1, "r": -2}.get(node.value))
+        return reduce_tensor(node.operation, arguments[0], along(node))
     if node.operation == "fma":
         a, b, c = arguments
         return a * b + c

@@ -19,7 +19,7 @@ from gradstep.program.block_formats import Packed
 from gradstep.program.format import Format
 from gradstep.program.program import Program
 from gradstep.program.scalars import TotalsAsInputs, row_scalars, scalar_function
-from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node, in_order
+from gradstep.rule.graph import FACTS, REDUCTIONS, Graph, Node, along, in_order
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.reductions import facts_of, reduce_tensor
 
@@ -76,7 +76,7 @@ def _hands_on(graph: Graph) -> bool:
 def _operation(node: Node) -> Callable[..., Tensor]:
     if node.operation not in REDUCTIONS:
         return OPERATIONS[node.operation].tensor
-    dims = {"c": -1, "r": -2}.get(node.value)
+    dims = along(node)
     return lambda x: reduce_tensor(node.operation, x, dims)
 
 

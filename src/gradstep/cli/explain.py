@@ -44,6 +44,7 @@ _FUNCTIONS = {
     r"\bsize\(w\)": "size(w) is how many weights the tensor has.",
     r"\bsize\(w, −1\)": "size(w, −1) is how many columns the tensor has, its last dimension.",
     r"\bsize\(w, −2\)": "size(w, −2) is how many rows the tensor has, the dimension before.",
+    r"\bsize\(w, unit\)": "size(w, unit) is how many weights feed one output.",
 }
 #: The same for what the text does not tell apart, by the operation.
 _OPERATIONS = {
@@ -53,6 +54,7 @@ _OPERATIONS = {
 _ALONG = {
     "−1": "With −1 behind it, each row has a value of its own: {}(a, −1).",
     "−2": "With −2 behind it, each column has a value of its own: {}(a, −2).",
+    "unit": "With unit behind it, each row or filter has a value of its own: {}(a, unit).",
 }
 _FORMS = ("Markdown", "HTML", "LaTeX")
 #: What has a value of its own -> the heading above its lines.

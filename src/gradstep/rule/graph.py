@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+import math
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,8 @@ class Node:
     Attributes:
         operation: a name from :data:`gradstep.rule.operations.OPERATIONS`, or ``"input"``
             (``value`` is its name) or ``"constant"`` (``value`` is the number).
-            A reduction's ``value`` is the dimensions that it sums away; an opaque function's the
+            A reduction's ``value`` is the dimensions that it sums away, ``"u"`` for all but the
+            first; an opaque function's the
             function. What a function makes of a tensor of another shape is a ``"part"`` of it, and
             ``value`` that tensor's place among its arguments.
         arguments: the nodes that it takes.
@@ -72,10 +74,26 @@ DIMENSIONS: dict[str, frozenset[str]] = {
 }
 
 #: Inputs that are numbers of a weight's shape and dtype: known before a step, other for each.
-FACTS = ("size(w)", "size(w, -1)", "size(w, -2)", "machine_epsilon")
+FACTS = ("size(w)", "size(w, -1)", "size(w, -2)", "size(w, unit)", "machine_epsilon")
+
+#: What a reduction calls all dimensions but the first. A graph that has one has no other rows.
+UNIT = "unit"
 
 #: Operations that gather many elements into one: a sum, and the largest.
 REDUCTIONS = ("sum", "max", "global_sum")
+
+
+def along(node: Node) -> int | str | None:
+    """The dimension that a reduction takes away, as a rule names it; None for several."""
+    names: dict[str, int | str] = {"c": -1, "r": -2, "u": UNIT}
+    return names.get(node.value)
+
+
+def as_matrix(shape: Sequence[int], rows_are_units: bool) -> tuple[int, int, int]:
+    """How many matrices a shape of two dimensions or more has, their rows and their columns."""
+    if rows_are_units:
+        return 1, shape[0], math.prod(shape[1:])
+    return math.prod(shape[:-2]), shape[-2], shape[-1]
 
 
 def joined(extents: Iterable[str]) -> str:
@@ -154,6 +172,11 @@ class Graph:
     def calls_opaque(self) -> bool:
         """Whether it calls functions that are not looked into."""
         return any(node.operation == "opaque" for node in self.nodes)
+
+    @cached_property
+    def rows_are_units(self) -> bool:
+        """Whether a row is all that feeds one output: all dimensions but the first."""
+        return any(node.value == "u" for node in self.nodes if node.operation in REDUCTIONS)
 
     @cached_property
     def needs_matrix(self) -> bool:

@@ -124,7 +124,7 @@ class _Writer:
         return self._operation(node)
 
     def _called(self, name: str, argument: Node, total: Node) -> str:
-        along = {"c": ", -1", "r": ", -2"}.get(total.value, "")
+        along = {"c": ", -1", "r": ", -2", "u": r", \mathrm{unit}"}.get(total.value, "")
         return f"{_function(name)}\\left({self.write(argument)[0]}{along}\\right)"
 
     def _operation(self, node: Node) -> tuple[str, float]:

@@ -122,7 +122,7 @@ class _Writer:
         return self._called(node.operation, node.arguments[0], node)
 
     def _called(self, name: str, argument: Node, total: Node) -> str:
-        along = {"c": ", −1", "r": ", −2"}.get(total.value, "")
+        along = {"c": ", −1", "r": ", −2", "u": ", unit"}.get(total.value, "")
         return f"{name}({self.write(argument)[0]}{along})"
 
     def _arguments(self, node: Node, precedence: int) -> list[str]:

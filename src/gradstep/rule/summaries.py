@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 from gradstep.rule.graph import Node
 
-#: The dimensions that a sum takes away -> the facts whose quotient counts its elements.
+#: The dimensions that a sum takes away, and the facts whose quotient counts its elements.
 _COUNTS = {
-    "c": ("size(w, -1)",),
-    "r": ("size(w, -2)",),
-    "bcr": ("size(w)",),
-    "br": ("size(w)", "size(w, -1)"),
-    "bc": ("size(w)", "size(w, -2)"),
-    "b": ("size(w)", "size(w, -1)", "size(w, -2)"),
+    ("c", "size(w, -1)"),
+    ("r", "size(w, -2)"),
+    ("u", "size(w, unit)"),
+    ("bcr", "size(w)"),
+    ("br", "size(w)", "size(w, -1)"),
+    ("br", "size(w)", "size(w, unit)"),
+    ("bc", "size(w)", "size(w, -2)"),
+    ("b", "size(w)", "size(w, -1)", "size(w, -2)"),
 }
 
 
@@ -26,7 +28,7 @@ def summary(node: Node, named: Callable[[Node], bool]) -> tuple[str, Node, Node]
     """
     inner = node.arguments[0] if node.arguments else node
     if node.operation == "div" and inner.operation == "sum" and not named(inner):
-        counted = _quotient(node.arguments[1]) == _COUNTS.get(inner.value)
+        counted = (inner.value, *_quotient(node.arguments[1])) in _COUNTS
         return ("mean", inner.arguments[0], inner) if counted else None
     if node.operation != "sqrt" or named(inner):
         return None

@@ -54,15 +54,17 @@ def _joins(frame: FrameType | None) -> bool:
 class Recorder(Protocol):
     """What a symbol needs of the trace that it belongs to.
 
-    ``stage`` counts the rules of a chain: the one that is being run.
+    ``stage`` counts the rules of a chain: the one that is being run. ``rows`` says what rows are,
+    once anything was reduced along a dimension: -1 or ``"unit"``.
     """
 
     stage: int
+    rows: int | str | None
 
     def record(self, operation: str, *arguments: Any) -> Any:
         """The node of an operation on nodes and plain numbers."""
 
-    def reduce(self, operation: str, x: Symbol, dim: int | None) -> Any:
+    def reduce(self, operation: str, x: Symbol, dim: int | str | None) -> Any:
         """The node of a reduction along a dimension, or of all."""
 
     def fact(self, name: str) -> Any:

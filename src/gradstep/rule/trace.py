@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from gradstep.rule.definition import Rule
-from gradstep.rule.graph import DIMENSIONS, Graph, Node, in_order, joined
+from gradstep.rule.graph import DIMENSIONS, UNIT, Graph, Node, in_order, joined
 from gradstep.rule.hyperparameter import is_number
 from gradstep.rule.operations import OPERATIONS
 from gradstep.rule.state import State
@@ -31,6 +31,8 @@ class Trace:
         self._places: dict[int, int] = {}
         self.questions: dict[str, bool] = {}
         self.stage = 0
+        #: What rows are, once anything was reduced along a dimension: -1 or ``"unit"``.
+        self.rows: int | str | None = None
         self.absent: dict[str, str] = {}  # states that the weight has not, and why
         self._known: dict[tuple[Any, ...], Symbol] = {}
 
@@ -51,8 +53,8 @@ class Trace:
         """The node of a number that a tensor's shape or dtype gives."""
         return self.input(name)
 
-    def reduce(self, operation: str, x: Any, dim: int | None) -> Any:
-        """The node of a reduction: along the last dimension, the one before it, or of all."""
+    def reduce(self, operation: str, x: Any, dim: int | str | None) -> Any:
+        """The node of a reduction: along one of the last two dimensions, of units, or of all."""
         node = self._node(x)
         if node.extent in ("number", "tensor"):
             refuse(f"takes the {operation} of one number.", "It takes a tensor.")
@@ -62,16 +64,29 @@ class Trace:
                 f"takes the {operation} of the outcome of a comparison.",
                 "Write where(condition, 1, 0).",
             )
-        if dim not in (None, -1, -2):
-            refuse(f"reduces along dimension {dim}.", "It can be -1, -2, or left out for all.")
-        gone = DIMENSIONS[node.extent] if dim is None else frozenset("c" if dim == -1 else "r")
+        if dim not in (None, -1, -2, UNIT):
+            refuse(
+                f"reduces along dimension {dim}.",
+                'It can be -1, -2, "unit", or left out for all.',
+            )
+        if dim == UNIT and node.extent != "element":
+            refuse("reduces units that are gone already.", "Leave the dimension out.")
+        if dim is not None and self.rows not in (None, UNIT if dim == UNIT else -1):
+            refuse(
+                "reduces units, and along single dimensions.",
+                "Take one of both: a kernel sees a tensor as units or as matrices.",
+            )
+        if dim is not None:
+            self.rows = UNIT if dim == UNIT else -1
+        gone = DIMENSIONS[node.extent] if dim is None else frozenset("r" if dim == -2 else "c")
         if not gone <= DIMENSIONS[node.extent]:
             refuse(
                 f"reduces along dimension {dim}, which is gone already.", "Leave the dimension out."
             )
         kept = DIMENSIONS[node.extent] - gone
         extent = next(e for e, d in DIMENSIONS.items() if d == kept and (d or e == "tensor"))
-        return self._make(operation, (node,), extent, False, "".join(sorted(gone)))
+        value = "u" if dim == UNIT else "".join(sorted(gone))
+        return self._make(operation, (node,), extent, False, value)
 
     def call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
         """The node of a function that is not looked into, or those of all that it returns."""
@@ -319,6 +334,12 @@ def _trace(rule: Rule, recorder: Trace, maximize: bool, matrix: bool, scaled: bo
         else:  # a profiler of C's, which is no function
             before.enable()
 
+    apart = [n for n, s in active.items() if s.extent() in ("row", "column")]
+    if recorder.rows == UNIT and apart:
+        raise RuleError(
+            f"rule {rule.name} reduces units, and its state {apart[0]} has one number a "
+            f"{active[apart[0]].shape}. Make that a tensor state, of one number an element."
+        )
     if isinstance(direction, NewWeight):
         new_weight = _tensor(rule, "new weight", direction.weight)
         direction = None

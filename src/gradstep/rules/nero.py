@@ -11,13 +11,13 @@ from gradstep.rule import (
     lerp,
     mean,
     new_weight,
+    norm,
     number,
     rule,
     sqrt,
     where,
     zeros,
 )
-from gradstep.rules.units import unit_mean, unit_norm
 
 
 @rule(lr=0.01, class_name="Nero")
@@ -62,9 +62,9 @@ def nero(
     """
     held = is_matrix and constraints
     start = where(first, _unit(w, eps), w) if held else w
-    length = unit_norm(start) if is_matrix else abs(w)
+    length = norm(start, "unit") if is_matrix else abs(w)
     scale = where(first, where(mean(length) > 0, mean(length), 0.01), scale)
-    size = unit_norm(g) if is_matrix else abs(g)
+    size = norm(g, "unit") if is_matrix else abs(g)
     exp_avg_sq = lerp(exp_avg_sq, size * size, 1 - beta)
     moved = start - lr * scale * (g / (sqrt(exp_avg_sq / (1 - beta**step)) + eps))
     moved = _unit(moved, eps) if held else moved
@@ -73,5 +73,5 @@ def nero(
 
 def _unit(w: Value, eps: float) -> Value:
     """Each neuron with a mean of 0 and a norm of 1."""
-    centred = w - unit_mean(w)
-    return centred / (unit_norm(centred) + eps)
+    centred = w - mean(w, "unit")
+    return centred / (norm(centred, "unit") + eps)

@@ -236,7 +236,15 @@ def _over_what(root: Node, names: Mapping[int, str], element: Element) -> list[s
         if node is not root and id(node) in names:
             continue
         if node.gathers:
-            found.append(over_what(node, element.shape, element.place, element.everything))
+            found.append(
+                over_what(
+                    node,
+                    element.shape,
+                    element.place,
+                    element.everything,
+                    element.graph.rows_are_units,
+                )
+            )
         else:
             pending += reversed(node.arguments)
     return list(dict.fromkeys(found))

@@ -58,6 +58,7 @@ def over_what(
     shape: Sequence[int],
     place: Sequence[int],
     everything: tuple[int, int] = (0, 0),
+    rows_are_units: bool = False,
 ) -> str:
     """What a reduction gathers, or where an opaque function's outcome is looked at, in words.
 
@@ -65,7 +66,11 @@ def over_what(
         node: one that gathers.
         shape, place: of the parameter, and of the weight in it.
         everything: how many parameters have a gradient, and how many weights these have together.
+        rows_are_units: of the graph.
     """
+    row = "row"
+    if rows_are_units and len(shape) > 1:
+        row, shape, place = "unit", (shape[0], math.prod(shape[1:])), (place[0], 0)
     if node.operation == "global_sum":
         parameters, weights = everything
         elements, counted = _counted(weights, "element"), _counted(parameters, "parameter")
@@ -73,9 +78,10 @@ def over_what(
     if node.operation == "opaque":
         return say("entry", place=list(place), name=node.value.name)
     lengths = {"b": math.prod(shape[:-2]), "r": math.prod(shape[-2:-1]), "c": math.prod(shape[-1:])}
+    lengths["u"] = lengths["c"]
     count = math.prod(lengths[dimension] for dimension in node.value)
     extent = node.arguments[0].extent
-    things = _counted(count, extent)
+    things = _counted(count, row if extent == "row" else extent)
     # Of a row there is a number of its own here, unlike what stands in it.
     kind = "sum of" if extent == "element" else "sum over"
     noun = say("largest of" if node.operation == "max" else kind)
@@ -84,7 +90,7 @@ def over_what(
     part = ""
     if node.extent in ("row", "column"):
         number = place[-2] if node.extent == "row" else place[-1]
-        part = say(f"of {node.extent}", number=number)
+        part = say(f"of {row if node.extent == 'row' else node.extent}", number=number)
     matrix = say("of matrix", place=list(place[:-2])) if len(shape) > 2 else ""
     return say("gathered part", noun=noun, things=things, part=part, matrix=matrix)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradstep.backends.cpu.kernel import Kernel
 from gradstep.program.kernel_spec import ITEM_BYTES, kept_storage
-from gradstep.rule.graph import Node
+from gradstep.rule.graph import Node, as_matrix
 
 #: Elements a bucket, unless one tensor has more.
 BUCKET = 1 << 22
@@ -103,7 +103,7 @@ def lay_out(
         bucket.tiles.append((numbers, sum(c.count() for c in cuts), elements))
         for node, owner in each.keeps:
             item = ITEM_BYTES[kept_storage(owner, kernel.working)]
-            place(owner, [item * _length(w, node.extent) for w in weights])
+            place(owner, [item * _length(kernel, w, node.extent) for w in weights])
             if owner.operation == "opaque":
                 own = [offsets[position[id(owner)], row] for row in range(len(weights))]
                 bucket.batches[id(owner)] = own
@@ -118,7 +118,7 @@ def lay_out(
                     else cut.inner_tiles()
                     for cut in cuts
                 ]
-                lengths = [_length(w, node.extent) for w in weights]
+                lengths = [_length(kernel, w, node.extent) for w in weights]
                 place(node, [8 * p * n for p, n in zip(parts, lengths, strict=True)])
             starts = [offsets[position[id(node)], row] for row in range(len(weights))]
             if node.extent == "tensor":
@@ -140,10 +140,9 @@ def lay_out(
     return bucket
 
 
-def _length(weight: Tensor, extent: str) -> int:
+def _length(kernel: Kernel, weight: Tensor, extent: str) -> int:
     """How many values there are of an extent."""
     if extent == "element":
         return weight.numel()
-    rows, columns = weight.shape[-2:]
-    matrices = weight.numel() // max(1, rows * columns)
+    matrices, rows, columns = as_matrix(weight.shape, kernel.rows_are_units)
     return matrices * {"row": rows, "column": columns, "matrix": 1}[extent]

@@ -28,7 +28,7 @@ from gradstep.program.scalars import ScalarRows, TotalsAsInputs, scalar_function
 from gradstep.program.targets import Target
 from gradstep.program.walks import Geometry, flat, of_matrices
 from gradstep.program.weight_formats import WeightFormat
-from gradstep.rule.graph import FACTS, Node, in_order
+from gradstep.rule.graph import FACTS, Node, as_matrix, in_order
 
 #: The count of the step that is being made, as a number of the row.
 STEP = Node("input", value="step")
@@ -106,6 +106,7 @@ class Kernel:
 
     Attributes:
         is_flat, needs_matrix: of the program: one pass of single elements; rows and columns.
+        rows_are_units: the same: each row is all but the first dimension.
         is_wide: whether weights of 16 bits are kept with the digits of float32.
         stages: the passes.
         inputs: the names of the numbers that scalars are made of.
@@ -127,6 +128,7 @@ class Kernel:
         contracted = program.contracted
         # Not the program itself, which keeps this kernel: together they would be a cycle.
         self.is_flat, self.needs_matrix = program.is_flat, contracted.needs_matrix
+        self.rows_are_units = contracted.rows_are_units
         self.storage = storage
         self.is_wide = weight_format is not None and weight_format.is_wide
         self.working = working_type(storage)
@@ -186,8 +188,7 @@ class Kernel:
         """How a tensor, or what is kept of it, is cut."""
         if not self.needs_matrix:
             return flat(weight.numel())
-        rows, columns = weight.shape[-2:]
-        return of_matrices(weight.numel() // max(1, rows * columns), rows, columns, domain)
+        return of_matrices(*as_matrix(weight.shape, self.rows_are_units), domain)
 
 
 def kernel_for(program: Program, like: Update) -> Kernel:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gradstep.backends.cpu.binding import Tensors
 from gradstep.backends.cpu.buckets import Bucket
+from gradstep.backends.cpu.kernel import Kernel
 from gradstep.backends.cpu.run import PassesRun
 from gradstep.backends.eager_rounds import EagerRounds
 from gradstep.backends.update import Update
@@ -96,13 +97,13 @@ class Probe:
                 else:
                     start = bucket.places[own * width + position[id(owner)]]
                     found[str(named.name)] = _at_places(
-                        _lying(memory[start:], owner, weight, kernel.working), self.places
+                        _lying(memory[start:], owner, weight, kernel), self.places
                     )
             for (_, owner), (_, named) in zip(stage.each.keeps, numbered.keeps, strict=True):
                 if owner.gathers:
                     start = bucket.places[own * width + position[id(owner)]]
                     found[str(named.name)] = _at_places(
-                        _lying(memory[start:], owner, weight, kernel.working), self.places
+                        _lying(memory[start:], owner, weight, kernel), self.places
                     )
         self.found = [found[str(p)] for p in range(len(self.graph.gathered))]
 
@@ -176,11 +177,13 @@ def _numbered(graph: Graph) -> Graph:
     )
 
 
-def _lying(memory: Tensor, owner: Node, weight: Tensor, working: str) -> Tensor:
+def _lying(memory: Tensor, owner: Node, weight: Tensor, kernel: Kernel) -> Tensor:
     """What lies at the start of ``memory``, in the shape that goes with the weight."""
-    storage = kept_storage(owner, working)
+    storage = kept_storage(owner, kernel.working)
     shape = list(weight.shape)
-    if owner.extent in ("row", "matrix"):
+    if owner.extent == "row" and kernel.rows_are_units:
+        shape[1:] = [1] * (len(shape) - 1)
+    elif owner.extent in ("row", "matrix"):
         shape[-1] = 1
     if owner.extent in ("column", "matrix"):
         shape[-2] = 1
