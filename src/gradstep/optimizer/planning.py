@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from operator import is_
@@ -16,14 +16,15 @@ from gradstep.backends.desync import check_desync, mean_over
 from gradstep.backends.dispatch import Plan, takes_plain
 from gradstep.backends.owners import mesh_of, settle_holders
 from gradstep.backends.update import AlikeUpdates, has_shape, is_matrix
-from gradstep.optimizer.alike_groups import AlikeGroups, AlikeRun
+from gradstep.optimizer.alike_groups import AlikeRun
 from gradstep.optimizer.beginning import Begun
 from gradstep.optimizer.cycled_momentum import CycledMomentum
-from gradstep.optimizer.group_run import GroupRun, Planned, Traces, WeightRun
+from gradstep.optimizer.group_run import GroupRun, Planned, Traces
+from gradstep.optimizer.known_groups import KnownGroups
 from gradstep.optimizer.observer import Contents, OneByOne, StepObserver
 from gradstep.optimizer.parameter_groups import GroupReader, as_float
 from gradstep.optimizer.parameter_names import ParameterNames
-from gradstep.optimizer.preparing import Preparation, are_apart
+from gradstep.optimizer.preparing import Preparation
 from gradstep.optimizer.schedules import Scheduled, Schedules
 from gradstep.optimizer.states import Beginnings, shared_states
 from gradstep.rule.graph import Graph
@@ -69,9 +70,8 @@ class Planner:
         self.shared: dict[str, Tensor] = {}
         self._asks_loss = "loss" in self.rule.inputs
         self._preparation = Preparation(self.rule, self.contents, names)
-        self._runs: dict[int, GroupRun] = {}
-        self._weights: dict[tuple[int, int], WeightRun] = {}  # by places of group and weight
-        self._alike: AlikeGroups | None = None
+        followers = (names.follow, schedules.follow)
+        self._known = KnownGroups(self.contents, reader, followers)
         self._traces = Traces(self.rule)
         self._entries: list[Any] = []
         self._said: set[str] = set()
@@ -94,7 +94,7 @@ class Planner:
 
     def graphs(self) -> Iterator[tuple[Tensor, Graph]]:
         """Every parameter of a known shape, with what the rule does with it."""
-        for run in map(self._run, range(len(self.contents.groups))):
+        for run in self._known.of_each():
             self._read(run)
             for p in filter(has_shape, run.params()):
                 yield p, run.graphs[is_matrix(p)]
@@ -122,11 +122,11 @@ class Planner:
         entries, known = self.contents.state.values(), self._entries
         if self.shared:
             self.shared, self._shared_in_all = {}, False
-        if not self._runs:  # after a checkpoint was loaded: which processes take part?
-            for run in self._runs_of_step():
+        if not len(self._known):  # after a checkpoint was loaded: which processes take part?
+            for run in self._known.of_step(self._steps_by_elements):
                 self._read(run)
-        if len(self._runs) > len(groups):  # groups have been taken out
-            self._follow_groups()
+        if len(self._known) > len(groups):  # groups have been taken out
+            self._known.follow()
         if self._mesh is not None:
             self._check_desync()
         if self._asks_loss:
@@ -139,9 +139,9 @@ class Planner:
                 return list(self._plan_one_by_one(self.one_by_one))
             self.one_by_one.before_all()
         if len(groups) == 1:
-            return self._plan_group(self._run(0)) or []
+            return self._plan_group(self._known[0]) or []
         runs: list[Run] = []
-        for run in self._runs_of_step():
+        for run in self._known.of_step(self._steps_by_elements):
             runs += self._plan_run(run)
         if self._waits:
             self._check_sums()
@@ -157,7 +157,7 @@ class Planner:
         self._read_groups()
 
     def _read_groups(self) -> None:
-        for run in map(self._run, range(len(self.contents.groups))):
+        for run in self._known.of_each():
             self._read_if_changed(run)
 
     def _plan_one_by_one(self, between: OneByOne) -> Iterator[Run]:
@@ -173,7 +173,7 @@ class Planner:
             try:  # the others as ever: those without a gradient sit a step out
                 for _, _, p in alone:
                     p.grad = None
-                for run in self._runs_of_step():
+                for run in self._known.of_step(self._steps_by_elements):
                     yield from self._plan_run(run)
             finally:
                 for (_, _, p), gradient in zip(alone, gradients, strict=True):
@@ -196,12 +196,9 @@ class Planner:
         """
         if self._begun:
             self._begin_again()
-        whole = self._run(group)
+        whole = self._known[group]
         self._read_if_changed(whole)
-        run = self._weights.get((group, place))
-        if run is None or run.group is not whole.group:
-            run = self._weights[group, place] = WeightRun(whole.group, place)
-        run.follow(whole)
+        run = self._known.of_weight(whole, group, place)
         (p,) = run.params()
         if self._waits:
             raise ValueError(
@@ -228,7 +225,7 @@ class Planner:
         """
         entries: list[tuple[Tensor, dict[str, Any]]] = []
         known: dict[str, Tensor] = {}
-        for run in map(self._run, range(len(self.contents.groups))):
+        for run in self._known.of_each():
             self._read(run)
             known |= shared_states(self.rule, (), run.numbers, known)
             beginnings = Beginnings(self.rule, run.group, run.numbers, known)
@@ -251,7 +248,7 @@ class Planner:
     def forget_entries(self) -> None:
         """States have come, gone or been exchanged: each plan has to look its own up again."""
         self._entries = list(self.contents.state.values())
-        for run in self._all_runs():
+        for run in self._known.all():
             for planned in run.plans.values():
                 planned.entries = None
         params = (p for group in self.contents.groups for p in group["params"])
@@ -276,7 +273,7 @@ class Planner:
         return loss if self._mesh is None else mean_over(self._mesh, loss)
 
     def _check_sums(self) -> None:
-        runs = [run for run in self._runs.values() if run.graphs]
+        runs = [run for run in self._known.of_groups() if run.graphs]
         graphs = [graph for run in runs for graph in run.graphs.values()]
         for name in {name: None for graph in graphs for name in graph.alike}:
             place = self.reader.number_names.index(name)
@@ -295,58 +292,6 @@ class Planner:
                 "Give the groups the same flags."
             )
 
-    def _run(self, index: int) -> GroupRun:
-        group = self.contents.groups[index]
-        run = self._runs.get(index)
-        if run is not None and run.group is not group:
-            self._follow_groups()
-            run = None
-        if run is None:
-            run = self._runs[index] = GroupRun(group)
-        return run
-
-    def _all_runs(self) -> list[GroupRun]:
-        """Also those of several groups together, which come last: they are what made a step."""
-        together = [] if self._alike is None else self._alike.runs
-        alike = (run for run in together if isinstance(run, AlikeRun))
-        return [*self._runs.values(), *alike, *self._weights.values()]
-
-    def _runs_of_step(self) -> list[GroupRun]:
-        """Of each group, or of several that are alike together."""
-        groups, known = self.contents.groups, self._alike
-        try:
-            options = list(map(self.reader.read_options, groups))
-            if known is not None and known.hold_for(groups, options):
-                return known.runs
-            self._alike = AlikeGroups(groups, options)
-        except Exception:  # an option is missing, or cannot be compared: reading it has words
-            self._alike = None
-            return list(map(self._run, range(len(groups))))
-        before: dict[tuple[int, ...], AlikeRun] = {}
-        if known is not None:
-            before = {tuple(run.places): run for run in known.runs if isinstance(run, AlikeRun)}
-            if not known.are_of(groups):
-                self._follow_groups()
-                before = {}
-        self._alike.runs = list(self._taken_together(self._alike.places, before))
-        return self._alike.runs
-
-    def _taken_together(
-        self, all_places: Sequence[list[int]], before: Mapping[tuple[int, ...], AlikeRun]
-    ) -> Iterator[GroupRun]:
-        """What is known of each of these sets of groups that are alike, or of its groups."""
-        groups = self.contents.groups
-        apart = len(all_places) == 1 or are_apart([p for g in groups for p in g["params"]])
-        for places in all_places:
-            first = self._run(places[0])
-            if len(places) > 1 and apart and self._steps_by_elements(first):
-                run = before.get(tuple(places)) or AlikeRun([groups[i] for i in places], places)
-                run.follow_options()
-                yield run
-            else:
-                yield first
-                yield from map(self._run, places[1:])
-
     def _steps_by_elements(self, run: GroupRun) -> bool:
         """Whether it makes no difference to a group's weights which others a kernel gets."""
         self._read(run)
@@ -361,20 +306,7 @@ class Planner:
         # Something is not as it mostly is: each group by itself, with care.
         run.misses += 1
         run.forget_steps()
-        return [each for i in run.places for each in self._plan_group(self._run(i)) or []]
-
-    def _follow_groups(self) -> None:
-        """Groups have been exchanged or taken out: forget those that are gone."""
-        groups, runs = self.contents.groups, self._runs.items()
-        kept = [(i, run) for i, run in runs if i < len(groups) and run.group is groups[i]]
-        self._runs = dict(kept)
-        self._weights = {
-            key: run
-            for key, run in self._weights.items()
-            if key[0] in self._runs and run.group is groups[key[0]]
-        }
-        self.names.follow(groups)
-        self.schedules.follow(groups)
+        return [each for i in run.places for each in self._plan_group(self._known[i]) or []]
 
     def _read(self, run: GroupRun) -> None:
         """Read a group's numbers and flags, check them, and trace the rule if flags are new."""
@@ -537,7 +469,7 @@ class Planner:
     def engines_used(self) -> dict[str, str]:
         """The engine that updated each parameter at its last step: name -> engine."""
         used: dict[int, str] = {}
-        for run in self._all_runs():
+        for run in self._known.all():
             used |= run.engines
         return {name: used[id(p)] for name, p in self.named() if id(p) in used}
 
