@@ -28,7 +28,7 @@ class Backward(Family):
         place: where the last of the first ones, or of those that are looked at, was called.
         of_leaf: whether all its losses were leaves, so that it could reach nothing else.
         looks: whether the pass that runs is one that is looked at.
-        loss: what the last pass began from, if that was one number.
+        loss: what the last pass began from, if that was one number and a step may look at it.
         leaves: weak references to the leaves in no optimizer that it reaches, by their id.
         for_others: whether any that was looked at reached a tensor that is no parameter, such as an
             input that is to deceive the network.
@@ -54,15 +54,21 @@ class Backward(Family):
         if self._depth > 1:  # of checkpointing, within another
             return
         count = self.count = self.count + 1
+        self.looks = count <= 2 * _FIRST or count % _EACH == 0
+        self._attended = count <= _ALL or count % _SOME < 3
+        # Of most passes nobody hears, and each line from here on is cold in the caches.
+        diagnosis, self.loss = self.diagnosis, None
+        if self._attended or self.looks or diagnosis.hears_each_backward or diagnosis.may_look():
+            self._tell(tensors)
+
+    def _tell(self, tensors: Any) -> None:
         if isinstance(tensors, Tensor):
             losses = [tensors]
             self.loss = tensors.detach() if tensors.numel() == 1 else None
         else:
-            losses, self.loss = list(tensors or ()), None
-        self.looks = count <= 2 * _FIRST or count % _EACH == 0
+            losses = list(tensors or ())
         if self.looks:
             self.diagnosis.guarded(self._look, losses)
-        self._attended = count <= _ALL or count % _SOME < 3
         self.diagnosis.backward_begins(losses, self._attended)
 
     def _look(self, losses: list[Tensor]) -> None:
@@ -75,7 +81,7 @@ class Backward(Family):
 
     def _ended(self, *_: Any, **__: Any) -> None:
         self._depth -= 1
-        if not self._depth:
+        if not self._depth and (self._attended or self.diagnosis.hears_each_backward):
             self.diagnosis.backward_ended(self._attended)
 
     def unheld(self) -> Iterator[Tensor]:

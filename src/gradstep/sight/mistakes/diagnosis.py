@@ -90,6 +90,8 @@ class Diagnosis:
         self._after_each = self._those_with("after_step", tuple(also))
         self._before_each_backward = self._those_with("before_backward", tuple(also))
         self._after_each_backward = self._those_with("after_backward", tuple(also))
+        #: Whether anybody is told of each backward pass.
+        self.hears_each_backward = bool(self._before_each_backward or self._after_each_backward)
 
     def _those_with(
         self, event: str, kinds: tuple[type[Family], ...] = (Family,)
@@ -218,9 +220,9 @@ class Diagnosis:
             watched.has_closure = callable(arguments[1])
         else:
             watched.has_closure = keywords.get("closure") is not None
-        watched.looks = self._looks_at(number)
         # What a step finds is compared with what the one before it left.
         watched.attended = watched.kept == watched.steps and self._attends(watched, number)
+        watched.looks = watched.attended and self._looks_at(number)
         if not watched.attended:
             if self._before_each:
                 self._tell(self._before_each, watched)
@@ -258,6 +260,10 @@ class Diagnosis:
         """Look at each of the next steps of all optimizers: something has happened."""
         for watched in self.watched:
             watched.awake = max(watched.awake, watched.steps + steps)
+
+    def may_look(self) -> bool:
+        """Whether the next step of any optimizer may look at values."""
+        return any(watched.kept == watched.steps for watched in self.watched)
 
     def let_go(self) -> None:
         """A module is about to be converted."""
