@@ -245,14 +245,17 @@ def checked_state(
     others: set[int] | None = None
     checked: dict[Any, tuple[set[str], dict[str, Any], dict[bool, list[str]]]] = {}
     for number, group in enumerate(loaded["param_groups"]):
-        found = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+        found = dict(group)
+        for own in ("params", "param_names"):
+            found.pop(own, None)
         key = equal_options((*found, *found.values()))
         if key is None or key not in checked:  # of thousands of groups most are alike
             of_group = _checked_group(optimizer, group, number)
         else:
             of_group = checked[key]
-            for name, default in optimizer.defaults.items():
-                group.setdefault(name, default)
+            if not optimizer.defaults.keys() <= group.keys():
+                for name, default in optimizer.defaults.items():
+                    group.setdefault(name, default)
         if key is not None:
             checked[key] = of_group
         options, values, wanted = of_group

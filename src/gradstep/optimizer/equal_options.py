@@ -10,6 +10,8 @@ _SETTLED = {int, float, bool, str, type(None)}
 
 def equal_options(options: tuple[Any, ...]) -> Any:
     """What is equal for equal options of equal types; None for such as may change inside."""
-    parts = [v for option in options for v in (option if type(option) is tuple else (option,))]
-    types = tuple(map(type, parts))
+    types = tuple(map(type, options))
+    if tuple in types:  # what stands in one has a type too
+        parts = [v for option in options for v in (option if type(option) is tuple else (option,))]
+        types = tuple(map(type, parts))
     return (options, types) if _SETTLED.issuperset(types) else None
