@@ -9,12 +9,15 @@ from gradstep.rule import (
     Value,
     abs,
     lerp,
+    maximum,
     mean,
     new_weight,
     norm,
     number,
     rule,
+    size,
     sqrt,
+    sum,
     where,
     zeros,
 )
@@ -64,10 +67,13 @@ def nero(
     start = where(first, _unit(w, eps), w) if held else w
     length = norm(start, "unit") if is_matrix else abs(w)
     scale = where(first, where(mean(length) > 0, mean(length), 0.01), scale)
-    size = norm(g, "unit") if is_matrix else abs(g)
-    exp_avg_sq = lerp(exp_avg_sq, size * size, 1 - beta)
+    turn = norm(g, "unit") if is_matrix else abs(g)
+    exp_avg_sq = lerp(exp_avg_sq, turn * turn, 1 - beta)
     moved = start - lr * scale * (g / (sqrt(exp_avg_sq / (1 - beta**step)) + eps))
-    moved = _unit(moved, eps) if held else moved
+    if held:  # both sums in one reading: a mean that was 0 before the step is small behind it
+        middle = mean(moved, "unit")
+        square = sum(moved * moved, "unit") - size(w, "unit") * middle * middle
+        moved = (moved - middle) / (sqrt(maximum(square, 0)) + eps)
     return new_weight(where(lr > 0, moved, w)), exp_avg_sq, scale
 
 
