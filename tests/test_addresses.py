@@ -59,7 +59,7 @@ def calls_of(optimizer: Any) -> Counter[str]:
 
     def called(frame: FrameType, event: str, argument: Any) -> None:
         if event == "call":
-            found[frame.f_code.co_qualname] += 1
+            found[frame.f_code.co_name] += 1
         elif event == "c_call":
             found[argument.__qualname__] += 1
 

@@ -104,6 +104,8 @@ EACH = [
 def test_what_torch_takes_later_is_taken(
     name: str, options: dict[str, Any], key: str, value: Any, odd: bool | None
 ) -> None:
+    if not hasattr(torch.optim, name):
+        pytest.skip(f"this torch has no {name}")
     theirs = getattr(torch.optim, name)([weight()], **options)
     ours = getattr(gradstep, name)([weight()], **options)
     for optimizer in (theirs, ours):

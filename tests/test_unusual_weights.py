@@ -84,9 +84,10 @@ RULES = {
 def test_float8_is_refused_before_anything_is_moved(name: str, engine: str, dtype: Any) -> None:
     optimizer = made(nn.Parameter(torch.ones(2, 3).to(dtype)), RULES[name], engine=engine)
     before = everything(optimizer)
-    with pytest.raises(NotImplementedError, match=r"for b \(float8.* 2×3 on cpu\)") as caught:
+    # As torch raises: a NotImplementedError by now, a plain RuntimeError in torch 2.7.
+    with pytest.raises(RuntimeError, match=r"for b \(float8.* 2×3 on cpu\)") as caught:
         optimizer.step()
-    assert "Leave it out" in str(caught.value)
+    assert str(caught.value).count("Leave it out") == 1
     assert everything(optimizer) == before
     assert not any(optimizer.state.get(p) for p in weights(optimizer))
 

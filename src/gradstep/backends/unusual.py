@@ -55,6 +55,8 @@ def naming(rule: str, *updates: Update, by: str = "torch") -> Iterator[None]:
     except (RuleError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, TypeError) as error:
+        if str(error).startswith(f"{by} cannot make the step of {rule} for "):
+            raise  # it was named within
         kinds = (NotImplementedError, TypeError)
         kind: Any = next((k for k in kinds if isinstance(error, k)), RuntimeError)
         named = [_what(update) for update in updates[:3]]

@@ -145,8 +145,9 @@ def _draw_path(axes: Any, formula: Formula, way: Way, colour: str) -> None:
     ys = torch.linspace(*formula.y_range, GRID, dtype=torch.float64)
     y, x = torch.meshgrid(ys, xs, indexing="ij")
     loss = formula.loss(x, y).clamp_min(1e-3)
+    surface = [tensor.numpy() for tensor in (x, y, loss)]  # matplotlib 3.8 takes no tensors
     levels = torch.logspace(-2, 3.5, 12).tolist()
-    axes.contourf(x, y, loss, levels, norm=LogNorm(), cmap="Greys", alpha=0.5, extend="both")
+    axes.contourf(*surface, levels, norm=LogNorm(), cmap="Greys", alpha=0.5, extend="both")
     points = list(zip(*way.points, strict=True))
     axes.plot(*points, color=colour, linewidth=1.2, marker=".", markersize=2.5)
     # No rule's colours: the start is empty, the lowest point full.
