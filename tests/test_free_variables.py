@@ -444,10 +444,10 @@ def test_the_same_again_traces_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> 
     optimizer = gradstep.Optimizer([w], gradstep.rule(function), lr=1.0)
     w.grad = torch.ones(3)
     optimizer.step()
-    graphs = planner_of(optimizer)._runs[0].graphs
+    graphs = planner_of(optimizer)._known[0].graphs
     monkeypatch.setattr(config.inner, "scale", float("2.0"))
     optimizer.step()
-    assert planner_of(optimizer)._runs[0].graphs is graphs
+    assert planner_of(optimizer)._known[0].graphs is graphs
 
 
 def one_step(rule: gradstep.Rule) -> list[float]:

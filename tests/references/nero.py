@@ -67,6 +67,7 @@ REFERENCES = [
         ],
         takes_complex=False,
         elementwise=False,
+        by_rows=True,
         shrinks=True,
         oracle=oracle,
     ),
