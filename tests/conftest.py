@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -43,10 +44,13 @@ hypothesis.settings.load_profile("gradstep")
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
-    """Each test starts from the same random state, thread count and default dtype."""
+    """Each test starts from the same random state, threads and default dtype, nothing compiled."""
     import torch
 
     torch.manual_seed(0)
+    compiled = sys.modules.get("torch._dynamo.utils")
+    if compiled:  # where something was compiled, doctor leaves Python's profiler alone
+        compiled.counters.clear()
     yield
     torch.set_num_threads(2)
     torch.set_default_dtype(torch.float32)
