@@ -297,13 +297,17 @@ def test_a_parameter_thawed_later_is_watched_too() -> None:
     assert (finding.name, finding.parameter) == ("forgotten-zero-grad", "0.bias")
 
 
-def test_what_it_costs_is_measured() -> None:
-    cost = measure_cost(torch.optim.SGD, batch=1, rounds=1, each=1)  # compares the weights, too
-    assert set(cost.usual) == set(CONTENDERS)
+@pytest.mark.parametrize(
+    "names",  # a process each, of 240 MiB
+    [("alone", "gradstep doctor"), pytest.param(tuple(CONTENDERS), marks=pytest.mark.deep)],
+)
+def test_what_it_costs_is_measured(names: tuple[str, ...]) -> None:
+    cost = measure_cost(torch.optim.SGD, 1, rounds=1, each=1, names=names)  # compares weights, too
+    assert tuple(cost.usual) == names
     assert {len(times) for [times] in cost.looks.values()} == {1}
     assert len(cost.usual["gradstep doctor"][0]) > 10
     text = lines(cost)
-    assert len(text) == 1 + len(CONTENDERS)
+    assert len(text) == 1 + len(names)
     assert text[-1].endswith("%")
 
 

@@ -14,7 +14,7 @@ import runpy
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -170,6 +170,7 @@ def measure_cost(
     rounds: int,
     seed: int = 0,
     each: int = PROCESSES,
+    names: Sequence[str] = tuple(CONTENDERS),
 ) -> Cost:
     """Train LeNets on random images, in short turns, in random order.
 
@@ -183,6 +184,7 @@ def measure_cost(
             many looks, come before and are not counted.
         seed: of the weights, the images and the order.
         each: how many processes a contender has.
+        names: the contenders, of :data:`CONTENDERS`.
 
     Raises:
         AssertionError: a watched training came to other weights than the one alone.
@@ -193,7 +195,7 @@ def measure_cost(
     processes, parents = [], {}
     before = {name: os.environ.get(name) for name in _KEEP}
     os.environ.update(_KEEP)
-    for name in CONTENDERS:
+    for name in names:
         cost.usual[name] = [[] for _ in range(each)]
         cost.looks[name] = [[] for _ in range(each)]
         for number in range(each):
