@@ -38,6 +38,11 @@ def strided(builder: ir.IRBuilder, first: Any, count: Any, step: Any) -> Iterato
     builder.position_at_end(done)
 
 
+def give_attribute(function: ir.Function, name: str, value: object) -> None:
+    """Give a function an attribute of processors, of which llvmlite's own method knows none."""
+    set.add(function.attributes, f'"{name}"="{value}"')
+
+
 def internal(function: ir.Function, *noalias: Any, inline: bool = False) -> ir.IRBuilder:
     """Begin a function that only its module calls; these pointers are to different memory."""
     function.linkage = "internal"

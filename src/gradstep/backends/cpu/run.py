@@ -39,8 +39,8 @@ _increment_version = torch.autograd.graph.increment_version
 
 def run_pass(kernel: Any, arguments: Sequence[int], elements: int, tiles: int) -> None:
     """Run a pass's machine code, in several threads where it is worth their while."""
-    count = torch.get_num_threads()
-    if elements < PARALLEL or count < 2 or tiles < 2:
+    count = 1 if elements < PARALLEL or tiles < 2 else torch.get_num_threads()
+    if count < 2:
         kernel(*arguments)
     elif (lend := team.lent()) is not None:
         # All of the team, or OpenMP would end some for torch to begin them anew.

@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from gradstep.program.loops import counted, strided
+from gradstep.program.loops import counted, give_attribute, strided
 from gradstep.program.targets import Target
 
 I1, I32, I64, F32 = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -69,10 +69,9 @@ class Grid:
                 limit = [self.function, ir.MetaDataString(module, key), I32(value)]
                 module.add_named_metadata("nvvm.annotations", limit)
         if target.grid == "amdgcn":
-            # Else registers would be counted for four times as many threads. llvmlite's own method
-            # knows no attributes of processors.
-            size = f'"amdgpu-flat-work-group-size"="{THREADS},{THREADS}"'
-            set.add(self.function.attributes, size)
+            # Else registers would be counted for four times as many threads.
+            size = f"{THREADS},{THREADS}"
+            give_attribute(self.function, "amdgpu-flat-work-group-size", size)
         self.given = dict(zip((*arguments, "blocks"), self.function.args, strict=True))
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
 

@@ -24,7 +24,7 @@ from gradstep.backends.llvm.element import (
 from gradstep.program.format import Codec
 from gradstep.program.formats import format_of
 from gradstep.program.kernel_spec import Column, KernelSpec
-from gradstep.program.loops import counted, internal
+from gradstep.program.loops import counted, give_attribute, internal
 
 #: Elements a stretch of codes, a multiple of every block: two states are 8 KiB of float32.
 STRETCH = 1024
@@ -148,9 +148,7 @@ def _write_elements(module: ir.Module, spec: KernelSpec) -> ir.Function:
     *pointers, count, row, _ = function.args
     builder = internal(function, *pointers)
     if spec.target.streaming_bits and len(spec.work) <= STREAMING:
-        # llvmlite's own method knows no attributes of processors.
-        narrow = f'"prefer-vector-width"="{spec.target.streaming_bits}"'
-        set.add(function.attributes, narrow)
+        give_attribute(function, "prefer-vector-width", spec.target.streaming_bits)
     element = ElementCode(builder, real_type(spec))
     given(element, spec, row)
     columns, buffers = pointers[: len(spec.columns)], pointers[len(spec.columns) :]
