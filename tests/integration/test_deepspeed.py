@@ -1,6 +1,6 @@
 """DeepSpeed's ZeRO around an optimizer of ours, in two processes on CPUs.
 
-No extra has DeepSpeed, whose parts for CPUs a C++ compiler makes when they are first used (minutes).
+No extra has DeepSpeed, whose parts for CPUs a C++ compiler makes at their first use (minutes).
 To run this: ``DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed``, run with 0.19.8.
 """
 
@@ -18,9 +18,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ranks import run_ranks
-
 import gradstep
+from ranks import run_ranks
 
 pytest.importorskip("deepspeed")
 

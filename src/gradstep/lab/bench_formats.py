@@ -72,11 +72,11 @@ def deepspeed_makers(library: Any) -> dict[str, Maker]:
     return {"DeepSpeedCPUAdam": lambda params: adam.DeepSpeedCPUAdam(params, lr=1e-3)}
 
 
-#: Peer -> the module that has its optimizers, and what it brings.
-FORMAT_PEERS: dict[str, tuple[str, Callable[[Any], dict[str, Maker]]]] = {
-    "bitsandbytes": ("bitsandbytes", bitsandbytes_makers),
-    "torchao": ("torchao", torchao_makers),
-    "deepspeed": ("deepspeed", deepspeed_makers),
+#: Peer -> the module that has its optimizers, what it brings, and the dtypes of weights to time.
+FORMAT_PEERS: dict[str, tuple[str, Callable[[Any], dict[str, Maker]], tuple[torch.dtype, ...]]] = {
+    "bitsandbytes": ("bitsandbytes", bitsandbytes_makers, (torch.float32,)),
+    "torchao": ("torchao", torchao_makers, (torch.float32,)),
+    "deepspeed": ("deepspeed", deepspeed_makers, (torch.float32, torch.bfloat16)),
 }
 
 
@@ -96,9 +96,10 @@ def _contenders(size: Size, peers: Sequence[str]) -> Iterator[tuple[str, torch.d
     both = ours(low_precision="remainder", state_dtype="int8")
     yield "remainder, int8", torch.bfloat16, both, True
     for peer in peers:
-        module, makers = FORMAT_PEERS[peer]
+        module, makers, dtypes = FORMAT_PEERS[peer]
         for name, make in makers(imported(module, peer, (peer,))).items():
-            yield f"{peer} {name}", torch.float32, make, False
+            for dtype in dtypes:
+                yield f"{peer} {name}", dtype, make, False
 
 
 def measure_formats(size: Size, rounds: int, seed: int, peers: Sequence[str]) -> list[FormatRow]:
