@@ -37,8 +37,8 @@ OF_THE_SITE = (
 
 #: Blocks that are not run here: the page, and what each of them needs.
 LEFT_OUT = {
-    "docs/coming-from.md": ["timm", "optax, jax", "bitsandbytes"],
-    "docs/trainers.md": ["transformers, accelerate", "lightning", "accelerate"],
+    "docs/coming-from.md": ["timm", "optax, jax", "bitsandbytes", "deepspeed", "deepspeed"],
+    "docs/trainers.md": ["transformers, accelerate", "lightning", "accelerate", "deepspeed"],
 }
 
 #: What else holds when a page has been read, of the names that it made.
