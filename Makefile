@@ -106,7 +106,7 @@ package: $(ENVIRONMENT)/package
 test-package:
 	$(PYTHON) tests/packages.py
 
-# The figures of the README: about ten minutes on a machine that does nothing else.
+# The figures of the README: some minutes on a machine that does nothing else.
 bench: $(ENVIRONMENT)/lab
 	$(BIN)/gradstep bench --sizes all --load --out bench
 

@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,35 @@ def test_what_is_not_run_is_known_and_counted() -> None:
 def test_commands_in_the_text_take_the_arguments_that_are_shown(page: Path) -> None:
     for arguments in page_blocks.commands_in_prose(page):
         page_blocks.check_command(arguments, name(page))
+
+
+#: Of what lies in the repository, with the test in it where one is named.
+_IN_THE_REPOSITORY = re.compile(r"\b((?:tests|examples|src|docs)/[\w./-]*\w)(?:::(\w+))?")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_modules_and_tests_that_stand_beside_a_claim_exist(page: Path) -> None:
+    text = page.read_text()
+    # A URL may have such a path, too: only what is code counts, between backticks or in a block.
+    spans = re.findall(r"`([^`\n]+)`", text) + [b.text for b in page_blocks.blocks(page)]
+    for span in spans:
+        for path, function in _IN_THE_REPOSITORY.findall(span):
+            assert (ROOT / path).exists(), (name(page), path)
+            if function:
+                assert f"def {function}(" in (ROOT / path).read_text(), (name(page), function)
+        for module in re.findall(r"(?:\bpython -m |^)(gradstep\.lab\.\w+)", span):
+            assert find_spec(module), (name(page), module)
+
+
+@pytest.mark.parametrize("name", ["README", "choose", "explain", "mistakes", "lesson", "index"])
+def test_both_languages_have_the_same_tests_beside_their_claims(name: str) -> None:
+    chinese = "README.zh-CN.md" if name == "README" else f"docs/{name}.zh.md"
+    english = "README.md" if name == "README" else f"docs/{name}.md"
+    found = [
+        sorted(re.findall(r"`(tests/[^`]+)`", (ROOT / page).read_text()))
+        for page in (english, chinese)
+    ]
+    assert found[0] == found[1]
 
 
 def test_every_target_of_make_exists() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,6 +217,22 @@ def test_never_more_gradients_than_those_of_one_layer() -> None:
 
     assert most(adamw) == 8 * of_one_layer
     assert most(lambda m: gradstep.StepInBackward(adamw(m))) <= of_one_layer
+
+
+@pytest.mark.deep
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the command reads Linux's count of memory")
+def test_the_command_of_the_page_shows_the_memory_that_is_saved() -> None:
+    command = Path(__file__).parent.parent / "examples" / "step_in_backward.py"
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    most = []
+    for way in ((), ("within",)):
+        done = subprocess.run(
+            [sys.executable, command, "LOMO", *way],
+            capture_output=True, text=True, check=True, env=environment,
+        )  # fmt: skip
+        most.append(int(done.stdout.removesuffix(" MB\n").replace(",", "")))
+    assert most[0] - most[1] > 0.8 * 235  # MB of gradients
 
 
 def test_it_keeps_no_optimizer_alive() -> None:
