@@ -335,8 +335,11 @@ class Planner:
         except Exception:
             unchanged = False
         verdict = self.found_inf is not None or isinstance(run.values, UnreadValues)
-        if not unchanged or verdict or self.scale is not None or self._asks_loss:
+        if not unchanged or verdict or self.scale is not None:
             self._read(run)
+        elif self._asks_loss:
+            run.values = self.reader.with_loss(run.values, self.loss, run.group)
+            run.numbers = run.values.given
 
     def _plan_params(self, run: GroupRun) -> list[Run] | None:
         """The step of those parameters of a group, or of a weight alone, that have a gradient."""

@@ -23,6 +23,7 @@ from gradstep.program.formats import (
 )
 from gradstep.program.shards import full, held_by, is_sharded, local
 from gradstep.rule.definition import Rule
+from gradstep.rule.reductions import joined
 from gradstep.rule.signs import never_negative
 from gradstep.rule.state import State
 
@@ -393,4 +394,4 @@ def _zeros_along(p: Tensor, gone: int, dtype: torch.dtype | None) -> Tensor:
             shape[gone] = 1
             return torch.zeros(shape, dtype=dtype or p.dtype, device=p.device)
         # A subclass knows best: a DTensor's is split as far as it itself is split along the rest.
-        return torch.zeros_like(p, dtype=dtype).sum(dim=gone, keepdim=True).detach()
+        return joined(torch.zeros_like(p, dtype=dtype).sum(dim=gone, keepdim=True)).detach()

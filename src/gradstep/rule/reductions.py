@@ -127,11 +127,27 @@ def reduce_tensor(operation: str, x: Tensor, dim: int | str | None) -> Tensor:
     if operation == "max" and not x.numel():  # of nothing, where torch refuses
         return x.new_full((), torch.nan) if dims is None else x.sum(dim=dims, keepdim=True)
     if operation == "max":
-        return x.amax() if dims is None else x.amax(dim=dims, keepdim=True)
+        return joined(x.amax() if dims is None else x.amax(dim=dims, keepdim=True))
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # which that device lacks
     if dims is None:
-        return x.sum(dtype=wide)
-    return x.sum(dim=dims, keepdim=True, dtype=wide).to(x.dtype)
+        return joined(x.sum(dtype=wide))
+    return joined(x.sum(dim=dims, keepdim=True, dtype=wide)).to(x.dtype)
+
+
+def joined(x: Tensor) -> Tensor:
+    """A DTensor's outcome for all processes; any other tensor itself.
+
+    Of what each process has a share of torch 2.7 adds a number, and takes a lerp or a power, share
+    by share. And each operation that cannot would bring the shares together anew.
+    """
+    placements = getattr(x, "placements", ())
+    if not any(placement.is_partial() for placement in placements):
+        return x
+    from torch.distributed.tensor import Replicate
+
+    joined = [Replicate() if placement.is_partial() else placement for placement in placements]
+    whole: Tensor = x.redistribute(placements=joined)  # type: ignore[attr-defined]
+    return whole
 
 
 def _reduce(operation: str, x: Any, dim: Along) -> Any:
