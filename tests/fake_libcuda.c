@@ -79,6 +79,8 @@ Result cuGetErrorString(Result error, const char **text) {
   return 0;
 }
 
+Result cuGetProcAddress_v2(const char *name, Handle *found, int version, uint64_t flags,
+                           int *status);
 static const struct { const char *name; Handle function; } exported[] = {
 #define SAME(name) {#name, name},
 #define SECOND(name) {#name, name##_v2},
@@ -87,6 +89,7 @@ static const struct { const char *name; Handle function; } exported[] = {
   SECOND(cuLinkAddData) SAME(cuLinkComplete) SAME(cuLinkDestroy) SAME(cuModuleLoadData)
   SAME(cuModuleGetFunction) SECOND(cuMemcpyHtoDAsync) SAME(cuLaunchKernel) SAME(cuEventCreate)
   SAME(cuEventRecord) SAME(cuEventQuery) SECOND(cuEventDestroy) SAME(cuGetErrorString)
+  SECOND(cuGetProcAddress)  /* by which cuda-bindings 12.8 asks for itself */
   {0, 0}
 };
 

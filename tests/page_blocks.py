@@ -151,7 +151,8 @@ def _run_python(block: Block, shown: bool, names: dict[str, Any]) -> str:
             error = raised
     if block.mark != "raises":
         if error is not None:
-            error.add_note(f"in the block at {block.place}")
+            if hasattr(error, "add_note"):  # from Python 3.11
+                error.add_note(f"in the block at {block.place}")
             raise error
         if block.mark == "logs":
             _has_heading(block, "\n".join(logged))

@@ -577,13 +577,16 @@ def _bytes_chosen(name: str, parts: list[str], operands: list[str]) -> Work:
 
 
 def _bits_cut(name: str, parts: list[str], operands: list[str]) -> Work:
-    assert name == "bfe.u32"
+    assert name in ("bfe.u32", "bfe.s32")
     target, *sources = operands
 
     def work(machine: Machine, chosen: Any) -> None:
         a, start, length = (machine.read(s, numpy.uint32, chosen) for s in sources)
         mask = (numpy.uint64(1) << length.astype(numpy.uint64)) - numpy.uint64(1)
         made = (a.astype(numpy.uint64) >> start.astype(numpy.uint64)) & mask
+        if name == "bfe.s32":  # whose highest bit is the sign
+            negative = (made & ((mask + numpy.uint64(1)) >> numpy.uint64(1))) > 0
+            made = numpy.where(negative, made | ~mask, made)
         machine.write(target, made.astype(numpy.uint32), chosen)
 
     return work

@@ -106,6 +106,8 @@ def test_what_torch_takes_later_is_taken(
 ) -> None:
     if not hasattr(torch.optim, name):
         pytest.skip(f"this torch has no {name}")
+    if getattr(value, "ndim", 0) and key == "lr" and torch.__version__.startswith("2.7."):
+        pytest.skip("torch 2.7 itself refuses it")
     theirs = getattr(torch.optim, name)([weight()], **options)
     ours = getattr(gradstep, name)([weight()], **options)
     for optimizer in (theirs, ours):

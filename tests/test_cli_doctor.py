@@ -253,6 +253,8 @@ def test_processes_that_a_script_starts_are_watched_there(method: str, tmp_path:
     assert watched.stdout == alone.stdout and watched.stdout.endswith("[0, 0, 1]\n")
     own, _, report = watched.stderr.partition("gradstep doctor: ")
     number = re.compile(r"Process-[\d:]+")
+    if sys.version_info < (3, 11):  # which shows the frame that has raised again
+        own = re.sub(r'  File "\S+/sight/mistakes/script\.py", .*\n.*\n', "", own)
     assert number.sub("", own) == number.sub("", alone.stderr)  # the traceback of the third
     report = " ".join(report.split())
     assert report.startswith(
@@ -309,7 +311,7 @@ schedulers = [torch.optim.lr_scheduler.StepLR(o, 10) for o in optimizers]
 for step in range(4):
     sum(m(torch.ones(2, 3)).sum() for m in model).backward()
     if step == 0:
-        schedulers[0].step()
+        schedulers[0].step(), warnings.warn("Note")
     for optimizer in optimizers:
         optimizer.step()
     for scheduler in schedulers:
@@ -327,7 +329,7 @@ def test_a_finding_is_told_once_a_line_and_warnings_name_the_scripts_own(tmp_pat
     watched = doctor("alike.py", cwd=tmp_path)
     own, _, report = watched.stderr.partition("gradstep doctor: ")
     assert own == alone.stderr  # the warning at line 8, and both tracebacks
-    assert "alike.py:8: UserWarning" in own and "KeyError" in own
+    assert "alike.py:8: UserWarning: Note" in own and "KeyError" in own
     assert report.count("forgotten-zero-grad  alike.py:6") == 1
     assert "and 3 more like this at this line" in " ".join(report.split())
 

@@ -229,6 +229,9 @@ def test_watch_explain_diagnose_and_lr_find(setting: str) -> None:
     assert found.suggestion
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.7."), reason="torch 2.7's own Adam counts on that device"
+)
 def test_audit() -> None:
     on_meta()
     found = gradstep.audit(torch.optim.Adam, gradstep.Adam, steps=3)

@@ -116,7 +116,9 @@ def test_float32_pairs(name: str) -> None:
 def test_float64_special_pairs_are_those_of_the_c_standard(name: str) -> None:
     """And the others within a unit of a C library, itself at most a unit off."""
     x, y = pairs(numpy.float64, 20_000)
-    exact = IN_NUMPY[name](x, y).astype(numpy.float64)
+    # NumPy 1.26 has an atan2 of its own, two units off.
+    c_library = {"pow": numpy.power, "atan2": numpy.vectorize(math.atan2)}[name]
+    exact = c_library(x, y).astype(numpy.float64)
     assert units_off(worked_out(name, torch.from_numpy(x), torch.from_numpy(y)), exact) < 2
 
 

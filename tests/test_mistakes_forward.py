@@ -166,5 +166,7 @@ def test_a_compiled_module_is_quiet() -> None:
         with gradstep.diagnose(model, optimizer, on_mistake="list") as diagnosis:
             backward(compiled)
             optimizer.step()
-        assert list(warnings.filters) == filters
+        # torch 2.7's compiler puts one of its own in front, about torch.distributed.
+        own = [f for f in warnings.filters if getattr(f[3], "pattern", "") != "torch.distributed"]
+        assert own == filters
     assert diagnosis.findings == []

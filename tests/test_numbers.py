@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from configurations import CONFIGURATIONS, implementation_flags, spelled, torch_options
+from gradstep import torch_optim
 from gradstep.optimizer.optimizer import planner_of
 from gradstep.rule.trace import trace
 from layouts import (
@@ -268,7 +269,7 @@ TORCH_CONFIGURATIONS = [
 
 def test_the_table_covers_every_rule_and_class() -> None:
     import gradstep
-    from gradstep import rules, torch_optim
+    from gradstep import rules
     from gradstep.classes import rule_classes
     from gradstep.sight.catalogue import is_stage
 
@@ -354,6 +355,11 @@ def test_same_as_torch_and_as_exact(
     theirs, in_torch = run(reference.theirs, given, {**options, **one_by_one(reference)})
     allowed = 1.5 * largest_error(theirs, truth)
     ours, optimizer = run(reference.ours, given, {**options, "engine": engine})
+    if dtype == torch.float16 and torch.__version__.startswith("2.7."):
+        # There eps becomes 0, and 0 / 0 nan.
+        assert not any(w.isnan().any() for w in ours)
+        theirs = [t.where(~t.isnan(), o) for t, o in zip(theirs, ours, strict=True)]
+        allowed = numpy.inf
     # torch rounds to float16 several times a step, so there its roundings may add up.
     bound = STEPS / 2 if dtype == torch.float16 else BOUND
     assert_close(ours, theirs, given, max(bound, reference.bound), reference.steps_in)
@@ -370,8 +376,14 @@ def test_same_as_torch_and_as_exact(
     assert (used.count(engine), used.count("eager")) == expected
 
 
+#: A class that only this torch has not (Muon came with 2.9) is none of these.
 FORMULA_CONFIGURATIONS = pytest.mark.parametrize(
-    ("reference", "options"), [c for c in NAMED_CONFIGURATIONS if c.values[0].theirs is None]
+    ("reference", "options"),
+    [
+        c
+        for c in NAMED_CONFIGURATIONS
+        if c.values[0].theirs is None and c.values[0].name not in torch_optim.__all__
+    ],
 )
 
 

@@ -29,6 +29,7 @@ EXACT = re.compile(
     r"(neg|abs|copysign|selp|mov)\.f(16|32|64)|setp\.\w+\.f(16|32|64)"
     r"|cvt\.rn\.(f32\.f64|f16(x2)?\.f32|f(32|64)\.[us]\d+)|cvt\.f(64\.f32|64\.f16|32\.f16)"
     r"|cvt\.rzi\.[us]\d+\.f(32|64)"
+    r"|(ld|st)\.global(\.v\d)?\.f(32|64)"  # older LLVM names loads after what they are for
 )
 
 

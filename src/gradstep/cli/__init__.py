@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 COMMANDS = ("update", "train", "explain", "rules", "compare", "doctor", "audit", "bench")
 
@@ -17,6 +18,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        with suppress(AttributeError):  # Python 3.10 writes to a stream that is closed
+            super()._print_message(message, file)
 
 
 def build_parser() -> argparse.ArgumentParser:

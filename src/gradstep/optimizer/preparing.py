@@ -7,9 +7,9 @@ fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter, ge, is_
+from operator import attrgetter, ge, is_, methodcaller
 from types import NoneType
 from typing import Any
 
@@ -34,6 +34,9 @@ _NUMBERS = {torch.float32, torch.float64}
 _dtype, _shape, _layout = attrgetter("dtype"), attrgetter("shape"), attrgetter("layout")
 _is_cpu, _nbytes = attrgetter("is_cpu"), attrgetter("nbytes")
 _held = torch.UntypedStorage.nbytes
+_storage: Callable[[Any], Any] = Tensor.untyped_storage
+if torch.__version__.startswith("2.7."):  # whose compiler stops at the method itself
+    _storage = methodcaller("untyped_storage")  # twice as slow: 26 µs of 148 tensors
 
 
 class Preparation:
@@ -347,7 +350,7 @@ def _have_memory(tensors: Sequence[Tensor], sizes: Sequence[int]) -> bool:
         for place, offset in enumerate(map(Tensor.storage_offset, tensors)):
             if offset:
                 needed[place] += int(offset) * tensors[place].element_size()
-    held = list(map(_held, map(Tensor.untyped_storage, tensors)))
+    held = list(map(_held, map(_storage, tensors)))
     return held == needed or all(map(ge, held, needed))
 
 

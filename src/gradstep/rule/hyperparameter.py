@@ -78,9 +78,13 @@ Positive = Annotated[float, Interval(sys.float_info.min)]
 Share = Annotated[float, Interval(0, 1, closed=True)]
 
 
+#: As a tuple: torch 2.7's compiler stops at a union of types made with ``|``.
+_NUMBERS = (int, float, Tensor, Schedule)
+
+
 def is_number(value: Any) -> bool:
     """True for what is dynamic: int, float, a tensor or a schedule, but no bool."""
-    return isinstance(value, int | float | Tensor | Schedule) and not isinstance(value, bool)
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 
 def is_truth_value(value: Any) -> bool:
