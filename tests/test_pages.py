@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -16,13 +17,20 @@ from torch import nn
 
 import gradstep
 import page_blocks
+import test_rules_text
 from gradstep.backends import dispatch
+from gradstep.backends.cpu.run import PARALLEL
+from gradstep.backends.cuda import self_check
 from gradstep.compose.wrapper import Wrapper
+from gradstep.lab.lenet import LeNet
+from gradstep.lab.resnet import ResNet
+from gradstep.lab.text import CharacterTransformer
 from gradstep.linalg.newton_schulz import COEFFICIENTS
 from gradstep.program import formats
 from gradstep.rule import language, state
 from gradstep.rule.definition import INPUTS
 from gradstep.rule.operations import OPERATIONS, functions
+from gradstep.sight.mistakes.known import load
 from page_blocks import ROOT
 
 DOCS = ROOT / "docs"
@@ -144,6 +152,36 @@ def test_both_languages_have_the_same_tests_beside_their_claims(name: str) -> No
         for page in (english, chinese)
     ]
     assert found[0] == found[1]
+
+
+def test_counts_that_pages_say_are_those_of_the_package() -> None:
+    def holds(page: str, said: str) -> bool:
+        return said in " ".join((ROOT / page).read_text().split())
+
+    longest = f"at most {test_rules_text.LONGEST} lines"
+    assert holds("README.md", longest)
+    assert holds("README.zh-CN.md", f"最多 {test_rules_text.LONGEST} 行")
+    assert 40 <= len(load()[1]) - 1 < 46  # "and some forty others"
+    weights = {
+        "README.md": LeNet(),
+        "docs/races.md": LeNet(),
+        "docs/compare.md": CharacterTransformer(),
+    }
+    for page, network in [*weights.items(), ("docs/races.md", ResNet())]:
+        assert holds(page, f"{sum(p.numel() for p in network.parameters()):,} weights"), page
+    for shapes in (self_check.SIZES, self_check.MATRICES):
+        assert holds("docs/devices.md", f"{sum(map(math.prod, shapes)):,}")
+    assert holds("docs/speed.md", f"more than {PARALLEL:,} weights")
+    names = gradstep.trainers.hugging_face_names()
+    section = (
+        (DOCS / "catalogue.md").read_text().split("TrainingArguments(optim=…)")[1].split("\n## ")[0]
+    )
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    named = {"not here" not in here: 0 for _, here in rows}
+    for theirs, here in rows:
+        named["not here" not in here] += theirs.count("`") // 2
+    assert holds("docs/trainers.md", f"{named[True]} of its {sum(named.values())} names")
+    assert holds("docs/compose.md", f"has {len(names)} names") and sum(named.values()) == len(names)
 
 
 def test_every_target_of_make_exists() -> None:
