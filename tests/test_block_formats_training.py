@@ -59,22 +59,32 @@ FALLS_SHORT: dict[tuple[str, str], float] = {
     ("accsgd", "int4"): 1.2,
     ("adam_atan2", "int4"): 6.2,
     ("lion", "int4"): 1.2,
+    ("radam_schedule_free", "int8"): 1.1,
+    ("radam_schedule_free", "float8"): 2.3,
+    ("cocob", "int4"): 1.6,
+    ("pid", "int4"): 3.6,
+    # It has come to 79 %, and its seeds lie far apart.
+    ("optimistic_sgd", "bfloat16"): 3.3,
+    ("optimistic_sgd", "int8"): 3.3,
+    ("optimistic_sgd", "dynamic8"): 2.5,
+    ("optimistic_sgd", "int4"): 2.7,
 }
 
 
-def elementwise() -> list[str]:
-    """The optimizers of the command line whose rule is of single elements, and has a state."""
+def pairs() -> list[tuple[str, str]]:
+    """Each optimizer of the command line whose rule is of single elements, and has a state.
+
+    With each format, but for those of which the rule says itself that they do not suit it.
+    """
     found = []
     for name in TRAINABLE:
         if name == "lbfgs" or "+" in name:
             continue
         planner = planner_of(make_optimizer(name, [nn.Parameter(torch.zeros(2, 2))]))
-        rule = planner.rule
-        if isinstance(rule.against_codes, str) and rule.against_codes:  # which says so itself
-            continue
+        rule, against = planner.rule, planner.rule.against_codes
         graph = trace(rule, planner.reader.numbers(planner.contents.groups[0]))
-        if graph.is_elementwise and graph.states:
-            found.append(name)
+        if graph.is_elementwise and graph.states and not (isinstance(against, str) and against):
+            found += [(name, format) for format in FORMATS if format not in against]
     return found
 
 
@@ -111,12 +121,7 @@ def quick(name: str, format: str) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "format"),
-    [
-        quick(name, format)
-        for name in elementwise()
-        for format in FORMATS
-        if (name, format) not in (("adasmooth", "int4"), ("kate", "int4"))
-    ],
+    [quick(name, format) for name, format in pairs()],
 )
 def test_digits_are_read_as_with_float32_states(name: str, format: str) -> None:
     """Within one percentage point, the mean over five seeds; of one in the quick run."""
@@ -245,4 +250,5 @@ def test_text_is_told_by_bfloat16_weights(way: str) -> None:
 
 def test_all_formats_are_trained() -> None:
     assert all(not isinstance(format, DType) for format in BLOCK_FORMATS)
-    assert {"adamw", "lion", "adagrad", "rmsprop"} <= set(elementwise()) and len(elementwise()) > 30
+    names = {name for name, _ in pairs()}
+    assert {"adamw", "lion", "adagrad", "rmsprop"} <= names and len(names) > 30

@@ -17,7 +17,11 @@ from gradstep.rule import (
 )
 
 
-@rule(lr=1.0, class_name="COCOB")
+@rule(
+    lr=1.0,
+    class_name="COCOB",
+    against_codes={"dynamic8": "small sums become 0 in it, and it was seen not to learn"},
+)
 def cocob(
     g: Value,
     start: Value = copy_of_weight(),

@@ -21,7 +21,11 @@ from gradstep.rule import (
 )
 
 
-@rule(lr=2.5e-3, class_name="RAdamScheduleFree")
+@rule(
+    lr=2.5e-3,
+    class_name="RAdamScheduleFree",
+    against_codes={"int4": "16 numbers are too few for it, and it was seen to learn far less"},
+)
 def radam_schedule_free(
     g: Value,
     z: Value = copy_of_weight(),

@@ -5,7 +5,11 @@ from __future__ import annotations
 from gradstep.rule import Decay, NonNegative, Result, Value, lerp, nonzero, rule, sqrt
 
 
-@rule(lr=1e-4, class_name="SimplifiedAdEMAMix")
+@rule(
+    lr=1e-4,
+    class_name="SimplifiedAdEMAMix",
+    against_codes={"dynamic8": "small squares become 0 in it, and it was seen to learn far less"},
+)
 def simplified_ademamix(
     g: Value,
     exp_avg: Value,

@@ -15,7 +15,11 @@ from gradstep.rule import (
 )
 
 
-@rule(lr=0.1, class_name="VSGD")
+@rule(
+    lr=0.1,
+    class_name="VSGD",
+    against_codes={"int4": "16 numbers are too few for it, and it was seen to learn far less"},
+)
 def vsgd(
     g: Value,
     mug: Value,
