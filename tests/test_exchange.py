@@ -60,6 +60,8 @@ def test_a_checkpoint_in_the_form_of_bitsandbytes(wrapped: bool) -> None:
     saved = of_bitsandbytes(ours, names, wrapped)
     held = [p.detach().clone() for p in ours.param_groups[0]["params"]]
     other = gradstep.AdamW([nn.Parameter(w) for w in held], lr=0.5, state_dtype="dynamic8")
+    with pytest.raises(ValueError, match=r"is of bitsandbytes, .* Load gradstep.from_bitsandbytes"):
+        other.load_state_dict(saved)
     other.load_state_dict(gradstep.from_bitsandbytes(saved, other))
     assert other.param_groups[0]["lr"] == 0.01
     take_steps(ours, 2, 7)
@@ -90,6 +92,9 @@ def test_bitsandbytes_itself() -> None:
     theirs = take_steps(library.optim.AdamW8bit(weights(), lr=0.01), 3)
     params = [nn.Parameter(p.detach().clone()) for p in theirs.param_groups[0]["params"]]
     ours = gradstep.AdamW(params, lr=0.01, state_dtype="dynamic8")
+    for kind in (library.optim.AdamW8bit, library.optim.AdamW, library.optim.Lion):
+        with pytest.raises(ValueError, match=r"Load gradstep\.from_bitsandbytes"):
+            ours.load_state_dict(take_steps(kind(weights(), lr=0.01), 1).state_dict())
     ours.load_state_dict(gradstep.from_bitsandbytes(theirs.state_dict(), ours))
     for p, q in zip(theirs.param_groups[0]["params"], params, strict=True):
         assert torch.equal(theirs.state[p]["state1"], ours.state[q]["exp_avg"])
@@ -115,6 +120,8 @@ def test_torchao_itself(theirs: str, ours: str) -> None:
     other = take_steps(getattr(torchao.optim, theirs)(weights(), lr=0.01), 2)
     params = [nn.Parameter(p.detach().clone()) for p in other.param_groups[0]["params"]]
     optimizer = gradstep.AdamW(params, lr=0.01, state_dtype=ours)
+    with pytest.raises(ValueError, match=r"is of torchao, .* Load gradstep.from_torchao"):
+        optimizer.load_state_dict(other.state_dict())
     optimizer.load_state_dict(gradstep.from_torchao(other.state_dict(), optimizer))
     (large, _), (theirs_large, _) = params, other.param_groups[0]["params"]
     spec = state_specs(planner_of(optimizer).rule)["exp_avg"]

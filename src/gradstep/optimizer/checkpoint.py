@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +206,29 @@ def check_outline(state_dict: Any) -> None:
             entry = state.get(key, {})
             if not isinstance(entry, Mapping):
                 raise wrong(f"has a {type(entry).__name__} as the state of parameter {key}")
+    _refuse_codes_of_others(state, groups)
+
+
+#: Under which bitsandbytes hides what has not a parameter's shape from FSDP.
+QUANT_STATE = "__bnb_optimizer_quant_state__"
+
+
+def _refuse_codes_of_others(state: Mapping[Any, Any], groups: Sequence[Any]) -> None:
+    """Name the function that reads such a checkpoint."""
+    entries = [entry for entry in state.values() if isinstance(entry, Mapping)]
+    names = set().union(*entries)
+    in_eight_bits = QUANT_STATE in names or {"state1", "qmap1"} <= names
+    library = ""
+    if in_eight_bits or ("state1" in names and any("t_alpha" in group for group in groups)):
+        library = "bitsandbytes"
+    kinds = {type(value) for entry in entries for value in entry.values()}
+    if any(kind.__module__.startswith("torchao.") for kind in kinds):
+        library = "torchao"
+    if library:
+        raise ValueError(
+            f"the checkpoint is of {library}, which has other names or tensors for states. Load "
+            f"gradstep.from_{library}(state_dict, optimizer) in its place"
+        )
 
 
 def checked_state(

@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradstep.optimizer.checkpoint import QUANT_STATE
 from gradstep.optimizer.optimizer import Optimizer, planner_of
 from gradstep.program.block_formats import BlockFormat, Mapped
 from gradstep.program.formats import format_of, format_of_state
 from gradstep.rule.definition import Rule
-
-#: Under which bitsandbytes hides what has not a parameter's shape from FSDP.
-_WRAPPED = "__bnb_optimizer_quant_state__"
 
 
 def from_bitsandbytes(state_dict: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
@@ -41,7 +39,7 @@ def from_bitsandbytes(state_dict: Mapping[str, Any], optimizer: Optimizer) -> di
     names = _states(rule)
     made: dict[Any, dict[str, Any]] = {}
     for key, held in state_dict["state"].items():
-        entry = {**held, **held.get(_WRAPPED, {})}
+        entry = {**held, **held.get(QUANT_STATE, {})}
         found: dict[str, Any] = {}
         if "step" in entry and rule.counts_steps:
             found["step"] = torch.tensor(float(entry["step"]), device="cpu")
