@@ -70,7 +70,9 @@ class Row:
     @property
     def fullest(self) -> dict[str, Any]:
         """The configuration with the most arguments, which has most of the states."""
-        return max(self.configurations, key=len)
+        # From torch 2.14 LBFGS has one that climbs: by a line search, and so to infinity.
+        ends = [c for c in self.configurations if not (self.needs_closure and c.get("maximize"))]
+        return max(ends, key=len)
 
     def make(self, params: Any, options: dict[str, Any] | None = None, **more: Any) -> Any:
         """Our optimizer. The options are copied: a scheduler writes into an lr that is a tensor."""
