@@ -13,10 +13,11 @@ from gradstep.lab import bench_many
 
 def test_the_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_many, "RULES", {"adam": bench_many.RULES["adam"]})
+    monkeypatch.setattr(bench_many, "GROUPS", 7)
     assert main(["bench", "--many", "12", "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 140
-    assert "12 weights in one group" in printed and "12 groups of one weight" in printed
+    assert "12 weights in one group" in printed and "7 groups of one weight" in printed
     one, each, missing = (line for line in printed.splitlines() if line.startswith("adam"))
     for row in (one, each):
         assert len(re.findall(r"\d+\.\d\d  \d+\.\d\d", row)) == len(bench_many.PHASES)

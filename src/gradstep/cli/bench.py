@@ -96,9 +96,10 @@ def add_parser(subparsers: Any) -> None:
         "--many",
         type=arguments.count,
         metavar="N",
-        help="instead: N weights of four elements, in one group and in N, from construction to "
-        "loading, and steps in which other weights have gradients each time, in CPU time of one "
-        "thread beside torch.optim's default mode",
+        help="instead: N weights of four elements, in one group and in N (2,000 at most, since "
+        "torch's time grows with their square), from construction to loading, and steps in which "
+        "other weights have gradients each time, in CPU time of one thread beside torch.optim's "
+        "default mode",
     )
     parser.add_argument(
         "--formats",
