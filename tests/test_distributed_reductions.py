@@ -139,9 +139,12 @@ def test_processes_with_other_gradients_get_an_error_and_do_not_hang(
 
 
 def shares(rank: int, folder: str) -> list[Any]:
-    """Every class of SHARED and MATRICES: each process with a part of the loss; then resumed."""
+    """Every class of SHARED and MATRICES: each process with a part of the loss; then resumed.
+
+    And Adafactor, with states of rows and columns.
+    """
     found = []
-    for name in (*SHARED, *MATRICES):
+    for name in (*SHARED, *MATRICES, "Adafactor"):
         reached = split(rank, 2, name)
         model = network()
         fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
