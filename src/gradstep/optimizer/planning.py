@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import repeat
-from operator import is_
+from itertools import compress, repeat
+from operator import is_, is_not
 from typing import Any
 
 from torch import Tensor
@@ -347,9 +347,8 @@ class Planner:
         gradients = [p.grad for p in params]
         mask: tuple[bool, ...] = ()
         if any(map(is_, gradients, repeat(None))):
-            mask = tuple([g is not None for g in gradients])
-            params = [p for p, has in zip(params, mask, strict=True) if has]
-            gradients = [g for g in gradients if g is not None]
+            mask = tuple(map(is_not, gradients, repeat(None)))
+            params, gradients = list(compress(params, mask)), list(compress(gradients, mask))
         if not params:
             return []
         planned = run.plans.get(mask)
@@ -357,7 +356,8 @@ class Planner:
             planned = self._pick(run, mask, params) if mask else None
         if planned is not None:
             if planned.entries is None:
-                planned.entries = list(map(self.contents.state.get, params))
+                state = self.contents.state  # to ask it is to hash each parameter, in Python
+                planned.entries = list(map(state.get, params)) if state else [None] * len(params)
             runs = planned.plan.again(params, gradients, planned.entries, run.values)
             if runs is not None:
                 return runs

@@ -16,8 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import numpy
-
 #: Elements a line, at most: values to be summed lie in the fastest cache for a line at a time.
 LINE = 2048
 
@@ -59,10 +57,10 @@ FIELDS = {
 
 def flat_tiles(sizes: Sequence[int]) -> array[int]:
     """The tiles of a flat walk through tensors of these sizes."""
-    if max(sizes) <= TILE:
-        whole = numpy.zeros((len(sizes), 3), numpy.int64)
-        whole[:, 0], whole[:, 2] = numpy.arange(len(sizes)), sizes
-        return array("q", whole[whole[:, 2] > 0].tobytes())
+    if max(sizes) <= TILE and min(sizes):
+        found = array("q", bytes(3 * 8 * len(sizes)))
+        found[::3], found[2::3] = array("q", range(len(sizes))), array("q", sizes)
+        return found
     found = array("q")
     for tensor, size in enumerate(sizes):
         for start in range(0, size, TILE):
