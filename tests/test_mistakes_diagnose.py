@@ -141,6 +141,23 @@ def test_scheduler_and_scaler() -> None:
     assert names == ["gradients-still-scaled", "scheduler-never-stepped"]
 
 
+def test_a_scaler_that_nobody_has_any_more_excuses_nothing() -> None:
+    scaler: Any = torch.amp.GradScaler("cpu")
+    scaler.itself = scaler  # garbage from here on, that only a collection finds
+    del scaler
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    with (
+        pytest.warns(UserWarning, match="Detected call of"),
+        gradstep.diagnose(model, optimizer, scheduler=scheduler, on_mistake="list") as diagnosis,
+    ):
+        model(torch.ones(2, 3)).sum().backward()
+        scheduler.step()
+        optimizer.step()
+    assert [finding.name for finding in diagnosis.findings] == ["scheduler-before-optimizer"]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

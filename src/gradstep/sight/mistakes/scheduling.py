@@ -107,12 +107,13 @@ class Scheduling(Family):
         return None
 
     def _too_early(self, watched: Watched, scheduler: Any) -> None:
-        reached = any(h.arrived for h in watched.held)
-        if reached and any(
-            issubclass(type(thing), torch.amp.GradScaler) and thing.is_enabled()
-            for thing in gc.get_objects()
-        ):
-            return  # it has skipped the first step, because of a scale that was too large
+        if any(h.arrived for h in watched.held):
+            gc.collect()  # a scaler that nobody has any more has skipped nothing here
+            if any(
+                issubclass(type(thing), torch.amp.GradScaler) and thing.is_enabled()
+                for thing in gc.get_objects()
+            ):
+                return  # it has skipped the first step, because of a scale that was too large
         self.diagnosis.report(
             SCHEDULER_BEFORE_OPTIMIZER,
             f"{type(scheduler).__name__}.step() was called before the first optimizer.step()",
