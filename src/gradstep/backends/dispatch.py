@@ -160,13 +160,9 @@ class Plan:
             rows: one a weight, from an earlier plan's ``rows``.
             weights: the weights.
         """
-        kinds = [row.kind for row in rows]
-        if kinds.count(kinds[0]) == len(kinds):
-            self._bound = [([*range(len(rows))], rows[0].bind(rows, weights))]
-            return
         by_kind: dict[Any, list[int]] = {}
-        for i, kind in enumerate(kinds):
-            by_kind.setdefault(kind, []).append(i)
+        for i, row in enumerate(rows):
+            by_kind.setdefault(row.kind, []).append(i)
         self._bound = []
         for ours in by_kind.values():
             own = [rows[i] for i in ours]

@@ -211,7 +211,7 @@ def _number(value: Any) -> Any:
         if compiling or _is_followed(value):
             return value.to(torch.float64)
         return numpy.float64(value.detach())
-    if not is_number(value) or not hasattr(value, "__float__"):  # a schedule
+    if not is_number(value) or isinstance(value, Schedule):
         return value
     return float(value) if compiling else numpy.float64(value)
 

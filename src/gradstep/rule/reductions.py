@@ -125,7 +125,7 @@ def reduce_tensor(operation: str, x: Tensor, dim: int | str | None) -> Tensor:
     if dims == ():  # which torch takes for all dimensions
         return x
     if operation == "max" and not x.numel():  # of nothing, where torch refuses
-        return x.new_full((), torch.nan) if dims is None else x.sum(dim=dims, keepdim=True)
+        return x.new_full((), torch.nan) if dims is None else joined(x.sum(dim=dims, keepdim=True))
     if operation == "max":
         return joined(x.amax() if dims is None else x.amax(dim=dims, keepdim=True))
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # which that device lacks
@@ -145,8 +145,8 @@ def joined(x: Tensor) -> Tensor:
         return x
     from torch.distributed.tensor import Replicate
 
-    joined = [Replicate() if placement.is_partial() else placement for placement in placements]
-    whole: Tensor = x.redistribute(placements=joined)  # type: ignore[attr-defined]
+    everywhere = [Replicate() if placement.is_partial() else placement for placement in placements]
+    whole: Tensor = x.redistribute(placements=everywhere)  # type: ignore[attr-defined]
     return whole
 
 
