@@ -20,6 +20,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from torch_release import IS_LOWEST
+
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
@@ -145,7 +147,7 @@ def _take_part(
                 world_size=count,
                 timeout=datetime.timedelta(seconds=patience),
             )
-            if torch.__version__.startswith("2.7."):
+            if IS_LOWEST:
                 _divide_what_gloo_sums()
             try:
                 end.send(("returned", work(rank, *arguments)))

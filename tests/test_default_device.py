@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import gradstep
 from gradstep import rules
 from representatives import Configuration, cover, features
+from torch_release import IS_LOWEST
 
 RULES = rules.load()
 
@@ -229,9 +230,7 @@ def test_watch_explain_diagnose_and_lr_find(setting: str) -> None:
     assert found.suggestion
 
 
-@pytest.mark.skipif(
-    torch.__version__.startswith("2.7."), reason="torch 2.7's own Adam counts on that device"
-)
+@pytest.mark.skipif(IS_LOWEST, reason="torch 2.7's own Adam counts on that device")
 def test_audit() -> None:
     on_meta()
     found = gradstep.audit(torch.optim.Adam, gradstep.Adam, steps=3)

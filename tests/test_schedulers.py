@@ -16,9 +16,7 @@ from torch.optim import lr_scheduler, swa_utils
 
 import gradstep
 from classes import IN_TORCH, ROWS, Row, Task, assert_same_bits, assert_same_values, each
-
-#: The oldest torch that is supported, whose schedulers have faults of their own.
-OLD = torch.__version__.startswith("2.7.")
+from torch_release import IS_LOWEST
 
 pytestmark = pytest.mark.sweep
 
@@ -169,7 +167,7 @@ def test_a_scheduler_that_resumes_asks_for_the_initial_rate() -> None:
     "row", [r for r in ROWS if r.name in ("SGD", "AdamW")], ids=lambda r: r.name
 )
 def test_optimizer_and_scheduler_from_a_file(row: Row, scheduler: str) -> None:
-    if scheduler == "SWALR" and OLD:
+    if scheduler == "SWALR" and IS_LOWEST:
         pytest.skip("torch 2.7 saves a function in the scheduler's state")
     task, optimizer, schedule = started(row, True, scheduler)
     task.train(optimizer, 4, schedule)
@@ -241,7 +239,7 @@ def test_a_scheduler_and_its_optimizer_copied_together() -> None:
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @each(IN_TORCH)
 def test_initial_rates_are_not_the_rate_itself(row: Row, scheduler: str) -> None:
-    if scheduler == "SequentialLR" and OLD:
+    if scheduler == "SequentialLR" and IS_LOWEST:
         pytest.skip("torch 2.7 keeps the very tensor of the rate there")
     lr = torch.tensor(0.1)
     task = Task(row)
